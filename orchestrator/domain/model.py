@@ -1,0 +1,155 @@
+"""A domain as values: what is launched, in libvirt's and QEMU's own terms. No I/O, no policy.
+
+Standard library only: the launch request (see `orchestrator.launch.request`) is made of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Arch(StrEnum):
+    """Guest architecture, as libvirt names it."""
+
+    AARCH64 = "aarch64"
+    X86_64 = "x86_64"
+
+
+class Accel(StrEnum):
+    """Accelerator that runs the guest."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class FirmwareKind(StrEnum):
+    """What the guest starts from."""
+
+    UEFI = "uefi"
+    SEABIOS = "bios"
+    NONE = "none"  # QEMU's own boot stub
+
+
+class DiskBus(StrEnum):
+    """Bus that a disk is attached to."""
+
+    SCSI = "scsi"
+    VIRTIO = "virtio"
+    SATA = "sata"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """A kind of guest (`configs/profiles/*.toml`). Sizes are in MiB, deadlines in seconds."""
+
+    name: str
+    arch: Arch
+    machine: str
+    firmware: FirmwareKind
+    cpu_tcg: str
+    cpu_kvm: str
+    memory_mib: int
+    vcpus: int
+    console: str  # kernel's name for the first serial port: ttyAMA0, ttyS0
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSource:
+    """A local file or block device. `path` is absolute."""
+
+    path: str
+    block_device: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSource:
+    """A disk reached over the network, as QEMU block driver options.
+
+    `driver` is QEMU's protocol driver (nbd, https, ssh, rbd, iscsi, ...); `options` are its flattened
+    blockdev options (`server.host`, `path`, ...). `secrets` maps an option that takes a secret
+    object's id (`password-secret`, `key-secret`) to the secret text itself, so that it never
+    appears on a command line.
+    """
+
+    driver: str
+    options: tuple[tuple[str, str], ...]
+    secrets: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """One disk, in the order the guest sees it.
+
+    `format` None asks QEMU to probe (only ever because the user's tool asked for that).
+    `cache` is QEMU's cache mode. `shared_read` lets the backing file be open for writing elsewhere
+    (libguestfs asks for it, `locking=off`, for its read-only overlays). `snapshot` throws writes
+    away. Block sizes are bytes.
+    """
+
+    source: FileSource | NetworkSource
+    format: str | None = None
+    bus: DiskBus = DiskBus.SCSI
+    readonly: bool = False
+    snapshot: bool = False
+    shared_read: bool = False
+    cache: str | None = None
+    serial: str | None = None
+    discard: bool = False
+    copy_on_read: bool = False
+    logical_block_size: int | None = None
+    physical_block_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loader:
+    """UEFI firmware for one launch: read-only code and this launch's own variable store."""
+
+    code: str
+    nvram: str
+    code_format: str = "raw"
+    nvram_format: str = "raw"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channel:
+    """A virtio-serial port `name` joined to the unix socket `path`, which somebody listens on."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """One user-mode (or stream socket) virtio-net interface."""
+
+    net: str | None = None  # "169.254.0.0/16"
+    stream_path: str | None = None  # passt's unix socket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """Everything that is launched. Paths are absolute; memory is in MiB."""
+
+    name: str
+    uuid: str
+    profile: Profile
+    accel: Accel
+    emulator: str
+    memory_mib: int
+    vcpus: int
+    cpu: str
+    fw_cfg_dma: bool = True
+    loader: Loader | None = None
+    kernel: str | None = None
+    initrd: str | None = None
+    cmdline: str = ""
+    disks: tuple[Disk, ...] = ()
+    channels: tuple[Channel, ...] = ()
+    console_path: str | None = None  # unix socket that the first serial port connects to
+    network: Network | None = None
+    rng: bool = True
+    trace_path: str | None = None  # QEMU log with the fw_cfg_select trace
+    secret_paths: tuple[tuple[str, str], ...] = ()  # secret object id -> 0600 file that holds it
+    extra_args: tuple[str, ...] = ()  # the user's own QEMU arguments, verbatim

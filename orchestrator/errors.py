@@ -1,0 +1,151 @@
+"""The exception tree: every failure a user can meet, as one clear line.
+
+Each error states `what failed: which object: why (what to do)`. Classes are semantic: callers
+dispatch on the class, never on the text. Nothing here knows how an error is shown.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def _one_line(text: object) -> str:
+    """Return text on a single line, with control characters escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return ` (did you mean 'X'?)` for the choice closest to word, or an empty string."""
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else ""
+
+
+class GuestlaunchError(Exception):
+    """Base of every error that guestlaunch raises on purpose.
+
+    :param what: what failed, for example "cannot open disk".
+    :param subject: the object concerned: a path, a name, an option.
+    :param why: the cause.
+    :param hint: what the user can do about it.
+    :param phase: the launch phase in which it happened, when there was one.
+    :param domain: name of the libvirt domain concerned.
+    :param console: tail of the guest's console, already escaped.
+    :param libvirt_code: libvirt's error code (`VIR_ERR_*`), when libvirt reported it.
+    """
+
+    exit_status = 1
+
+    def __init__(
+        self,
+        what: str,
+        subject: object = "",
+        why: object = "",
+        hint: str = "",
+        *,
+        phase: str | None = None,
+        domain: str | None = None,
+        console: str = "",
+        libvirt_code: int | None = None,
+    ) -> None:
+        self.what = what
+        self.subject = str(subject)
+        self.why = str(why)
+        self.hint = hint
+        self.phase = phase
+        self.domain = domain
+        self.console = console
+        self.libvirt_code = libvirt_code
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        line = ": ".join(_one_line(part) for part in (self.what, self.subject, self.why) if part)
+        return f"{line} ({_one_line(self.hint)})" if self.hint else line
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.__dict__))
+
+
+def _rebuild(cls: type[GuestlaunchError], state: dict[str, object]) -> GuestlaunchError:
+    """Rebuild an error from its pickled state (launches run in worker processes)."""
+    error = cls.__new__(cls)
+    error.__dict__.update(state)
+    return error
+
+
+class UsageError(GuestlaunchError):
+    """The user's input was wrong: an option, a job file, a settings key."""
+
+    exit_status = 2
+
+
+class SettingsError(UsageError):
+    """A settings file, variable or profile could not be understood."""
+
+
+class NotFoundError(GuestlaunchError):
+    """Something named by the user does not exist."""
+
+
+class CapabilityError(GuestlaunchError):
+    """The host lacks a program, a firmware or a feature that the request needs."""
+
+
+class ApplianceError(GuestlaunchError):
+    """An appliance is missing, damaged, of the wrong arch, or could not be built."""
+
+
+class FirmwareError(CapabilityError):
+    """No firmware fits the profile, or its files are unusable."""
+
+
+class DiskError(GuestlaunchError):
+    """A disk cannot be used as asked."""
+
+
+class DiskInUseError(DiskError):
+    """Another process holds the disk open for writing."""
+
+
+class HypervisorError(GuestlaunchError):
+    """libvirt or QEMU refused or failed."""
+
+
+class ConnectionLostError(HypervisorError):
+    """The libvirt connection broke."""
+
+
+class MonitorError(HypervisorError):
+    """QEMU's monitor (QMP) answered with an error or not at all."""
+
+
+class TranslationError(UsageError):
+    """A QEMU argument from the libguestfs direct back end could not be translated."""
+
+
+class LaunchError(GuestlaunchError):
+    """A launch did not become ready."""
+
+
+class GuestPanicError(LaunchError):
+    """The guest's kernel panicked."""
+
+
+class DeadlineError(LaunchError):
+    """A phase did not end within its deadline."""
+
+
+class QemuExitedError(LaunchError):
+    """QEMU ended before the launch or the workload did."""
+
+
+class TransferPathError(LaunchError):
+    """The fw_cfg path in force is not the one that was asked for."""
+
+
+class WorkloadError(GuestlaunchError):
+    """The workload itself failed."""
+
+
+class ProtocolError(GuestlaunchError):
+    """The orchestrator and its client did not understand each other."""

@@ -1,0 +1,43 @@
+"""The launch request: what a client asks for, as values that travel as JSON. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.domain.model import Disk, Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRequest:
+    """One launch, as the hv wrapper or a command of ours asks for it.
+
+    Paths are absolute. `None` means: not asked for, the profile or the settings decide.
+
+    :ivar kernel: guest kernel; `initrd` and `root` (fixed appliance's root image) likewise.
+    :ivar cmdline: kernel command line, complete.
+    :ivar disks: in guest order, the appliance's root not among them.
+    :ivar guestfsd_path: unix socket on which libguestfs waits for guestfsd.
+    :ivar accel: "kvm", "tcg" or None for the client having no opinion.
+    :ivar pflash: (code, vars) when the client named UEFI firmware itself.
+    :ivar console: True when the client's stdin/stdout carry the serial console.
+    :ivar extra_args: the user's own QEMU arguments (`guestfs_config`), verbatim.
+    :ivar start_paused: `-S` was asked for (libguestfs's gdb setting).
+    """
+
+    kernel: str
+    initrd: str
+    cmdline: str
+    root: str | None = None
+    root_format: str = "raw"
+    disks: tuple[Disk, ...] = ()
+    guestfsd_path: str | None = None
+    memory_mib: int | None = None
+    vcpus: int | None = None
+    cpu: str | None = None
+    accel: str | None = None
+    machine: str | None = None
+    pflash: tuple[str, str] | None = None
+    network: Network | None = None
+    console: bool = True
+    extra_args: tuple[str, ...] = ()
+    start_paused: bool = False

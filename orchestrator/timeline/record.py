@@ -1,0 +1,160 @@
+"""The canonical log line of a launch, `launch_finished`: values to the dictionary that is written.
+
+Its JSON Schema is `launch_finished.schema.json` beside this module; `SCHEMA_VERSION` changes with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start, Tile
+
+EVENT = "launch_finished"
+PHASE_EVENT = "phase_finished"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FwCfg:
+    """The fw_cfg path of a launch, as asked for and as verified.
+
+    :ivar dma_property: QEMU's `dma_enabled`, read back over QMP; None when it could not be read.
+    :ivar window_base: address of the register window in the guest's device tree (Arm only).
+    :ivar window_size: its size in bytes.
+    :ivar window_has_dma: whether the window includes the 8-byte DMA register at offset 16.
+    """
+
+    requested: bool
+    dma_property: bool | None = None
+    window_base: int | None = None
+    window_size: int | None = None
+    window_has_dma: bool | None = None
+
+    @property
+    def verified(self) -> bool | None:
+        """True only when the device says DMA and, on Arm, the guest is told of its register."""
+        if self.dma_property is None:
+            return None
+        return self.dma_property and self.window_has_dma is not False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRecord:
+    """Everything that is known of one finished launch. Sizes in bytes unless named otherwise."""
+
+    launch_id: str
+    start: Start
+    profile: str
+    arch: str
+    accel: str
+    accel_reason: str
+    fw_cfg: FwCfg
+    outcome: str  # success, failure, cancelled
+    tiles: tuple[Tile, ...]
+    wall_start_ns: int
+    connection: str
+    exit_status: int | None = None
+    error: str | None = None
+    error_phase: str | None = None
+    ready: bool = False
+    kernel_bytes: int | None = None
+    initrd_bytes: int | None = None
+    memory_mib: int | None = None
+    vcpus: int | None = None
+    cpu: str | None = None
+    disks: int = 0
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    appliance: Mapping[str, str | None] = field(default_factory=dict)
+    console_tail: tuple[str, ...] = ()
+
+    @property
+    def total_ns(self) -> int:
+        """Duration of the whole launch, which its tiles sum to."""
+        return sum(tile.duration_ns or 0 for tile in self.tiles)
+
+    @property
+    def launch_ns(self) -> int | None:
+        """From the client's start until the tool had its launch flag; None when it never had."""
+        ready = next((t for t in self.tiles if t.name is Phase.WORKLOAD), None)
+        return ready.start_ns if ready is not None else None
+
+
+def to_event(record: LaunchRecord) -> dict[str, Any]:
+    """Return the canonical line as a JSON-ready dictionary."""
+    moved = [t for t in record.tiles if t.name in TRANSFER_PHASES]
+    whole = all(t.duration_ns is not None for t in moved) and bool(moved)
+    transfer_ns = sum(t.duration_ns or 0 for t in moved) if whole else None
+    moved_bytes = (record.kernel_bytes or 0) + (record.initrd_bytes or 0)
+    return {
+        "event": EVENT,
+        "schema_version": SCHEMA_VERSION,
+        "level": "info" if record.outcome == "success" else "error",
+        "timestamp": datetime.fromtimestamp((record.wall_start_ns + record.total_ns) / 1e9, UTC).isoformat(),
+        "launch_id": record.launch_id,
+        "start": str(record.start),
+        "profile": record.profile,
+        "arch": record.arch,
+        "accel": record.accel,
+        "accel_reason": record.accel_reason,
+        "fw_cfg_dma": record.fw_cfg.verified,
+        "fw_cfg": {
+            "requested": record.fw_cfg.requested,
+            "dma_property": record.fw_cfg.dma_property,
+            "window_base": record.fw_cfg.window_base,
+            "window_size": record.fw_cfg.window_size,
+            "window_has_dma": record.fw_cfg.window_has_dma,
+        },
+        "outcome": record.outcome,
+        "ready": record.ready,
+        "exit_status": record.exit_status,
+        "error": record.error,
+        "error_phase": record.error_phase,
+        "wall_start_ns": record.wall_start_ns,
+        "total_ns": record.total_ns,
+        "launch_ns": record.launch_ns,
+        "transfer_ns": transfer_ns,
+        "transfer_mb_per_s": moved_bytes / transfer_ns * 1e3 if transfer_ns and moved_bytes else None,
+        "phases": [tile_to_dict(t) for t in record.tiles],
+        "bytes": {"kernel": record.kernel_bytes, "initrd": record.initrd_bytes},
+        "memory_mib": record.memory_mib,
+        "vcpus": record.vcpus,
+        "cpu": record.cpu,
+        "disks": record.disks,
+        "connection": record.connection,
+        "versions": dict(record.versions),
+        "appliance": dict(record.appliance),
+        "console_tail": list(record.console_tail),
+    }
+
+
+def tile_to_dict(tile: Tile) -> dict[str, Any]:
+    """Return one phase as it stands in the log."""
+    entry: dict[str, Any] = {
+        "name": str(tile.name),
+        "start_ns": tile.start_ns,
+        "duration_ns": tile.duration_ns,
+        "outcome": tile.outcome,
+    }
+    if tile.source is not None:
+        entry["source"] = tile.source
+    if tile.reason is not None:
+        entry["reason"] = tile.reason
+    if tile.includes:
+        entry["includes"] = [str(phase) for phase in tile.includes]
+    if tile.adjusted_ns:
+        entry["adjusted_ns"] = tile.adjusted_ns
+    if tile.bytes is not None:
+        entry["bytes"] = tile.bytes
+        entry["mb_per_s"] = tile.mb_per_s
+    return entry
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of the canonical line."""
+    text = resources.files(__package__).joinpath("launch_finished.schema.json").read_text("utf-8")
+    return dict(json.loads(text))
