@@ -1,0 +1,82 @@
+"""The serial console of one guest, relayed between QEMU and the client that reads it, and remembered."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+
+from orchestrator.channel.port import Port
+from orchestrator.channel.ring import ConsoleRing
+
+_BLOCK = 65536
+_PENDING_MAX = 1 << 20
+
+
+class Console:
+    """Relays a console in both directions without ever waiting for either side.
+
+    A client that does not read (libguestfs does not while it waits for a reply on the other
+    socket) must not stall the guest: what it does not take is held up to 1 MiB, then dropped;
+    the ring has it still.
+
+    :param client: (input, output) descriptors of the client, or None when nobody reads along.
+    """
+
+    def __init__(self, listener: socket.socket, ring: ConsoleRing, client: tuple[int, int] | None) -> None:
+        self.ring = ring
+        self.port = Port(listener, self._from_guest)
+        self._input, self._output = client or (-1, -1)
+        self._to_client = b""
+        self._to_guest = b""
+        self._output_is_socket = self._output >= 0 and stat.S_ISSOCK(os.fstat(self._output).st_mode)
+
+    @property
+    def input_fd(self) -> int:
+        """Descriptor on which the client types, -1 when there is none (any more)."""
+        return self._input
+
+    @property
+    def output_fd(self) -> int:
+        """Descriptor to wait on for writing while the client is behind, else -1."""
+        return self._output if self._to_client else -1
+
+    def _from_guest(self, block: bytes) -> None:
+        self.ring.feed(block)
+        if self._output >= 0:
+            self._to_client = (self._to_client + block)[-_PENDING_MAX:]
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what the client has not taken yet, as far as it takes it now."""
+        if not self._to_client or self._output < 0:
+            return
+        try:
+            sent = self._write(self._to_client)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._output, self._to_client = -1, b""
+            return
+        self._to_client = self._to_client[sent:]
+
+    def _write(self, block: bytes) -> int:
+        """Write without blocking; only a socket can be asked so without changing a shared file."""
+        if self._output_is_socket:
+            with socket.socket(fileno=os.dup(self._output)) as peer:
+                return peer.send(block, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        return os.write(self._output, block[:4096])
+
+    def from_client(self) -> None:
+        """Take what the client typed and pass it to the guest."""
+        try:
+            block = os.read(self._input, _BLOCK)
+        except BlockingIOError:
+            return
+        except OSError:
+            block = b""
+        if not block:
+            self._input = -1
+            return
+        self._to_guest = (self._to_guest + block)[-_PENDING_MAX:]
+        self._to_guest = self._to_guest[self.port.send(self._to_guest) :]

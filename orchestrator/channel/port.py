@@ -1,0 +1,129 @@
+"""One unix socket that QEMU connects to, once: the control port's lines, the console's bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from orchestrator.errors import CapabilityError, LaunchError
+
+# sizeof(sockaddr_un.sun_path), the closing NUL included (unix(7)).
+SUN_PATH_MAX = 108
+_BLOCK = 65536
+_LINE_MAX = 4096
+
+
+def check_socket_path(path: Path) -> None:
+    """Refuse a path that no unix socket can have.
+
+    :raise CapabilityError: when the path is longer than sun_path.
+    """
+    length = len(os.fsencode(path))
+    if length >= SUN_PATH_MAX:
+        raise CapabilityError(
+            "socket path too long",
+            path,
+            f"{length} bytes, a unix socket can have {SUN_PATH_MAX - 1}",
+            "set a shorter runtime_dir, for example with GUESTLAUNCH_RUNTIME_DIR",
+        )
+
+
+@contextlib.contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    """Listen on a unix socket at path, for one peer; the path is gone afterwards.
+
+    :raise CapabilityError: when the path cannot be a socket's.
+    :raise LaunchError: when it cannot be bound.
+    """
+    check_socket_path(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        try:
+            listener.bind(str(path))
+            listener.listen(1)
+        except OSError as error:
+            raise LaunchError("cannot listen on a socket", path, error.strerror or error) from error
+        try:
+            listener.setblocking(False)
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+class Port:
+    """QEMU's end of a character device: accepts its one connection, then reads what it sends.
+
+    :param on_data: called with each block; an empty block means QEMU closed its end.
+    """
+
+    def __init__(self, listener: socket.socket, on_data: Callable[[bytes], None]) -> None:
+        self._listener = listener
+        self._peer: socket.socket | None = None
+        self._closed = False
+        self._on_data = on_data
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on for reading; -1 once QEMU has closed its end."""
+        if self._closed:
+            return -1
+        return self._listener.fileno() if self._peer is None else self._peer.fileno()
+
+    def handle(self) -> None:
+        """Take what is there: the connection, or a block of bytes."""
+        if self._peer is None:
+            with contextlib.suppress(BlockingIOError):
+                self._peer, _ = self._listener.accept()
+                self._peer.setblocking(False)
+            return
+        try:
+            block = self._peer.recv(_BLOCK)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            block = b""
+        if not block:
+            self.close()
+        self._on_data(block)
+
+    def drain(self) -> None:
+        """Read all that has been sent already."""
+        while self._peer is not None and not self._closed:
+            try:
+                block = self._peer.recv(_BLOCK)
+            except (BlockingIOError, ConnectionError):
+                return
+            if not block:
+                return
+            self._on_data(block)
+
+    def send(self, block: bytes) -> int:
+        """Send bytes to the guest; return how many were taken (0 while it cannot take any)."""
+        if self._peer is None or self._closed:
+            return 0
+        try:
+            return self._peer.send(block)
+        except (BlockingIOError, ConnectionError):
+            return 0
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._closed = True
+        if self._peer is not None:
+            self._peer.close()
+
+
+class LineBuffer:
+    """Cuts a byte stream into lines; an overlong line is cut off rather than held without bound."""
+
+    def __init__(self, on_line: Callable[[bytes], None]) -> None:
+        self._on_line = on_line
+        self._rest = b""
+
+    def feed(self, block: bytes) -> None:
+        """Take a block and hand on each whole line in it."""
+        *lines, rest = (self._rest + block).split(b"\n")
+        self._rest = rest[-_LINE_MAX:]
+        for line in lines:
+            self._on_line(line)
