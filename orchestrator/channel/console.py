@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 
@@ -65,7 +66,9 @@ class Console:
         if self._output_is_socket:
             with socket.socket(fileno=os.dup(self._output)) as peer:
                 return peer.send(block, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        return os.write(self._output, block[:4096])
+        if not select.select([], [self._output], [], 0)[1]:
+            raise BlockingIOError
+        return os.write(self._output, block[: select.PIPE_BUF])
 
     def from_client(self) -> None:
         """Take what the client typed and pass it to the guest."""

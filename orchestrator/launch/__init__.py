@@ -1,0 +1,1 @@
+"""One launch, from request to ready to gone."""

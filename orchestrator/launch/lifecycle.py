@@ -1,0 +1,95 @@
+"""The life cycle of a cold launch as a table: (state, event) -> (state, instructions). No I/O.
+
+`orchestrator.launch.cold` carries the instructions out and feeds the events back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum, auto
+from typing import TypeAlias
+
+
+class State(StrEnum):
+    """Where a launch stands."""
+
+    REQUESTED = auto()
+    PLANNED = auto()
+    STAGED = auto()
+    CONNECTED = auto()
+    CREATED = auto()
+    BOOTING = auto()
+    READY = auto()
+    STOPPING = auto()
+    GONE = auto()
+
+
+class Event(StrEnum):
+    """What happened."""
+
+    BEGIN = auto()
+    DONE = auto()  # the last instruction succeeded
+    LAUNCH_FLAG = auto()  # guestfsd sent its launch flag
+    STOP = auto()  # the client asked for the end, or is gone
+    DEADLINE = auto()  # the current phase has lasted too long
+    FAILED = auto()  # an instruction failed, or the boot did
+    QEMU_GONE = auto()  # QEMU ended by itself
+
+
+class Instruction(StrEnum):
+    """What is to be done next."""
+
+    PLAN = auto()
+    STAGE = auto()
+    CONNECT = auto()
+    CREATE = auto()
+    VERIFY = auto()
+    RESUME = auto()
+    NOTE_READY = auto()
+    END = auto()  # let QEMU flush and exit
+    KILL = auto()  # make QEMU be gone, whatever it does
+    RELEASE = auto()
+
+
+Step: TypeAlias = tuple[State, tuple[Instruction, ...]]
+
+_S, _E, _I = State, Event, Instruction
+
+TABLE: Mapping[tuple[State, Event], Step] = {
+    (_S.REQUESTED, _E.BEGIN): (_S.REQUESTED, (_I.PLAN,)),
+    (_S.REQUESTED, _E.DONE): (_S.PLANNED, (_I.STAGE,)),
+    (_S.PLANNED, _E.DONE): (_S.STAGED, (_I.CONNECT,)),
+    (_S.STAGED, _E.DONE): (_S.CONNECTED, (_I.CREATE,)),
+    (_S.CONNECTED, _E.DONE): (_S.CREATED, (_I.VERIFY, _I.RESUME)),
+    (_S.CREATED, _E.DONE): (_S.BOOTING, ()),
+    (_S.BOOTING, _E.LAUNCH_FLAG): (_S.READY, (_I.NOTE_READY,)),
+    (_S.STOPPING, _E.DONE): (_S.GONE, (_I.RELEASE,)),
+    # Before there is a domain, there is nothing to end.
+    **{
+        (state, event): (_S.GONE, (_I.RELEASE,))
+        for state in (_S.REQUESTED, _S.PLANNED, _S.STAGED)
+        for event in (_E.STOP, _E.DEADLINE, _E.FAILED)
+    },
+    # A domain whose launch failed has nothing worth flushing; one that was ready, or whose client just
+    # changed its mind, ends as QEMU ends on SIGTERM.
+    **{
+        (state, event): (_S.STOPPING, (_I.KILL,))
+        for state in (_S.CONNECTED, _S.CREATED, _S.BOOTING)
+        for event in (_E.FAILED, _E.DEADLINE, _E.QEMU_GONE)
+    },
+    **{(state, _E.STOP): (_S.STOPPING, (_I.END, _I.KILL)) for state in (_S.CONNECTED, _S.CREATED, _S.BOOTING, _S.READY)},
+    (_S.READY, _E.QEMU_GONE): (_S.STOPPING, (_I.KILL,)),
+    (_S.READY, _E.FAILED): (_S.STOPPING, (_I.END, _I.KILL)),
+    # The end of a domain may itself fail, and libvirt may report its going while it is ended.
+    (_S.STOPPING, _E.FAILED): (_S.GONE, (_I.RELEASE,)),
+    (_S.STOPPING, _E.QEMU_GONE): (_S.STOPPING, ()),
+    (_S.STOPPING, _E.STOP): (_S.STOPPING, ()),
+}
+
+
+def step(state: State, event: Event) -> Step:
+    """Return the state that follows, and what to do.
+
+    :raise KeyError: when the event cannot happen in that state.
+    """
+    return TABLE[state, event]
