@@ -82,6 +82,9 @@ class NetworkSource:
 class Disk:
     """One disk, in the order the guest sees it.
 
+    `described`: the image's backing chain records all its formats, or it has none, so that libvirt may describe
+    it. Otherwise QEMU itself opens it, as it would for libguestfs (libvirt refuses a chain that leaves a format
+    unsaid). Raw images need no chain: for them it changes nothing.
     `format` None asks QEMU to probe (only ever because the user's tool asked for that).
     `cache` is QEMU's cache mode. `shared_read` lets the backing file be open for writing elsewhere
     (libguestfs asks for it, `locking=off`, for its read-only overlays). `snapshot` throws writes
@@ -98,6 +101,7 @@ class Disk:
     serial: str | None = None
     discard: bool = False
     copy_on_read: bool = False
+    described: bool = False
     logical_block_size: int | None = None
     physical_block_size: int | None = None
 

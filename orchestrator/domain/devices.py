@@ -1,0 +1,165 @@
+"""The devices of a domain as libvirt XML elements: one pure function per element.
+
+Elements libvirt has words for. What it lacks is in `passthrough`, where things sit in `layout`.
+"""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+from orchestrator.domain.layout import (
+    RNG_SLOT,
+    SERIAL_SLOT,
+    Controller,
+    DiskPlace,
+    Layout,
+    PciAddress,
+)
+from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FileSource
+from orchestrator.domain.passthrough import native, snapshot_error
+from orchestrator.errors import DiskError
+
+# The first serial port of each arch's machines.
+_SERIAL = {Arch.AARCH64: ("system-serial", "pl011"), Arch.X86_64: ("isa-serial", "isa-serial")}
+
+# Modern virtio only: no legacy I/O window, so less for firmware and kernel to set up.
+_VIRTIO = "virtio-non-transitional"
+
+
+def devices_element(domain: Domain, layout: Layout) -> ET.Element:
+    """Return `<devices>`."""
+    devices = ET.Element("devices")
+    ET.SubElement(devices, "emulator").text = domain.emulator
+    for i, (disk, place) in enumerate(zip(domain.disks, layout.places, strict=True)):
+        if native(disk):
+            devices.append(disk_element(disk, i, place))
+    for controller in layout.controllers:
+        devices.append(controller_element(controller))
+    devices.append(usb_element())
+    devices.append(virtio_serial_element())
+    if domain.console_path is not None:
+        devices.append(serial_element(domain.console_path, domain.profile.arch))
+    for number, channel in enumerate(domain.channels, start=1):
+        devices.append(channel_element(channel, number))
+    devices.append(memballoon_element())
+    if domain.rng:
+        devices.append(rng_element())
+    return devices
+
+
+def disk_element(disk: Disk, index: int, place: DiskPlace) -> ET.Element:
+    """Return `<disk>` for disk number index; good for hot-plugging, too.
+
+    :raise DiskError: the disk is none that libvirt can describe, or still asks for throw-away writes.
+    """
+    if disk.snapshot:
+        raise snapshot_error(disk, index)
+    if not isinstance(disk.source, FileSource) or disk.format is None:
+        raise DiskError("cannot describe disk", f"disk {index}", "libvirt has no words for it")
+    kind = "block" if disk.source.block_device else "file"
+    element = ET.Element("disk", type=kind, device="disk")
+    if place.bus is DiskBus.VIRTIO:
+        element.set("model", _VIRTIO)
+    driver = ET.SubElement(element, "driver", name="qemu", type=disk.format)
+    if disk.cache is not None:
+        driver.set("cache", disk.cache)
+    if disk.discard:
+        driver.set("discard", "unmap")
+    if disk.copy_on_read:
+        driver.set("copy_on_read", "on")
+    ET.SubElement(element, "source", {"dev" if disk.source.block_device else "file": disk.source.path})
+    if disk.logical_block_size is not None or disk.physical_block_size is not None:
+        blockio = ET.SubElement(element, "blockio")
+        if disk.logical_block_size is not None:
+            blockio.set("logical_block_size", str(disk.logical_block_size))
+        if disk.physical_block_size is not None:
+            blockio.set("physical_block_size", str(disk.physical_block_size))
+    prefix = "vd" if place.bus is DiskBus.VIRTIO else "sd"
+    ET.SubElement(element, "target", dev=prefix + letters(index), bus=place.bus.value)
+    if disk.readonly:
+        ET.SubElement(element, "readonly")
+    if disk.serial is not None:
+        ET.SubElement(element, "serial").text = disk.serial
+    element.append(_disk_address(place))
+    return element
+
+
+def _disk_address(place: DiskPlace) -> ET.Element:
+    """Return the `<address>` of a disk."""
+    if place.pci is not None:
+        return pci_element(place.pci)
+    target, unit = (place.unit, 0) if place.bus is DiskBus.SCSI else (0, place.unit)
+    attributes = {"controller": place.controller, "bus": 0, "target": target, "unit": unit}
+    return ET.Element("address", {"type": "drive", **{key: str(value) for key, value in attributes.items()}})
+
+
+def letters(index: int) -> str:
+    """Return the drive letters of number index: a … z, aa, ab … (as `/dev/sdX` counts)."""
+    name = ""
+    index += 1
+    while index > 0:
+        index, rest = divmod(index - 1, 26)
+        name = chr(ord("a") + rest) + name
+    return name
+
+
+def pci_element(pci: PciAddress) -> ET.Element:
+    """Return the `<address>` of a device on the root bus."""
+    place = {"domain": "0x0000", "bus": "0x00", "slot": f"{pci.slot:#04x}", "function": f"{pci.function:#x}"}
+    element = ET.Element("address", {"type": "pci", **place})
+    if pci.multifunction:
+        element.set("multifunction", "on")
+    return element
+
+
+def controller_element(controller: Controller) -> ET.Element:
+    """Return `<controller>` for disks."""
+    element = ET.Element("controller", type=controller.bus.value, index=str(controller.index))
+    if controller.bus is DiskBus.SCSI:
+        element.set("model", _VIRTIO)
+    element.append(pci_element(controller.pci))
+    return element
+
+
+def usb_element() -> ET.Element:
+    """Return the `<controller>` that keeps libvirt from adding USB."""
+    return ET.Element("controller", type="usb", index="0", model="none")
+
+
+def virtio_serial_element() -> ET.Element:
+    """Return the `<controller>` of the virtio-serial ports."""
+    element = ET.Element("controller", type="virtio-serial", index="0", model=_VIRTIO)
+    element.append(pci_element(PciAddress(slot=SERIAL_SLOT)))
+    return element
+
+
+def serial_element(path: str, arch: Arch) -> ET.Element:
+    """Return `<serial>`: the console, joined to the unix socket path, on which somebody listens."""
+    target_type, model = _SERIAL[arch]
+    element = ET.Element("serial", type="unix")
+    ET.SubElement(element, "source", mode="connect", path=path)
+    target = ET.SubElement(element, "target", type=target_type, port="0")
+    ET.SubElement(target, "model", name=model)
+    return element
+
+
+def channel_element(channel: Channel, port: int) -> ET.Element:
+    """Return `<channel>`: virtio-serial port number port (from 1; 0 is the console's), joined to a unix socket."""
+    element = ET.Element("channel", type="unix")
+    ET.SubElement(element, "source", mode="connect", path=channel.path)
+    ET.SubElement(element, "target", type="virtio", name=channel.name)
+    ET.SubElement(element, "address", type="virtio-serial", controller="0", bus="0", port=str(port))
+    return element
+
+
+def memballoon_element() -> ET.Element:
+    """Return the `<memballoon>` that keeps libvirt from adding one."""
+    return ET.Element("memballoon", model="none")
+
+
+def rng_element() -> ET.Element:
+    """Return `<rng>`, fed from the host's urandom."""
+    element = ET.Element("rng", model=_VIRTIO)
+    ET.SubElement(element, "backend", model="random").text = "/dev/urandom"
+    element.append(pci_element(PciAddress(slot=RNG_SLOT)))
+    return element

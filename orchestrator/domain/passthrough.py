@@ -1,0 +1,167 @@
+"""What libvirt has no words for, as QEMU arguments: the only module that fills `qemu:commandline`.
+
+fw_cfg's DMA switch and trace, disks that QEMU itself must open, the network that libguestfs asks for, and the
+user's own arguments. What libvirt can say is in `xml` and `devices`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orchestrator.domain.layout import NETWORK_SLOT, DiskPlace, Layout, PciAddress, describe
+from orchestrator.domain.model import Arch, Disk, DiskBus, Domain, FileSource, Network, NetworkSource
+from orchestrator.errors import DiskError
+
+# QEMU's class of the fw_cfg device, whose property is the DMA switch.
+FW_CFG_DRIVER = {Arch.AARCH64: "fw_cfg_mem", Arch.X86_64: "fw_cfg_io"}
+
+
+def native(disk: Disk) -> bool:
+    """Whether libvirt may describe disk; otherwise it is handed to QEMU as libguestfs would.
+
+    libvirt cannot: leave the format to QEMU's probing, open a backing file without locks (`locking=off`), use QEMU's
+    network drivers option by option, or accept a qcow2 file whose backing format is not recorded.
+    """
+    if isinstance(disk.source, NetworkSource) or disk.shared_read or disk.format is None:
+        return False
+    return disk.format == "raw" or disk.described
+
+
+def secret_id(index: int, option: str) -> str:
+    """Return the id of the QEMU secret object for one secret option of disk number index."""
+    return f"secret{index}-{option}"
+
+
+def secrets_of(disks: Iterable[Disk]) -> tuple[tuple[str, str], ...]:
+    """Return (secret object id, secret text) for every secret of disks.
+
+    Whoever launches writes each text to a private file and names it in `Domain.secret_paths`.
+    """
+    return tuple(
+        (secret_id(i, option), text)
+        for i, disk in enumerate(disks)
+        if isinstance(disk.source, NetworkSource)
+        for option, text in disk.source.secrets
+    )
+
+
+def qemu_arguments(domain: Domain, layout: Layout) -> list[str]:
+    """Return the arguments to add to QEMU's command line, in order.
+
+    :raise DiskError: a network disk's secret has no file in `domain.secret_paths`.
+    """
+    state = "on" if domain.fw_cfg_dma else "off"
+    arguments = ["-global", f"{FW_CFG_DRIVER[domain.profile.arch]}.dma_enabled={state}"]
+    if domain.trace_path is not None:
+        arguments += ["-trace", "enable=fw_cfg_select", "-D", domain.trace_path]
+    if domain.network is not None:
+        arguments += _network_arguments(domain.network)
+    paths = dict(domain.secret_paths)
+    for name, _ in secrets_of(domain.disks):
+        if name not in paths:
+            raise DiskError("cannot attach disk", name, "its secret was not stored")
+        arguments += ["-object", join_options([("secret", None), ("id", name), ("file", paths[name])])]
+    for i, (disk, place) in enumerate(zip(domain.disks, layout.places, strict=True)):
+        if not native(disk):
+            arguments += ["-drive", drive_option(disk, i), "-device", device_option(disk, i, place)]
+    return [*arguments, *domain.extra_args]
+
+
+def join_options(pairs: Iterable[tuple[str, str | None]]) -> str:
+    """Return QEMU's `key=value,…` spelling of pairs, a lone first word having the value None.
+
+    A comma inside a value is doubled, QEMU's only escape.
+    """
+    return ",".join(key if value is None else f"{key}={value.replace(',', ',,')}" for key, value in pairs)
+
+
+def drive_id(index: int) -> str:
+    """Return the id of the drive of passed-through disk number index; its device is `disk<index>`."""
+    return f"drive{index}"
+
+
+def drive_option(disk: Disk, index: int) -> str:
+    """Return the value of QEMU's `-drive` (and of the monitor's `drive_add`) for disk number index.
+
+    Without a format QEMU probes, with its protection of block 0 of probed raw images; that is libguestfs's meaning of
+    "no format given". With `shared_read` the backing file is opened without locks.
+    """
+    pairs = [("id", drive_id(index)), ("if", "none"), *_source_options(disk, index)]
+    if disk.format is not None:
+        pairs.append(("format", disk.format))
+    if disk.shared_read:
+        # An overlay's own file stays locked. A plain image that is only read has no backing file to unlock.
+        overlay = disk.format == "qcow2" and not disk.readonly
+        pairs.append(("backing.file.locking" if overlay else "file.locking", "off"))
+    switches = (("read-only", disk.readonly), ("copy-on-read", disk.copy_on_read))
+    pairs += [(key, "on") for key, wanted in switches if wanted]
+    if disk.cache is not None:
+        pairs.append(("cache", disk.cache))
+    if disk.discard:
+        pairs.append(("discard", "unmap"))
+    return join_options(pairs)
+
+
+def _source_options(disk: Disk, index: int) -> list[tuple[str, str]]:
+    """Return the options of the protocol layer: where the image's bytes are."""
+    source = disk.source
+    if isinstance(source, FileSource):
+        # Named by driver and not as file=PATH: a path may hold a colon, which would be read as a protocol.
+        driver = "host_device" if source.block_device else "file"
+        return [("file.driver", driver), ("file.filename", source.path)]
+    options = [("driver", source.driver), *source.options]
+    options += [(option, secret_id(index, option)) for option, _ in source.secrets]
+    return [(f"file.{key}", value) for key, value in options]
+
+
+def device_option(disk: Disk, index: int, place: DiskPlace) -> str:
+    """Return the value of QEMU's `-device` for passed-through disk number index.
+
+    :raise DiskError: the disk still asks for throw-away writes, which is its overlay's job.
+    """
+    if disk.snapshot:
+        raise snapshot_error(disk, index)
+    pairs: list[tuple[str, str | None]]
+    if place.pci is not None:
+        pairs = [("virtio-blk-pci", None), *_pci_options(place.pci)]
+    elif place.bus is DiskBus.SATA:
+        pairs = [("ide-hd", None), ("bus", f"sata{place.controller}.{place.unit}")]
+    else:
+        scsi = [("bus", f"scsi{place.controller}.0"), ("channel", "0"), ("scsi-id", str(place.unit)), ("lun", "0")]
+        pairs = [("scsi-hd", None), *scsi]
+    pairs += [("drive", drive_id(index)), ("id", f"disk{index}")]
+    if disk.serial is not None:
+        pairs.append(("serial", disk.serial))
+    sizes = (("logical_block_size", disk.logical_block_size), ("physical_block_size", disk.physical_block_size))
+    pairs += [(key, str(size)) for key, size in sizes if size is not None]
+    return join_options(pairs)
+
+
+def snapshot_error(disk: Disk, index: int) -> DiskError:
+    """Return the error for a disk whose throw-away overlay was not made before the XML is."""
+    return DiskError("cannot describe disk", describe(disk, index), "its throw-away overlay was not made")
+
+
+def _pci_options(pci: PciAddress) -> list[tuple[str, str]]:
+    """Return the -device options that put a device at a place on the root bus."""
+    options = [("bus", "pcie.0"), ("addr", f"{pci.slot:#x}.{pci.function:#x}")]
+    return [*options, ("multifunction", "on")] if pci.multifunction else options
+
+
+def _network_arguments(network: Network) -> list[str]:
+    """Return the arguments for the guest's one network interface.
+
+    Not libvirt's interface element: it cannot say an unset net (QEMU's default) next to passt's stream socket, and it
+    would roll a new MAC address for each launch.
+    """
+    netdev: list[tuple[str, str | None]]
+    if network.stream_path is not None:
+        netdev = [("stream", None), ("id", "net0"), ("server", "off")]
+        netdev += [("addr.type", "unix"), ("addr.path", network.stream_path)]
+    else:
+        netdev = [("user", None), ("id", "net0")]
+        netdev += [("net", network.net)] if network.net is not None else []
+    place = _pci_options(PciAddress(slot=NETWORK_SLOT))
+    # No option ROM: the firmware would load and start a network boot loader that nobody asked for.
+    device: list[tuple[str, str | None]] = [("virtio-net-pci", None), ("netdev", "net0"), *place, ("romfile", "")]
+    return ["-netdev", join_options(netdev), "-device", join_options(device)]

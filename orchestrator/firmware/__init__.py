@@ -1,0 +1,1 @@
+"""Firmware: the choice by QEMU's descriptors, and the NVRAM copy of one launch."""

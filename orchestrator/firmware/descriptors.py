@@ -1,0 +1,181 @@
+"""Firmware for a guest, chosen by QEMU's firmware descriptors (docs/interop/firmware.json in QEMU).
+
+Reads the descriptors in the precedence that the specification gives, and picks the first UEFI build in pflash
+that a throw-away appliance can start from. Says why each other candidate was passed over. Making the NVRAM
+copy is `nvram`'s business.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import FirmwareError
+
+# Debian's names, for the hint. Other distributions name theirs differently; the descriptor is what counts.
+_PACKAGES = {"aarch64": "qemu-efi-aarch64", "x86_64": "ovmf"}
+
+# Features that make a build unsuitable, and why.
+_UNSUITABLE = {
+    "requires-smm": "it requires SMM, which the profiles do not switch on",
+    "enrolled-keys": "it has keys enrolled and enforces Secure Boot, for which an appliance's kernel is not signed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A descriptor that was not chosen, and why."""
+
+    descriptor: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Firmware:
+    """A UEFI build: its code, the template of its variable store, and how it was found."""
+
+    code: str
+    code_format: str
+    nvram_template: str
+    nvram_format: str
+    description: str
+    descriptor: Path
+    skipped: tuple[Skipped, ...] = ()
+
+
+class _UnsuitableError(Exception):
+    """The descriptor at hand does not fit; the text says why."""
+
+
+def descriptor_dirs(environ: Mapping[str, str] | None = None) -> tuple[Path, ...]:
+    """Return the descriptor directories, most important first: the user's, the administrator's, the packages'."""
+    environ = os.environ if environ is None else environ
+    config_home = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME") or "/nonexistent") / ".config")
+    return (
+        Path(config_home) / "qemu/firmware",
+        Path("/etc/qemu/firmware"),
+        Path("/usr/share/qemu/firmware"),
+    )
+
+
+def descriptor_files(dirs: Iterable[Path]) -> list[Path]:
+    """Return the descriptors to consider, in order.
+
+    Sorted by file name over all directories; a file masks those of the same name in less important directories, and
+    an empty one only masks.
+    """
+    by_name: dict[str, Path] = {}
+    for directory in dirs:
+        try:
+            found = [p for p in directory.iterdir() if p.suffix == ".json" and p.is_file()]
+        except OSError:
+            continue  # a directory that is not there, or not ours to read, holds no descriptors for us
+        for path in found:
+            by_name.setdefault(path.name, path)
+    return [by_name[name] for name in sorted(by_name) if by_name[name].stat().st_size > 0]
+
+
+def find_firmware(
+    arch: str,
+    machine: str,
+    dirs: Sequence[Path] | None = None,
+    *,
+    formats: Sequence[str] = ("raw", "qcow2"),
+) -> Firmware:
+    """Return the UEFI firmware to start (arch, machine) with.
+
+    :param arch: guest architecture in QEMU's spelling, for example "aarch64".
+    :param machine: machine type or alias, for example "virt", "q35" or "pc-q35-7.2".
+    :param dirs: descriptor directories, most important first; None for the specified ones.
+    :param formats: image formats that the caller's libvirt can hand to QEMU as pflash (before 9.2: raw only).
+    :raise FirmwareError: no descriptor fits; the message names each candidate for the arch and its reason.
+    """
+    dirs = descriptor_dirs() if dirs is None else dirs
+    skipped: list[Skipped] = []
+    for path in descriptor_files(dirs):
+        try:
+            return _accept(path, arch, machine, formats, tuple(skipped))
+        except _UnsuitableError as e:
+            skipped.append(Skipped(descriptor=path, reason=str(e)))
+    hint = f"install {_PACKAGES[arch]}" if arch in _PACKAGES else "install UEFI firmware for it"
+    searched = ", ".join(str(directory) for directory in dirs)
+    reasons = "; ".join(f"{s.descriptor.name}: {s.reason}" for s in skipped if s.reason != _other_arch(arch))
+    raise FirmwareError(f"no firmware descriptor for {arch}", f"machine {machine}", reasons or searched, hint)
+
+
+def _other_arch(arch: str) -> str:
+    """Return the reason for a descriptor that has nothing to do with arch."""
+    return f"not for {arch}"
+
+
+def _accept(path: Path, arch: str, machine: str, formats: Sequence[str], skipped: tuple[Skipped, ...]) -> Firmware:
+    """Return the firmware that path describes, or raise _UnsuitableError."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise _UnsuitableError(f"cannot be read: {e}") from e
+    try:
+        _check_target(document["targets"], arch, machine)
+        if "uefi" not in document["interface-types"]:
+            raise _UnsuitableError("not UEFI")
+        for feature, reason in _UNSUITABLE.items():
+            if feature in document["features"]:
+                raise _UnsuitableError(reason)
+        mapping = document["mapping"]
+        if mapping["device"] != "flash":
+            raise _UnsuitableError(f"mapped as {mapping['device']}, not as flash")
+        # Descriptors older than QEMU 7.0 have no mode: it was always what is called split now.
+        if mapping.get("mode", "split") != "split":
+            raise _UnsuitableError(f"flash mode {mapping['mode']}, not split")
+        code, code_format = _image(mapping["executable"], "code", formats)
+        template, nvram_format = _image(mapping["nvram-template"], "NVRAM template", formats)
+        description = str(document.get("description", ""))
+    except (KeyError, TypeError, AttributeError) as e:
+        raise _UnsuitableError(f"not a valid firmware descriptor: {type(e).__name__} {e}") from e
+    return Firmware(
+        code=code,
+        code_format=code_format,
+        nvram_template=template,
+        nvram_format=nvram_format,
+        description=description,
+        descriptor=path,
+        skipped=skipped,
+    )
+
+
+def _check_target(targets: object, arch: str, machine: str) -> None:
+    """Raise _UnsuitableError unless one of targets is (arch, machine)."""
+    if not isinstance(targets, list):
+        raise TypeError("targets is not a list")
+    globs = [str(glob) for target in targets if target["architecture"] == arch for glob in target["machines"]]
+    if not globs:
+        raise _UnsuitableError(_other_arch(arch))
+    if not any(fnmatch.fnmatchcase(name, glob) for name in _versioned_names(machine) for glob in globs):
+        raise _UnsuitableError(f"not for machine {machine}, only {', '.join(globs)}")
+
+
+def _versioned_names(machine: str) -> tuple[str, ...]:
+    """Return the names under which descriptors may know machine.
+
+    They match versioned machine types (`virt-7.2`, `pc-q35-7.2`); QEMU's aliases name the newest of those.
+    """
+    aliases = {"virt": "virt-0.0", "q35": "pc-q35-0.0", "pc": "pc-i440fx-0.0"}
+    return (machine, aliases[machine]) if machine in aliases else (machine,)
+
+
+def _image(entry: Mapping[str, object], what: str, formats: Sequence[str]) -> tuple[str, str]:
+    """Return (path, format) of a mapping's file, which must exist and be readable."""
+    filename, image_format = entry["filename"], entry["format"]
+    if not isinstance(filename, str) or not isinstance(image_format, str):
+        raise TypeError(f"{what}: filename and format must be strings")
+    if image_format not in formats:
+        raise _UnsuitableError(f"{what} format {image_format}, not {' or '.join(formats)}")
+    if not Path(filename).is_file():
+        raise _UnsuitableError(f"{what} {filename} does not exist")
+    if not os.access(filename, os.R_OK):
+        raise _UnsuitableError(f"{what} {filename} is not readable")
+    return filename, image_format
