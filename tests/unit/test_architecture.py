@@ -33,7 +33,7 @@ KEPT_IN = {
     "tenacity": "orchestrator.hypervisor.retry",
 }
 
-# Values without behaviour that rooms before theirs speak in too (the guest's arch, a disk). They import nothing of ours.
+# Values without behaviour, in which rooms before theirs speak too (an arch, a disk). They import nothing of ours.
 SHARED_VALUES = frozenset({"orchestrator.domain.model"})
 
 # libguestfs starts the wrapper several times for each handle, so it loads nothing else.
