@@ -71,6 +71,7 @@ class LaunchRecord:
     versions: Mapping[str, str | None] = field(default_factory=dict)
     appliance: Mapping[str, str | None] = field(default_factory=dict)
     console_tail: tuple[str, ...] = ()
+    extra_args: tuple[str, ...] = ()  # the user's own QEMU arguments: a launch with them is not like the others
 
     @property
     def total_ns(self) -> int:
@@ -129,6 +130,7 @@ def to_event(record: LaunchRecord) -> dict[str, Any]:
         "versions": dict(record.versions),
         "appliance": dict(record.appliance),
         "console_tail": list(record.console_tail),
+        "extra_args": list(record.extra_args),
     }
 
 
