@@ -24,9 +24,7 @@ from orchestrator.errors import SettingsError, nearest
 PREFIX = "GUESTLAUNCH_"
 SYSTEM_CONFIG = Path("/etc/guestlaunch/config.toml")
 # Read by the hv wrapper, by load() itself or by the commands: variables of ours that are no settings.
-OWN_VARIABLES = frozenset(
-    {"GUESTLAUNCH_CONFIG", "GUESTLAUNCH_SOCKET", "GUESTLAUNCH_QUIET", "GUESTLAUNCH_KVM", "GUESTLAUNCH_HV"}
-)
+OWN_VARIABLES = frozenset({"GUESTLAUNCH_CONFIG", "GUESTLAUNCH_SOCKET", "GUESTLAUNCH_QUIET", "GUESTLAUNCH_KVM"})
 # What one launch may ask for by itself; the rest belongs to the process that launches.
 PER_LAUNCH = frozenset(
     {
