@@ -56,24 +56,15 @@ def disk_element(disk: Disk, index: int, place: DiskPlace) -> ET.Element:
         raise snapshot_error(disk, index)
     if not isinstance(disk.source, FileSource) or disk.format is None:
         raise DiskError("cannot describe disk", f"disk {index}", "libvirt has no words for it")
-    kind = "block" if disk.source.block_device else "file"
+    kind, attribute = ("block", "dev") if disk.source.block_device else ("file", "file")
     element = ET.Element("disk", type=kind, device="disk")
     if place.bus is DiskBus.VIRTIO:
         element.set("model", _VIRTIO)
-    driver = ET.SubElement(element, "driver", name="qemu", type=disk.format)
-    if disk.cache is not None:
-        driver.set("cache", disk.cache)
-    if disk.discard:
-        driver.set("discard", "unmap")
-    if disk.copy_on_read:
-        driver.set("copy_on_read", "on")
-    ET.SubElement(element, "source", {"dev" if disk.source.block_device else "file": disk.source.path})
-    if disk.logical_block_size is not None or disk.physical_block_size is not None:
-        blockio = ET.SubElement(element, "blockio")
-        if disk.logical_block_size is not None:
-            blockio.set("logical_block_size", str(disk.logical_block_size))
-        if disk.physical_block_size is not None:
-            blockio.set("physical_block_size", str(disk.physical_block_size))
+    element.append(_driver_element(disk))
+    ET.SubElement(element, "source", {attribute: disk.source.path})
+    sizes = {"logical_block_size": disk.logical_block_size, "physical_block_size": disk.physical_block_size}
+    if any(sizes.values()):
+        ET.SubElement(element, "blockio", {key: str(size) for key, size in sizes.items() if size})
     prefix = "vd" if place.bus is DiskBus.VIRTIO else "sd"
     ET.SubElement(element, "target", dev=prefix + letters(index), bus=place.bus.value)
     if disk.readonly:
@@ -82,6 +73,17 @@ def disk_element(disk: Disk, index: int, place: DiskPlace) -> ET.Element:
         ET.SubElement(element, "serial").text = disk.serial
     element.append(_disk_address(place))
     return element
+
+
+def _driver_element(disk: Disk) -> ET.Element:
+    """Return a disk's `<driver>`."""
+    options = {
+        "type": disk.format,
+        "cache": disk.cache,
+        "discard": "unmap" if disk.discard else None,
+        "copy_on_read": "on" if disk.copy_on_read else None,
+    }
+    return ET.Element("driver", {"name": "qemu", **{key: value for key, value in options.items() if value}})
 
 
 def _disk_address(place: DiskPlace) -> ET.Element:

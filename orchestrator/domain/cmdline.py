@@ -1,0 +1,130 @@
+"""The kernel command line, fixed up for the guest that gets it.
+
+libguestfs writes it for the arch it was built for and for the accelerator it believes in; guest and accelerator
+may be others here. One table of rules, each with its reason. What no rule names stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.model import Accel, Arch, Profile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Words are separated by white space, which double quotes protect, as the kernel reads them.
+_WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Guest:
+    """What a rule may look at."""
+
+    profile: Profile
+    accel: Accel
+    quiet: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Drop a word that matches `pattern`, or put `becomes` in its place, for the guests that `applies` to."""
+
+    pattern: re.Pattern[str]
+    applies: Callable[[_Guest], bool]
+    reason: str
+    becomes: Callable[[re.Match[str], _Guest], str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A word that was changed: `after` is None when it was dropped."""
+
+    before: str
+    after: str | None
+    reason: str
+
+
+def _not_x86(guest: _Guest) -> bool:
+    return guest.profile.arch is not Arch.X86_64
+
+
+def _not_aarch64(guest: _Guest) -> bool:
+    return guest.profile.arch is not Arch.AARCH64
+
+
+RULES = (
+    Rule(
+        pattern=re.compile(r"console=(?:ttyS0|ttyAMA0|hvc0|ttysclp0)(,.*)?"),
+        applies=lambda _: True,
+        reason="the guest's first serial port has another name",
+        becomes=lambda match, guest: f"console={guest.profile.console}{match[1] or ''}",
+    ),
+    Rule(
+        pattern=re.compile(r"earlyprintk=pl011,.*"),
+        applies=_not_aarch64,
+        reason="there is no PL011 at that address",
+    ),
+    Rule(
+        pattern=re.compile(r"efi-rtc=.*"),
+        applies=_not_aarch64,
+        reason="a parameter of some arm64 kernels only",
+    ),
+    Rule(
+        pattern=re.compile(r"ignore_loglevel"),
+        applies=lambda guest: guest.quiet or _not_aarch64(guest),
+        reason="undoes quiet: each console character costs a trap, and other archs do without",
+    ),
+    Rule(
+        pattern=re.compile(r"lpj=.*"),
+        applies=lambda guest: _not_x86(guest) or guest.accel is Accel.KVM,
+        reason="a delay loop count of the host's CPU: wrong for another arch, and meant for TCG only",
+    ),
+    Rule(
+        pattern=re.compile(r"noapic|no_timer_check"),
+        applies=_not_x86,
+        reason="about the x86 IO-APIC; elsewhere the kernel hands it to init as an argument",
+    ),
+    Rule(
+        pattern=re.compile(r"tsc=.*"),
+        applies=_not_x86,
+        reason="about the x86 time stamp counter; elsewhere the kernel hands it to init",
+    ),
+    Rule(
+        pattern=re.compile(r"edd=.*"),
+        applies=_not_x86,
+        reason="about the PC BIOS; elsewhere the kernel hands it to init",
+    ),
+)
+
+
+def fix_cmdline(cmdline: str, profile: Profile, accel: Accel) -> tuple[str, tuple[Change, ...]]:
+    """Return cmdline as the guest needs it, and what was changed.
+
+    Words after `--` belong to init and stay. A console that is named twice after the change stays once.
+    """
+    words = _WORD.findall(cmdline)
+    end = words.index("--") if "--" in words else len(words)
+    guest = _Guest(profile=profile, accel=accel, quiet="quiet" in words[:end])
+    kept: list[str] = []
+    changes: list[Change] = []
+    for word in words[:end]:
+        after, reason = _apply(word, guest)
+        if after is not None and after != word and after in kept:
+            after = None
+        if after is not None:
+            kept.append(after)
+        if after != word:
+            changes.append(Change(before=word, after=after, reason=reason))
+    return " ".join([*kept, *words[end:]]), tuple(changes)
+
+
+def _apply(word: str, guest: _Guest) -> tuple[str | None, str]:
+    """Return what becomes of word (None: dropped) by the first rule that matches and applies, and why."""
+    for rule in RULES:
+        match = rule.pattern.fullmatch(word)
+        if match is not None and rule.applies(guest):
+            return (rule.becomes(match, guest) if rule.becomes is not None else None), rule.reason
+    return word, ""

@@ -1,0 +1,120 @@
+"""What is launched, decided: profile, request and settings become a `Domain`. Pure.
+
+Files must have been staged, firmware found and the accelerator probed by others, who hand in the results.
+"""
+
+from __future__ import annotations
+
+from orchestrator.domain.cmdline import fix_cmdline
+from orchestrator.domain.model import (
+    Accel,
+    Arch,
+    Channel,
+    Disk,
+    DiskBus,
+    Domain,
+    FileSource,
+    FirmwareKind,
+    Loader,
+    Network,
+    Profile,
+)
+from orchestrator.errors import CapabilityError, FirmwareError
+
+GUESTFSD_CHANNEL = "org.libguestfs.channel.0"  # guestfsd looks for this name
+CONTROL_CHANNEL = "org.guestlaunch.control.0"
+
+
+def design(
+    profile: Profile,
+    *,
+    name: str,
+    uuid: str,
+    emulator: str,
+    accel: Accel,
+    host_arch: Arch,
+    kernel: str | None = None,
+    initrd: str | None = None,
+    cmdline: str = "",
+    loader: Loader | None = None,
+    disks: tuple[Disk, ...] = (),
+    root: Disk | None = None,
+    memory_mib: int | None = None,
+    vcpus: int | None = None,
+    cpu: str | None = None,
+    fw_cfg_dma: bool = True,
+    guestfsd_path: str | None = None,
+    control_path: str | None = None,
+    console_path: str | None = None,
+    network: Network | None = None,
+    trace_path: str | None = None,
+    secret_paths: tuple[tuple[str, str], ...] = (),
+    extra_args: tuple[str, ...] = (),
+) -> Domain:
+    """Return the domain to launch.
+
+    The machine type is the profile's. libguestfs's own `-machine` and `-cpu` are not asked for: it derives them from
+    the arch it was built for and from its own guess at KVM. What users want goes in `cpu` or `extra_args`.
+
+    :param cmdline: as libguestfs wrote it; it is fixed up for the guest (see `cmdline`).
+    :param loader: firmware staged for this launch; needed by UEFI profiles, unused by others.
+    :param root: the appliance's root (see `appliance_root`); guestfsd leaves it out of its numbering.
+    :param memory_mib: None for the profile's value, as with vcpus and cpu.
+    :raise CapabilityError: the accelerator cannot run this guest or this CPU.
+    :raise FirmwareError: a UEFI profile without loader.
+    """
+    _check_accel(profile, accel, host_arch)
+    if profile.firmware is FirmwareKind.UEFI and loader is None:
+        raise FirmwareError("cannot launch", f"profile {profile.name}", "it starts from UEFI and none was staged")
+    ports = ((GUESTFSD_CHANNEL, guestfsd_path), (CONTROL_CHANNEL, control_path))
+    return Domain(
+        name=name,
+        uuid=uuid,
+        profile=profile,
+        accel=accel,
+        emulator=emulator,
+        memory_mib=memory_mib or profile.memory_mib,
+        vcpus=vcpus or profile.vcpus,
+        cpu=choose_cpu(profile, accel, cpu),
+        fw_cfg_dma=fw_cfg_dma,
+        loader=loader if profile.firmware is FirmwareKind.UEFI else None,
+        kernel=kernel,
+        initrd=initrd,
+        cmdline=fix_cmdline(cmdline, profile, accel)[0],
+        # Last, so that its address depends on nothing but the disks before it, which are the ones that count.
+        disks=(*disks, root) if root is not None else disks,
+        channels=tuple(Channel(name=port, path=path) for port, path in ports if path is not None),
+        console_path=console_path,
+        network=network,
+        trace_path=trace_path,
+        secret_paths=secret_paths,
+        extra_args=extra_args,
+    )
+
+
+def choose_cpu(profile: Profile, accel: Accel, asked: str | None = None) -> str:
+    """Return the CPU in QEMU's spelling: what the user asked for, else the profile's for the accelerator.
+
+    :raise CapabilityError: `host` was asked for without KVM, which alone can pass the host's CPU through.
+    """
+    if asked is None:
+        return profile.cpu_kvm if accel is Accel.KVM else profile.cpu_tcg
+    if accel is not Accel.KVM and asked.split(",")[0] == "host":
+        hint = f"leave it out, or use cpu={profile.cpu_tcg}"
+        raise CapabilityError("cannot use CPU", asked, f"the accelerator is {accel}, it needs kvm", hint)
+    return asked
+
+
+def appliance_root(overlay: str) -> Disk:
+    """Return the appliance's root disk: this launch's own qcow2 overlay, which records its backing file's format.
+
+    Nothing in it outlives the launch, so it is written without regard to crashes.
+    """
+    return Disk(source=FileSource(path=overlay), format="qcow2", described=True, bus=DiskBus.SCSI, cache="unsafe")
+
+
+def _check_accel(profile: Profile, accel: Accel, host_arch: Arch) -> None:
+    """Raise CapabilityError when KVM is to run a guest of another arch."""
+    if accel is Accel.KVM and profile.arch is not host_arch:
+        why = f"KVM runs guests of the host's arch only, which is {host_arch}"
+        raise CapabilityError("cannot use KVM", f"profile {profile.name}", why, "use accel auto or tcg")
