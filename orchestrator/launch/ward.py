@@ -21,7 +21,7 @@ class Ward:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._listed: dict[str, list[Path]] = {}
 
     def start(self) -> None:
@@ -33,13 +33,15 @@ class Ward:
         """Start the reaper, or start it again with the whole list when somebody killed it."""
         if self._process is not None and self._process.poll() is None:
             return
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", reaper.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            text=True,
+            bufsize=0,
             cwd="/",
         )
         for uuid, paths in self._listed.items():
@@ -50,8 +52,7 @@ class Ward:
         assert self._process is not None  # every caller has made sure of it
         assert self._process.stdin is not None  # it was started with a pipe
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
+            self._process.stdin.write(line.encode("ascii") + b"\n")
 
     def own(self, path: Path) -> None:
         """List a path that belongs to this process rather than to a launch."""
@@ -83,8 +84,7 @@ class Ward:
         if process is None:
             return
         assert process.stdin is not None  # it was started with a pipe
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
+        process.stdin.close()
         try:
             process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
