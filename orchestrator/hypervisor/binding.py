@@ -1,0 +1,52 @@
+"""libvirt's bindings, loaded so that nothing is printed to a user's terminal, and the event loop they need.
+
+The rest of this room takes `libvirt` and `libvirt_qemu` from here. libvirt reads its log settings once, while it is
+being imported; without any it writes to stderr. A user's own LIBVIRT_LOG_OUTPUTS is honoured.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+_LOG_VARIABLE = "LIBVIRT_LOG_OUTPUTS"
+
+_given = os.environ.get(_LOG_VARIABLE)
+if _given is None:
+    os.environ[_LOG_VARIABLE] = "4:file:/dev/null"  # every failure reaches us as an exception anyway
+try:
+    import libvirt as libvirt
+    import libvirt_qemu as libvirt_qemu
+finally:
+    if _given is None:
+        # Programs that a launch starts use libvirt too, and keep their own defaults.
+        del os.environ[_LOG_VARIABLE]
+
+_started = threading.Lock()
+_loop: threading.Thread | None = None
+
+
+def _quiet(_context: object, _error: list[object]) -> None:
+    """Take libvirt's error reports, which it would print to stderr; the exceptions carry the same."""
+
+
+libvirt.registerErrorHandler(_quiet, None)
+
+
+def _run_loop() -> None:
+    while True:
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except libvirt.libvirtError:
+            time.sleep(0.01)  # poll(2) failed once; without this thread every call would wait for ever
+
+
+def start_event_loop() -> None:
+    """Run libvirt's default event loop on a daemon thread, once a process. Call before opening a connection."""
+    global _loop
+    with _started:
+        if _loop is None:
+            libvirt.virEventRegisterDefaultImpl()
+            _loop = threading.Thread(target=_run_loop, name="libvirt-events", daemon=True)
+            _loop.start()

@@ -1,0 +1,354 @@
+"""A connection to libvirt's QEMU driver: embedded in this process, this user's or the system's daemon, or remote.
+
+It starts, finds and lists domains; what one does afterwards is `guest`'s part. Importing this module imports libvirt,
+which costs more than opening a connection: import it where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from orchestrator.errors import CapabilityError, GuestlaunchError, HypervisorError, NotFoundError
+from orchestrator.hypervisor import embed, retry
+from orchestrator.hypervisor.binding import libvirt, libvirt_qemu, start_event_loop
+from orchestrator.hypervisor.emulator import emulator_version
+from orchestrator.hypervisor.events import QMP_EVENTS, EventFeed, GuestEvent, from_lifecycle, from_qmp
+from orchestrator.hypervisor.failure import Code, translate
+from orchestrator.hypervisor.guest import Guest
+from orchestrator.hypervisor.process import Adoption, Process, adopting, read_pid
+
+KEEPALIVE_S = 5
+KEEPALIVE_MISSES = 3
+_EARLY = 256  # events kept, while a start is under way, for domains that are not known yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """Versions as text; `qemu` is the named emulator's, on another host its default QEMU's, else None."""
+
+    libvirt: str
+    qemu: str | None
+
+
+def is_local(uri: str) -> bool:
+    """Tell whether a libvirt URI means this host: it names no other one."""
+    scheme, _, rest = uri.partition("://")
+    _, _, transport = scheme.partition("+")
+    return rest.startswith("/") and transport in {"", "unix", "ext"}
+
+
+def _dotted(number: int) -> str:
+    """Return libvirt's number for a version (major * 1,000,000 + minor * 1,000 + release) as text."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+class Connection:
+    """An open connection. Several threads may use it.
+
+    :ivar uri: what was opened.
+    :ivar root: the embedded driver's private root, else None.
+    :ivar is_local: QEMU runs on this host.
+    :ivar lost: set when the connection broke; nothing works any more then.
+    """
+
+    def __init__(self, handle: libvirt.virConnect, uri: str, root: embed.Root | None) -> None:
+        self.uri = uri
+        self.root = root
+        self.is_local = is_local(uri)
+        self.lost = threading.Event()
+        self._handle = handle
+        self._lock = threading.RLock()
+        self._feeds: weakref.WeakValueDictionary[str, EventFeed] = weakref.WeakValueDictionary()
+        self._guests: weakref.WeakSet[Guest] = weakref.WeakSet()
+        self._starting = 0
+        self._early: deque[tuple[str, GuestEvent]] = deque(maxlen=_EARLY)
+        self._unsubscribe: list[Callable[[], object]] = []
+
+    def subscribe(self) -> None:
+        """Ask libvirt for all events of all domains, and to be told when the connection breaks."""
+        handle = self._handle
+        lifecycle = handle.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None)
+        self._unsubscribe.append(lambda: handle.domainEventDeregisterAny(lifecycle))
+        monitor = libvirt_qemu.qemuMonitorEventRegister(handle, None, None, self._on_qmp, None)
+        self._unsubscribe.append(lambda: libvirt_qemu.qemuMonitorEventDeregister(handle, monitor))
+        if self.root is None:
+            handle.registerCloseCallback(self._on_close, None)
+            self._unsubscribe.append(handle.unregisterCloseCallback)
+            handle.setKeepAlive(KEEPALIVE_S, KEEPALIVE_MISSES)
+
+    def create(self, xml: str, *, paused: bool = True) -> Guest:
+        """Start a transient domain. With a daemon it ends when this connection does (autodestroy).
+
+        :raise DiskInUseError, NotFoundError, CapabilityError, HypervisorError: it could not be started.
+        """
+        flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
+        if self.root is None:
+            flags |= libvirt.VIR_DOMAIN_START_AUTODESTROY  # the embedded driver refuses it; the guardian stands in
+        return self._start(_summary(xml), lambda: self._handle.createXML(xml, flags))
+
+    def define(self, xml: str) -> str:
+        """Store a domain without starting it, or change a stored one; return its name."""
+        try:
+            return self._handle.defineXML(xml).name()
+        except libvirt.libvirtError as failure:
+            raise translate(failure, "cannot define domain", _summary(xml).name) from failure
+
+    def undefine(self, name: str) -> None:
+        """Forget a stored domain, with its NVRAM; one that runs becomes transient."""
+        try:
+            self._handle.lookupByName(name).undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+        except libvirt.libvirtError as failure:
+            raise translate(failure, "cannot undefine domain", name, domain=name) from failure
+
+    def start(self, name: str, *, paused: bool = False) -> Guest:
+        """Start a stored domain; it outlives this connection when a daemon runs it.
+
+        :raise NotFoundError: there is none of that name; otherwise as `create`.
+        """
+        flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
+        try:
+            domain = self._handle.lookupByName(name)
+            summary = _summary(domain.XMLDesc(0))
+        except libvirt.libvirtError as failure:
+            raise translate(failure, "cannot start domain", name, domain=name) from failure
+
+        def start() -> libvirt.virDomain:
+            domain.createWithFlags(flags)
+            return domain
+
+        return self._start(summary, start)
+
+    def lookup(self, name: str) -> Guest:
+        """Return a domain that runs already.
+
+        :raise NotFoundError: there is none of that name, or it does not run.
+        """
+        try:
+            domain = self._handle.lookupByName(name)
+            active = bool(domain.isActive())
+        except libvirt.libvirtError as failure:
+            raise translate(failure, "cannot find domain", name, domain=name) from failure
+        if not active:
+            raise NotFoundError("cannot find domain", name, "it is defined but does not run", "start it", domain=name)
+        return self._guest(domain, None)
+
+    def list_names(self) -> list[str]:
+        """Return the names of all domains, running or stored, sorted."""
+        try:
+            return sorted(domain.name() for domain in self._handle.listAllDomains(0))
+        except libvirt.libvirtError as failure:
+            raise translate(failure, "cannot list the domains of", self.uri) from failure
+
+    def versions(self, emulator: str | None = None) -> Versions:
+        """Return libvirt's version and QEMU's: of this emulator, or of the default one of another host."""
+        try:
+            own = _dotted(self._handle.getLibVersion())
+            if self.is_local:
+                # libvirt would probe every QEMU there is to answer this, for many seconds.
+                return Versions(libvirt=own, qemu=emulator_version(emulator) if emulator else None)
+            number = self._handle.getVersion()
+        except libvirt.libvirtError as failure:
+            raise translate(failure, "cannot ask for versions", self.uri) from failure
+        return Versions(libvirt=own, qemu=_dotted(number) if number else None)
+
+    def capabilities(self) -> str:
+        """Return libvirt's description of the host and of the guests it can run, as XML."""
+        try:
+            return self._handle.getCapabilities()
+        except libvirt.libvirtError as failure:
+            raise translate(failure, "cannot ask for capabilities", self.uri) from failure
+
+    def close(self) -> None:
+        """Close the connection. Guests that were created over a daemon end with it."""
+        for undo in self._unsubscribe:
+            _ignoring_libvirt(undo)
+        self._unsubscribe.clear()
+        _ignoring_libvirt(self._handle.close)
+
+    # What libvirt calls, on its event thread.
+
+    def _on_lifecycle(
+        self, _handle: libvirt.virConnect, domain: libvirt.virDomain, event: int, detail: int, _opaque: object
+    ) -> None:
+        self._deliver(domain.UUIDString(), from_lifecycle(event, detail))
+
+    def _on_qmp(
+        self,
+        _handle: libvirt.virConnect,
+        domain: libvirt.virDomain,
+        name: str,
+        seconds: int,
+        micros: int,
+        details: str | None,
+        _opaque: object,
+    ) -> None:
+        if name in QMP_EVENTS:
+            event = from_qmp(name, seconds, micros, details, same_clock=self.is_local)
+            self._deliver(domain.UUIDString(), event)
+
+    def _on_close(self, _handle: libvirt.virConnect, reason: int, _opaque: object) -> None:
+        if reason != libvirt.VIR_CONNECT_CLOSE_REASON_CLIENT:
+            self.lost.set()
+            for guest in list(self._guests):
+                guest.wake()
+
+    def _deliver(self, uuid: str, event: GuestEvent) -> None:
+        with self._lock:
+            feed = self._feeds.get(uuid)
+            if feed is None and self._starting:
+                self._early.append((uuid, event))
+        if feed is not None:
+            feed.put(event)
+
+    # Starting a guest.
+
+    def _start(self, summary: Summary, start: Callable[[], libvirt.virDomain]) -> Guest:
+        what, name = "cannot start domain", summary.name
+        adoption = None
+        with self._lock:
+            self._starting += 1
+        try:
+            if self.root is not None:
+                self._warm(summary)
+            with adopting(self.root.pid_file(name)) if self.root else nullcontext() as adoption:
+                domain = start()
+            return self._guest(domain, adoption)
+        except libvirt.libvirtError as failure:
+            error = translate(failure, what, name, domain=name)
+            raise self._lacking_emulator(error, summary) from failure
+        finally:
+            with self._lock:
+                self._starting -= 1
+                if not self._starting:
+                    self._early.clear()
+
+    def _warm(self, summary: Summary) -> None:
+        """Have libvirt probe the emulator before a QEMU is adopted: the probes' own processes must stay init's."""
+        if summary.emulator:
+            self._handle.getDomainCapabilities(summary.emulator, summary.arch, summary.machine, summary.virt_type, 0)
+
+    def _lacking_emulator(self, error: GuestlaunchError, summary: Summary) -> GuestlaunchError:
+        """Say it plainly when the reason is that the emulator is not there."""
+        if not self.is_local or not summary.emulator or os.access(summary.emulator, os.X_OK):
+            return error
+        why, hint = "no such program", "install the QEMU of this arch"
+        return CapabilityError("cannot start QEMU", summary.emulator, why, hint, domain=summary.name)
+
+    def _guest(self, domain: libvirt.virDomain, adoption: Adoption | None) -> Guest:
+        uuid = domain.UUIDString()
+        with self._lock:
+            feed = self._feeds.setdefault(uuid, EventFeed())
+            early = [event for of, event in self._early if of == uuid]
+        for event in early:
+            feed.put(event)
+        process = adoption.finish() if adoption else None
+        guest = Guest(domain, feed, process or self._find_process(domain), self.lost)
+        self._guests.add(guest)
+        return guest
+
+    def _find_process(self, domain: libvirt.virDomain) -> Process | None:
+        if not self.is_local:
+            return None
+        name = domain.name()
+        pid = read_pid(self._pid_files(name), name)
+        try:
+            return Process(pid) if pid else None
+        except OSError:
+            return None
+
+    def _pid_files(self, name: str) -> tuple[Path, ...]:
+        if self.root is not None:
+            return (self.root.pid_file(name),)
+        runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+        session = Path(runtime) / "libvirt" / "qemu" / "run" / f"{name}.pid"
+        return (session, Path("/run/libvirt/qemu") / f"{name}.pid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The little of a domain's XML that starting it needs to know."""
+
+    name: str
+    emulator: str | None
+    arch: str | None
+    machine: str | None
+    virt_type: str | None
+
+
+def _summary(xml: str) -> Summary:
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError as error:
+        raise HypervisorError("cannot read the domain's XML", "", error) from error
+    kind = root.find("os/type")
+    return Summary(
+        name=root.findtext("name", ""),
+        emulator=root.findtext("devices/emulator"),
+        arch=kind.get("arch") if kind is not None else None,
+        machine=kind.get("machine") if kind is not None else None,
+        virt_type=root.get("type"),
+    )
+
+
+def _ignoring_libvirt(function: Callable[[], object]) -> None:
+    try:
+        function()
+    except libvirt.libvirtError:
+        return  # the connection is broken already, and this was to end it
+
+
+def _embed_error(failure: libvirt.libvirtError, root: embed.Root) -> GuestlaunchError:
+    error = translate(failure, "libvirt's embedded QEMU driver does not start", root.path)
+    hint = "install libvirt-daemon-driver-qemu"
+    if os.getuid() == 0:
+        hint += " and libvirt-daemon-system (for the user libvirt-qemu)"
+    return CapabilityError(error.what, error.subject, error.why, hint, libvirt_code=error.libvirt_code)
+
+
+@contextmanager
+def open_connection(
+    uri: str | None,
+    state_dir: Path,
+    *,
+    policy: retry.RetryPolicy | None = None,
+    record: Callable[[retry.Attempt], None] | None = None,
+    emit: Callable[..., None] | None = None,
+) -> Iterator[Connection]:
+    """Open a connection and close it at the end.
+
+    :param uri: libvirt URI; None (or "qemu:///embed") means the driver embedded in this process.
+    :param state_dir: where the embedded driver's root and its capabilities cache are kept.
+    :param policy: how often and how long to try while libvirt's failure is one that passes.
+    :param record: takes each attempt; :param emit: the event log's `emit`.
+    :raise CapabilityError: the embedded driver cannot be had here.
+    :raise ConnectionLostError, HypervisorError: the daemon cannot be reached or refused.
+    """
+    start_event_loop()
+    root = embed.private_root(state_dir) if uri in {None, "qemu:///embed"} else None
+    target = root.uri if root else str(uri)
+    if root is not None:
+        policy = retry.ONCE  # libvirt does not start a driver again in the same process, and hides why at the second try
+    try:
+        handle = retry.call("connect", lambda: libvirt.open(target), policy=policy, record=record, emit=emit)
+    except libvirt.libvirtError as failure:
+        if root is not None:
+            raise _embed_error(failure, root) from failure
+        raise translate(failure, "cannot connect to", target) from failure
+    connection = Connection(handle, target, root)
+    try:
+        connection.subscribe()
+    except libvirt.libvirtError as failure:
+        connection.close()
+        raise translate(failure, "cannot watch the guests of", target) from failure
+    try:
+        yield connection
+    finally:
+        connection.close()

@@ -1,0 +1,235 @@
+"""The private root directory that libvirt's embedded QEMU driver (`qemu:///embed?root=DIR`) runs from.
+
+libvirt allows one process a root and one root a process, for as long as the process lives; so each process gets a root
+of its own, made at first use and removed when it ends. The QEMU capabilities cache, which takes seconds to fill, is
+shared by all of them. Opening the connection is `connection`'s part; nothing here imports libvirt.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import CapabilityError, HypervisorError
+from orchestrator.hypervisor import leftovers
+
+OWNER = "owner.lock"  # POSIX record lock, held while the owner lives; not inherited by children
+# A unix socket's path has 107 bytes. Below the root comes lib/qemu/domain-ID-NAME/monitor.sock, where libvirt cuts
+# NAME to 20 characters and ID may grow to six digits.
+_LONGEST_ROOT = 107 - len("/lib/qemu/domain-123456-") - 20 - len("/monitor.sock")
+
+_CONF_ANY_USER = {
+    "stdio_handler": '"file"',  # there is no virtlogd to hand the guest's output to
+}
+_CONF_ROOT = _CONF_ANY_USER | {
+    "user": '"root"',
+    "group": '"root"',
+    "security_driver": '"none"',
+    "security_default_confined": "0",
+    # Disks belong to the user: libvirt must neither change their owner nor remember one in an extended attribute, and
+    # QEMU must be able to open them as any program of root's can.
+    "dynamic_ownership": "0",
+    "remember_owner": "0",
+    "clear_emulator_capabilities": "0",
+    # Neither may be there in a container, and a guest of ours needs none.
+    "namespaces": "[]",
+    "cgroup_controllers": "[]",
+}
+
+_lock = threading.Lock()
+_own: dict[int, Root] = {}  # by process id: a forked child has no claim on its parent's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """This process's private root: `path`; `owner_fd` holds the lock that shows it is alive."""
+
+    path: Path
+    owner_fd: int
+    guardian: subprocess.Popen[bytes]
+
+    @property
+    def uri(self) -> str:
+        """libvirt's name of the connection."""
+        return f"qemu:///embed?root={self.path}"
+
+    def pid_file(self, domain: str) -> Path:
+        """Return where libvirt writes the process id of a domain's QEMU."""
+        return self.path / "run" / "qemu" / f"{domain}.pid"
+
+    def domain_log(self, domain: str) -> Path:
+        """Return the file that takes QEMU's stderr and trace output."""
+        return self.path / "log" / "qemu" / f"{domain}.log"
+
+    def claim(self, path: Path) -> Path:
+        """Have a file or folder outside the root removed with it, should this process die; return the claim.
+
+        Whoever removes the file in the normal course unlinks the claim after it.
+        """
+        claims = self.path / leftovers.CLAIMS
+        claims.mkdir(mode=0o700, exist_ok=True)
+        link = claims / os.urandom(8).hex()
+        link.symlink_to(path.absolute())
+        return link
+
+
+def qemu_conf(*, privileged: bool) -> str:
+    """Return the text of etc/qemu.conf for a root that is run as the superuser or not."""
+    values = _CONF_ROOT if privileged else _CONF_ANY_USER
+    return "".join(f"{key} = {value}\n" for key, value in values.items())
+
+
+def bases(state_dir: Path, *, uid: int | None = None) -> tuple[Path, ...]:
+    """Return the folders that may hold roots, the preferred one first: below the state directory, then short ones."""
+    uid = os.getuid() if uid is None else uid
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    short = [Path(runtime) / "guestlaunch"] if runtime else []
+    if uid == 0:
+        short.append(Path("/run/guestlaunch"))
+    short.append(Path(f"/tmp/guestlaunch-{uid}"))
+    return (state_dir.absolute() / "libvirt" / "roots", *short)
+
+
+def fits(base: Path) -> bool:
+    """Tell whether the sockets of a root in this folder keep within a unix socket's path."""
+    return len(os.fsencode(base / _root_name())) <= _LONGEST_ROOT
+
+
+def _root_name() -> str:
+    return f"{os.getpid()}-{os.urandom(2).hex()}"
+
+
+def _make_private(base: Path) -> bool:
+    """Make a folder that is ours alone; tell whether it is. One that a stranger made first is not used."""
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = base.lstat()
+    except OSError:
+        return False
+    return status.st_uid == os.getuid() and not base.is_symlink() and not status.st_mode & 0o022
+
+
+def _choose_base(state_dir: Path) -> Path:
+    tried = []
+    for base in bases(state_dir):
+        if not fits(base):
+            tried.append(f"{base} makes socket paths too long")
+        elif not _make_private(base):
+            tried.append(f"{base} cannot be made or is not ours alone")
+        else:
+            return base
+    hint = "choose a shorter state directory, or set XDG_RUNTIME_DIR"
+    raise HypervisorError("no place for libvirt's sockets", state_dir, "; ".join(tried), hint)
+
+
+@contextmanager
+def _base_locked(base: Path) -> Iterator[None]:
+    """Keep sweepers out while a root is being made: one without a locked owner file would look abandoned."""
+    descriptor = os.open(base / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _own_lock(root: Path) -> int:
+    descriptor = os.open(root / OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _furnish(root: Path, cache: Path) -> None:
+    """Write what libvirt reads at its start. The cache folder stands outside, shared through a symbolic link."""
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (root / "cache").symlink_to(cache)
+    (root / "etc").mkdir()
+    (root / "etc" / "qemu.conf").write_text(qemu_conf(privileged=os.getuid() == 0))
+
+
+def _start_guardian(root: Path) -> subprocess.Popen[bytes]:
+    """Start the process that cleans up after us. It has its own session: a terminal's Ctrl-C is not for it."""
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", leftovers.__file__, str(root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CapabilityError("cannot start the guardian of", root, error) from error
+
+
+def private_root(state_dir: Path) -> Root:
+    """Return this process's root, made at the first call; libvirt allows a process no second one.
+
+    :raise HypervisorError: no folder for it that is private and has a short enough path.
+    """
+    with _lock:
+        if os.getpid() not in _own:
+            try:
+                _own[os.getpid()] = _make_root(state_dir)
+            except OSError as error:
+                raise HypervisorError("cannot prepare libvirt's folder in", state_dir, error) from error
+        return _own[os.getpid()]
+
+
+def _make_root(state_dir: Path) -> Root:
+    base = _choose_base(state_dir)
+    with _base_locked(base):
+        path = base / _root_name()
+        path.mkdir(mode=0o700)
+        owner_fd = _own_lock(path)
+    try:
+        _furnish(path, state_dir.absolute() / "libvirt" / "cache")
+        root = Root(path=path, owner_fd=owner_fd, guardian=_start_guardian(path))
+    except BaseException:
+        leftovers.remove(path)
+        os.close(owner_fd)
+        raise
+    atexit.register(_remove_own, os.getpid())
+    return root
+
+
+def _remove_own(pid: int) -> None:
+    """Remove this process's root at its end. Guests that still run then end with it."""
+    root = _own.get(os.getpid())
+    if root is None or os.getpid() != pid:
+        return
+    leftovers.remove(root.path)
+    if root.guardian.stdin is not None:
+        root.guardian.stdin.close()
+
+
+def sweep(state_dir: Path) -> list[str]:
+    """Clean up after processes that died together with their guardian; return one line for each thing done."""
+    done: list[str] = []
+    own = _own.get(os.getpid())
+    for base in bases(state_dir):
+        if not base.is_dir() or base.stat().st_uid != os.getuid():
+            continue
+        with _base_locked(base):
+            for root in sorted(base.iterdir()):
+                # Closing our own owner file once would release the lock on it: that is how record locks are.
+                if root.is_dir() and (own is None or root != own.path) and _abandoned(root):
+                    done += leftovers.remove(root)
+    return done
+
+
+def _abandoned(root: Path) -> bool:
+    try:
+        descriptor = _own_lock(root)
+    except OSError:
+        return False
+    os.close(descriptor)
+    return True

@@ -1,0 +1,156 @@
+"""What libvirt reports, turned into the project's error tree. Dispatch is by libvirt's code, never first by text.
+
+Pure: libvirt's exception is only looked at through the methods it offers (`LibvirtFailure`), so nothing here
+imports libvirt. Whether an operation is worth repeating is `retry`'s question.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum
+from typing import Protocol
+
+from orchestrator import errors
+
+
+class Code(IntEnum):
+    """The `VIR_ERR_*` numbers this project tells apart (libvirt's virterror.h; the numbers are ABI)."""
+
+    INTERNAL_ERROR = 1
+    NO_MEMORY = 2
+    NO_SUPPORT = 3
+    UNKNOWN_HOST = 4
+    NO_CONNECT = 5
+    INVALID_CONN = 6
+    INVALID_ARG = 8
+    OPERATION_FAILED = 9
+    XML_ERROR = 27
+    DOM_EXIST = 28
+    OPERATION_DENIED = 29
+    CONF_SYNTAX = 33
+    XML_DETAIL = 35
+    SYSTEM_ERROR = 38
+    RPC = 39
+    GNUTLS_ERROR = 40
+    NO_DOMAIN = 42
+    AUTH_FAILED = 45
+    OPERATION_INVALID = 55
+    CONFIG_UNSUPPORTED = 67
+    OPERATION_TIMEOUT = 68
+    OPERATION_ABORTED = 78
+    AUTH_CANCELLED = 79
+    OPERATION_UNSUPPORTED = 84
+    SSH = 85
+    AGENT_UNRESPONSIVE = 86
+    RESOURCE_BUSY = 87
+    ACCESS_DENIED = 88
+    DBUS_SERVICE = 89
+    XML_INVALID_SCHEMA = 92
+    AUTH_UNAVAILABLE = 94
+    LIBSSH = 98
+
+
+class LibvirtFailure(Protocol):
+    """The part of `libvirt.libvirtError` that is read here."""
+
+    def get_error_code(self) -> int | None:
+        """Return the `VIR_ERR_*` number, or None when libvirt has no record."""
+
+    def get_error_message(self) -> str | None:
+        """Return libvirt's message, which may hold QEMU's own output behind it."""
+
+
+_CAPABILITY = frozenset({Code.NO_SUPPORT, Code.NO_CONNECT, Code.CONFIG_UNSUPPORTED, Code.OPERATION_UNSUPPORTED})
+_LOST = frozenset({Code.INVALID_CONN, Code.RPC, Code.GNUTLS_ERROR, Code.SSH, Code.LIBSSH})
+_DENIED = frozenset(
+    {Code.AUTH_FAILED, Code.AUTH_CANCELLED, Code.AUTH_UNAVAILABLE, Code.ACCESS_DENIED, Code.OPERATION_DENIED}
+)
+_DESCRIPTION = frozenset({Code.XML_ERROR, Code.XML_DETAIL, Code.XML_INVALID_SCHEMA})
+# QEMU's start-up failures reach us only as text inside these two.
+_QEMU_OUTPUT = frozenset({Code.INTERNAL_ERROR, Code.OPERATION_FAILED})
+
+# Wording of QEMU's block layer (block/file-posix.c, block.c) and of strerror; each names its file in quotes before it.
+_LOCK = re.compile(r"Failed to get (?:\"\w+\"|shared \"\w+\") lock|is already in use|image is locked")
+_NAMED_FILE = re.compile(r"(?:[Cc]ould not open|access storage file|could not load \S+) '([^']+)'|\"filename\":\s*\"((?:[^\"\\]|\\.)+)\"|filename=([^,\s]+)")
+_PROLOGUE = re.compile(r"^.*?process exited while connecting to monitor:\s*", re.DOTALL)
+_STAMP = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z\s+")
+
+
+def code_of(failure: LibvirtFailure) -> int | None:
+    """Return libvirt's error code, or None."""
+    return failure.get_error_code()
+
+
+def message_of(failure: LibvirtFailure) -> str:
+    """Return the useful part of the message: QEMU's own last complaint when there is one, on one line."""
+    text = (failure.get_error_message() or str(failure)).strip()
+    lines = [_STAMP.sub("", line).strip() for line in _PROLOGUE.sub("", text).splitlines()]
+    lines = [line for line in lines if line]
+    complaints = [line for line in lines if re.match(r"\S*qemu\S*: ", line) and "warning:" not in line]
+    chosen = complaints or [line for line in lines if "warning:" not in line] or lines
+    return re.sub(r"^\S*qemu[-\w]*: ", "", " ".join(chosen)) if chosen else text
+
+
+def _named_file(text: str) -> str:
+    """Return the file that QEMU's message names, or an empty string."""
+    found = _NAMED_FILE.search(text)
+    return next((group for group in found.groups() if group), "") if found else ""
+
+
+def _from_qemu_output(what: str, subject: str, text: str, why: str) -> errors.GuestlaunchError | None:
+    """Return the error for a complaint of QEMU's own, or None when its text is not one that is known."""
+    file = _named_file(text)
+    if _LOCK.search(text):
+        hint = "another process has it open for writing: end that, or open the disk read-only"
+        return errors.DiskInUseError("disk is in use", file or subject, why, hint)
+    if "No space left on device" in text:
+        return errors.HypervisorError(what, file or subject, why, "free space where this file lies")
+    if "Permission denied" in text and file:
+        return errors.DiskError("cannot open", file, why, "check the permissions of the file and of its directories")
+    if "No such file or directory" in text and file:
+        return errors.NotFoundError("cannot open", file, why)
+    return None
+
+
+def _by_code(what: str, subject: str, code: int | None, text: str, why: str) -> errors.GuestlaunchError:
+    """Choose the error class by libvirt's code."""
+    if code in _CAPABILITY:
+        hint = "install libvirt-daemon-driver-qemu" if code == Code.NO_CONNECT else ""
+        return errors.CapabilityError(what, subject, why, hint)
+    if code in _LOST:
+        return errors.ConnectionLostError(what, subject, why, "check that libvirt's daemon runs and can be reached")
+    if code in _DENIED:
+        return errors.HypervisorError(what, subject, why, "check your rights on this libvirt connection")
+    if code in _DESCRIPTION:
+        return errors.HypervisorError(what, subject, f"libvirt does not accept the domain: {why}")
+    if code == Code.NO_DOMAIN:
+        return errors.NotFoundError(what, subject, why)
+    if code == Code.DOM_EXIST:
+        return errors.HypervisorError(what, subject, why, "choose another name, or end that domain first")
+    if code == Code.OPERATION_INVALID and "already exists" in text:
+        return errors.HypervisorError(what, subject, why, "choose another name, or end that domain first")
+    if code == Code.INVALID_ARG and "emulator" in text:
+        return errors.CapabilityError(what, subject, why, "install the QEMU of this arch")
+    if code == Code.SYSTEM_ERROR and "socket to" in text:
+        return errors.ConnectionLostError(what, subject, why, "check that libvirt's daemon runs")
+    if code in _QEMU_OUTPUT or code == Code.SYSTEM_ERROR:
+        known = _from_qemu_output(what, subject, text, why)
+        if known is not None:
+            return known
+    return errors.HypervisorError(what, subject, why)
+
+
+def translate(
+    failure: LibvirtFailure, what: str, subject: object = "", *, domain: str | None = None
+) -> errors.GuestlaunchError:
+    """Return the project's error for a failure of libvirt; the caller raises it `from` that failure.
+
+    :param what: what was tried, for example "cannot start domain".
+    :param subject: the object concerned; the file that QEMU named takes its place when it named one.
+    """
+    code = code_of(failure)
+    text = failure.get_error_message() or str(failure)
+    error = _by_code(what, str(subject), code, text, message_of(failure))
+    error.libvirt_code = code
+    error.domain = domain
+    return error

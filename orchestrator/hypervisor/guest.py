@@ -1,0 +1,279 @@
+"""One running domain: resumed, asked over QMP, listened to, and ended so that nothing of it stays.
+
+Made by `connection`. What a launch makes of its events and of its end is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from orchestrator.errors import (
+    ConnectionLostError,
+    DeadlineError,
+    GuestlaunchError,
+    HypervisorError,
+    MonitorError,
+    QemuExitedError,
+)
+from orchestrator.hypervisor.binding import libvirt, libvirt_qemu
+from orchestrator.hypervisor.events import EventFeed, EventSource, GuestEvent, Listener, StopReason
+from orchestrator.hypervisor.failure import Code, translate
+from orchestrator.hypervisor.process import Process
+
+T = TypeVar("T")
+
+QMP_DEADLINE_S = 30.0
+CLEARED_S = 10.0  # for libvirt to clear away a guest whose QEMU is dead
+_GONE_CODES = frozenset({Code.NO_DOMAIN, Code.OPERATION_INVALID})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a guest ended.
+
+    :ivar reason: libvirt's word for it.
+    :ivar exit_code: QEMU's exit status, 128 + signal when a signal ended it.
+    :ivar exit_seen: the status is the process's own, not derived from the reason.
+    :ivar forced: it had to be killed.
+    """
+
+    reason: StopReason
+    exit_code: int
+    exit_seen: bool
+    forced: bool = False
+
+
+class Guest:
+    """One domain and its QEMU.
+
+    :ivar pid: QEMU's process id, or None where the host does not show it (remote, other user).
+    :ivar exited: set as soon as QEMU is dead or libvirt reports the domain stopped; never cleared.
+    """
+
+    def __init__(self, domain: libvirt.virDomain, feed: EventFeed, process: Process | None, lost: threading.Event):
+        self.name: str = domain.name()
+        self.uuid: str = domain.UUIDString()
+        self.exited = threading.Event()
+        self._domain = domain
+        self._feed = feed
+        self._process = process
+        self._lost = lost
+        self._changed = threading.Condition()
+        self._stopped: StopReason | None = None
+        self._forced = False
+        feed.listen(self._note)
+        if process is not None:
+            process.call_at_end(self.wake)
+
+    @property
+    def pid(self) -> int | None:
+        """QEMU's process id, or None."""
+        return self._process.pid if self._process else None
+
+    @property
+    def pidfd(self) -> int | None:
+        """A descriptor that turns readable when QEMU ends, or None. It belongs to the guest; do not close it."""
+        return self._process.pidfd if self._process and self._process.pidfd >= 0 else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """QEMU's exit status as `Ending` has it, or None while it runs."""
+        if self._process is not None and self._process.exit_code is not None:
+            return self._process.exit_code
+        return None if self._stopped is None else self._stopped.exit_code
+
+    def on_event(self, listener: Listener) -> Callable[[], None]:
+        """Pass every event to listener, the ones since the start first; return a function that stops it.
+
+        It is called on libvirt's event thread: it must be quick and must not use this guest or its connection.
+        """
+        return self._feed.listen(listener)
+
+    def resume(self) -> None:
+        """Let the paused guest run.
+
+        :raise HypervisorError: libvirt or QEMU refused; :raise QemuExitedError: QEMU is gone.
+        """
+        self._call("cannot resume domain", self._domain.resume)
+
+    def xml(self) -> str:
+        """Return the live domain XML."""
+        return self._call("cannot describe domain", lambda: self._domain.XMLDesc(0))
+
+    def qmp(self, command: str, arguments: Mapping[str, Any] | None = None, *, deadline_s: float = QMP_DEADLINE_S) -> Any:
+        """Run one QMP command and return its `return` value.
+
+        :raise MonitorError: QEMU answered with an error (`why` starts with its class), or not within deadline_s.
+        :raise QemuExitedError: QEMU is gone.
+        """
+        text = json.dumps({"execute": command, **({"arguments": dict(arguments)} if arguments else {})})
+        what = f"QMP command {command} failed"
+        answer = self._call(
+            what, lambda: libvirt_qemu.qemuMonitorCommand(self._domain, text, 0), kind=MonitorError, deadline_s=deadline_s
+        )
+        reply = json.loads(answer)
+        if "return" not in reply:
+            error = reply.get("error", {})
+            why = f"{error.get('class', 'no answer')}: {error.get('desc', answer)}"
+            raise MonitorError(what, self.name, why, domain=self.name)
+        return reply["return"]
+
+    def attach_device(self, xml: str) -> None:
+        """Plug a device, given as libvirt XML, into the running guest."""
+        self._call("cannot attach device to domain", lambda: self._domain.attachDevice(xml))
+
+    def terminate(self) -> None:
+        """Ask QEMU to end, as a SIGTERM does: it writes back what it holds and exits with status 0. Does not wait."""
+        if self._process is None or not self._process.send(signal.SIGTERM):
+            # libvirt sends the SIGTERM for us, and waits for a while, which is not for the caller.
+            self._in_background(lambda: self._domain.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_GRACEFUL))
+
+    def wait_exited(self, deadline_s: float) -> int:
+        """Wait until QEMU is dead and return its exit code; libvirt may still be clearing up (see `wait_gone`).
+
+        :raise DeadlineError: it still runs after deadline_s seconds.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.exited.is_set() or self._lost.is_set(), deadline_s)
+        if self.exited.is_set() and self.exit_code is not None:
+            return self.exit_code
+        # Only libvirt knows then, and its word may take a moment longer.
+        return self.wait_gone(CLEARED_S if self.exited.is_set() else 0.0).exit_code
+
+    def wait_gone(self, deadline_s: float) -> Ending:
+        """Wait until libvirt has cleared the guest away, and say how it ended.
+
+        :raise DeadlineError: it is still there after deadline_s seconds.
+        :raise ConnectionLostError: nobody will tell any more.
+        """
+        end = time.monotonic() + deadline_s
+        with self._changed:
+            while self._stopped is None and not self._lost.is_set():
+                left_s = end - time.monotonic()
+                if left_s <= 0 or not self._changed.wait(left_s):
+                    break
+        if self._stopped is None:
+            self._settle_without_event()
+        if self._stopped is None:
+            if self._lost.is_set():
+                raise ConnectionLostError("cannot watch domain", self.name, "the connection is lost", domain=self.name)
+            raise DeadlineError("domain did not end", self.name, f"still there after {deadline_s:g} s", domain=self.name)
+        return self._ending(self._stopped)
+
+    def end(self, deadline_s: float = 60.0) -> Ending:
+        """End the guest and wait until it is gone from libvirt: SIGTERM, then, after deadline_s seconds, SIGKILL.
+
+        A defined domain keeps its definition. Ending a guest that has ended already is fine.
+
+        :raise HypervisorError: it could not be ended by any means.
+        """
+        if not self.exited.is_set():
+            self.terminate()
+            if not self.exited.wait(deadline_s):
+                self._forced = True
+                self.kill()
+        try:
+            ending = self.wait_gone(CLEARED_S)
+        except DeadlineError:
+            self._forced = True
+            self._call("cannot end domain", self._domain.destroy, deadline_s=2 * CLEARED_S, gone_is_fine=True)
+            ending = self.wait_gone(CLEARED_S)
+        if self._process is not None:
+            self._process.close()
+        return ending
+
+    def kill(self) -> None:
+        """End QEMU by SIGKILL. Does not wait, and what it had not written back is lost."""
+        if self._process is None or not self._process.send(signal.SIGKILL):
+            self._in_background(self._domain.destroy)
+
+    def wake(self) -> None:
+        """Have those who wait look again: the process ended, or the connection was lost."""
+        if self._process is not None and self._process.ended.is_set():
+            self.exited.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _note(self, event: GuestEvent) -> None:
+        """Take note of the end, on the event thread."""
+        if event.source is EventSource.LIBVIRT and event.name == "stopped":
+            with self._changed:
+                self._stopped = event.detail.get("reason", StopReason.UNKNOWN)
+                self.exited.set()
+                self._changed.notify_all()
+
+    def _settle_without_event(self) -> None:
+        """Ask libvirt whether the domain is gone, for the case that its event was missed."""
+        if not self._inactive():
+            return
+        with self._changed:
+            self._stopped = self._stopped or StopReason.UNKNOWN
+        self.exited.set()
+
+    def _inactive(self) -> bool:
+        try:
+            return not self._domain.isActive()
+        except libvirt.libvirtError as failure:
+            return failure.get_error_code() == Code.NO_DOMAIN
+
+    def _ending(self, reason: StopReason) -> Ending:
+        seen = self._process.exit_code if self._process else None
+        code = reason.exit_code if seen is None else seen
+        return Ending(reason=reason, exit_code=code, exit_seen=seen is not None, forced=self._forced)
+
+    def _in_background(self, function: Callable[[], object]) -> None:
+        def run() -> None:
+            try:
+                function()
+            except libvirt.libvirtError:
+                return  # it is gone, or the next rung of the ladder follows
+
+        threading.Thread(target=run, name=f"end-{self.name}", daemon=True).start()
+
+    def _call(
+        self,
+        what: str,
+        function: Callable[[], T],
+        *,
+        kind: type[HypervisorError] = HypervisorError,
+        deadline_s: float = QMP_DEADLINE_S,
+        gone_is_fine: bool = False,
+    ) -> T | Any:
+        """Call libvirt with a deadline. libvirt itself waits for QEMU's answer without one."""
+        done = threading.Event()
+        outcome: list[Any] = [None, None]
+
+        def run() -> None:
+            try:
+                outcome[0] = function()
+            except BaseException as failure:  # noqa: BLE001 - it is raised again on the caller's thread
+                outcome[1] = failure
+            done.set()
+
+        threading.Thread(target=run, name=f"call-{self.name}", daemon=True).start()
+        if not done.wait(deadline_s):
+            raise kind(what, self.name, f"no answer within {deadline_s:g} s", domain=self.name)
+        failure = outcome[1]
+        if failure is None:
+            return outcome[0]
+        if not isinstance(failure, libvirt.libvirtError):
+            raise failure
+        if gone_is_fine and failure.get_error_code() in _GONE_CODES:
+            return None
+        raise self._error(failure, what, kind) from failure
+
+    def _error(self, failure: libvirt.libvirtError, what: str, kind: type[HypervisorError]) -> GuestlaunchError:
+        error = translate(failure, what, self.name, domain=self.name)
+        if self.exited.is_set() or (failure.get_error_code() in _GONE_CODES and self._inactive()):
+            code = self.exit_code
+            why = "QEMU has ended" if code is None else f"QEMU has ended with status {code}"
+            return QemuExitedError(what, self.name, why, domain=self.name, libvirt_code=error.libvirt_code)
+        if type(error) is HypervisorError and kind is not HypervisorError:
+            return kind(what, self.name, error.why, error.hint, domain=self.name, libvirt_code=error.libvirt_code)
+        return error

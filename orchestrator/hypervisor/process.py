@@ -1,0 +1,162 @@
+"""QEMU's process as the kernel shows it: found by libvirt's pid file, held by a pidfd, reaped when it is ours.
+
+libvirt notices QEMU's end by the monitor's end of file and then polls, 200 ms a time, until the process id is free. In
+a container whose init reaps slowly that takes seconds; so QEMU is adopted at its start (`adopting`), and reaped here
+at once, which also yields its true exit status.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from orchestrator.hypervisor.binding import libvirt
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+_lock = threading.Lock()
+_adoptions = 0
+
+
+def _set_subreaper(*, on: bool) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(on), 0, 0, 0)
+
+
+class Adoption:
+    """Looks for the QEMU that libvirt is about to start, from its pid file, so that even one that dies at once is reaped.
+
+    The file is written between fork and exec; one that was there before is of an earlier guest.
+    """
+
+    def __init__(self, pid_file: Path) -> None:
+        self._file = pid_file
+        self._before = self._identity()
+        self._stop = threading.Event()
+        self._process: Process | None = None
+        self._thread = threading.Thread(target=self._look, name="qemu-adoption", daemon=True)
+        self._thread.start()
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = self._file.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+    def _look(self) -> None:
+        while not self._find() and not self._stop.wait(0.003):
+            pass
+
+    def _find(self) -> bool:
+        identity = self._identity()
+        if identity is None or identity == self._before:
+            return False
+        try:
+            self._process = Process(int(self._file.read_text()))
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def finish(self) -> Process | None:
+        """Stop looking and return what was found; call once libvirt's start has returned."""
+        self._stop.set()
+        self._thread.join()
+        if self._process is None:
+            self._find()
+        return self._process
+
+
+@contextlib.contextmanager
+def adopting(pid_file: Path) -> Iterator[Adoption]:
+    """Make the QEMU that is started meanwhile our child; several threads may do so at once.
+
+    It lasts only as long as libvirt starts a QEMU: other programs' daemons go to init as ever.
+    """
+    global _adoptions
+    with _lock:
+        _adoptions += 1
+        if _adoptions == 1:
+            _set_subreaper(on=True)
+    adoption = Adoption(pid_file)
+    try:
+        yield adoption
+    finally:
+        adoption.finish()
+        with _lock:
+            _adoptions -= 1
+            if not _adoptions:
+                _set_subreaper(on=False)
+
+
+def read_pid(files: tuple[Path, ...], domain: str) -> int | None:
+    """Return the process id from the first of libvirt's pid files that names a living QEMU of this domain."""
+    mark = b"guest=" + os.fsencode(domain.replace(",", ",,")) + b","
+    for file in files:
+        try:
+            pid = int(file.read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            continue
+        if mark in command:
+            return pid
+    return None
+
+
+class Process:
+    """One QEMU process. `ended` is set as soon as it is dead; `exit_code` is known when it was our child."""
+
+    def __init__(self, pid: int) -> None:
+        """Hold the process.
+
+        :raise OSError: it is gone already, or not ours to see.
+        """
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.ended = threading.Event()
+        self.exit_code: int | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._closing = threading.Lock()
+        self._watch = libvirt.virEventAddHandle(self.pidfd, libvirt.VIR_EVENT_HANDLE_READABLE, self._readable, None)
+
+    def _readable(self, watch: int, _fd: int, _events: int, _opaque: object) -> None:
+        """Reap it, on the event loop's thread, before libvirt starts to poll for its end."""
+        libvirt.virEventRemoveHandle(watch)
+        with contextlib.suppress(OSError):  # not our child
+            status = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+            if status is not None:
+                killed = status.si_code != os.CLD_EXITED
+                self.exit_code = 128 + status.si_status if killed else status.si_status
+        self.ended.set()
+        if self._on_end is not None:
+            self._on_end()
+
+    def call_at_end(self, function: Callable[[], None]) -> None:
+        """Have function called when it ends, on the event loop's thread (at once, here, if it has ended)."""
+        self._on_end = function
+        if self.ended.is_set():
+            function()
+
+    def send(self, number: signal.Signals) -> bool:
+        """Send a signal; tell whether it was delivered (it may be dead already, or belong to another user)."""
+        with self._closing:
+            if self.pidfd < 0:
+                return False
+            try:
+                signal.pidfd_send_signal(self.pidfd, number)
+            except (ProcessLookupError, PermissionError):
+                return False
+            return True
+
+    def close(self) -> None:
+        """Let go of the process."""
+        with self._closing:
+            if not self.ended.is_set():
+                libvirt.virEventRemoveHandle(self._watch)
+            if self.pidfd >= 0:
+                os.close(self.pidfd)
+            self.pidfd = -1
