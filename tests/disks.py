@@ -1,0 +1,63 @@
+"""Makes small disk images with the host's own tools: no guest, no root, no loop device."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+MIB = 1024 * 1024
+
+
+def host(*args: str | Path, stdin: str = "") -> None:
+    """Run a program of the host; fail the test with what it said."""
+    run = subprocess.run(list(map(str, args)), input=stdin, text=True, capture_output=True, timeout=120, check=False)
+    assert run.returncode == 0, f"{args[0]}: {run.stdout}{run.stderr}"
+
+
+class DiskFactory:
+    """Makes disk images in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(
+        self,
+        name: str = "disk.img",
+        *,
+        size_mib: int = 64,
+        image_format: str = "raw",
+        filesystem: bool = True,
+        partitioned: bool = False,
+        files: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Make one image and return its path.
+
+        :param filesystem: put ext4 on it, holding `files` (path in the file system: text).
+        :param partitioned: the file system is the first partition of an MBR disk, from 1 MiB on.
+        :param image_format: "raw" or "qcow2".
+        """
+        path = self.folder / name
+        raw = path if image_format == "raw" else path.with_name(path.name + ".raw")
+        with raw.open("wb") as image:
+            image.truncate(size_mib * MIB)
+        if partitioned:
+            host("/usr/sbin/sfdisk", "--quiet", raw, stdin="label: dos\nstart=1MiB, type=83\n")
+        if filesystem:
+            self._ext4(raw, offset_mib=1 if partitioned else 0, size_mib=size_mib, files=files or {})
+        if raw != path:
+            host("qemu-img", "convert", "-f", "raw", "-O", image_format, raw, path)
+            raw.unlink()
+        return path
+
+    def _ext4(self, raw: Path, *, offset_mib: int, size_mib: int, files: Mapping[str, str]) -> None:
+        with tempfile.TemporaryDirectory(dir=self.folder) as content:
+            for name, text in files.items():
+                target = Path(content) / name.lstrip("/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text, encoding="utf-8")
+            host(
+                "/usr/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-d", content,
+                "-E", f"offset={offset_mib * MIB}", raw, f"{size_mib - offset_mib}M",
+            )  # fmt: skip
