@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from orchestrator.domain.model import Arch, Disk, DiskBus
 from orchestrator.errors import CapabilityError, DiskError
 
-SERIAL_SLOT = 0x01
-RNG_SLOT = 0x02
-NETWORK_SLOT = 0x03
-SCSI_SLOT = 0x04  # of the first virtio-scsi controller, which every domain has
+# 0x01-0x07 stay free: QEMU puts devices from a user's own -device arguments there, before it sees ours.
+SERIAL_SLOT = 0x08
+RNG_SLOT = 0x09
+NETWORK_SLOT = 0x0A
+SCSI_SLOT = 0x0B  # of the first virtio-scsi controller, which every domain has
 _LAST_SLOT = 0x1E  # q35 keeps 0x1f for its own LPC, SATA and SMBus functions
 
 TARGETS_PER_SCSI = 256  # virtio-scsi's targets 0-255, one disk each

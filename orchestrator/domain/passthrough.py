@@ -6,7 +6,8 @@ user's own arguments. What libvirt can say is in `xml` and `devices`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 
 from orchestrator.domain.layout import NETWORK_SLOT, DiskPlace, Layout, PciAddress, describe
 from orchestrator.domain.model import Arch, Disk, DiskBus, Domain, FileSource, Network, NetworkSource
@@ -63,7 +64,7 @@ def qemu_arguments(domain: Domain, layout: Layout) -> list[str]:
         arguments += ["-object", join_options([("secret", None), ("id", name), ("file", paths[name])])]
     for i, (disk, place) in enumerate(zip(domain.disks, layout.places, strict=True)):
         if not native(disk):
-            arguments += ["-drive", drive_option(disk, i), "-device", device_option(disk, i, place)]
+            arguments += ["-drive", drive_option(disk, i), *_device_arguments(device_properties(disk, i, place))]
     return [*arguments, *domain.extra_args]
 
 
@@ -114,27 +115,28 @@ def _source_options(disk: Disk, index: int) -> list[tuple[str, str]]:
     return [(f"file.{key}", value) for key, value in options]
 
 
-def device_option(disk: Disk, index: int, place: DiskPlace) -> str:
-    """Return the value of QEMU's `-device` for passed-through disk number index.
+def device_properties(disk: Disk, index: int, place: DiskPlace) -> dict[str, object]:
+    """Return the properties, typed, for QEMU's `-device` (and the monitor's `device_add`) for disk number index.
 
     :raise DiskError: the disk still asks for throw-away writes, which is its overlay's job.
     """
     if disk.snapshot:
         raise snapshot_error(disk, index)
-    pairs: list[tuple[str, str | None]]
+    properties: dict[str, object]
     if place.pci is not None:
-        pairs = [("virtio-blk-pci", None), *_pci_options(place.pci)]
+        properties = {"driver": "virtio-blk-pci-non-transitional", **_pci_properties(place.pci)}
     elif place.bus is DiskBus.SATA:
-        pairs = [("ide-hd", None), ("bus", f"sata{place.controller}.{place.unit}")]
+        properties = {"driver": "ide-hd", "bus": f"sata{place.controller}.{place.unit}"}
     else:
-        scsi = [("bus", f"scsi{place.controller}.0"), ("channel", "0"), ("scsi-id", str(place.unit)), ("lun", "0")]
-        pairs = [("scsi-hd", None), *scsi]
-    pairs += [("drive", drive_id(index)), ("id", f"disk{index}")]
-    if disk.serial is not None:
-        pairs.append(("serial", disk.serial))
-    sizes = (("logical_block_size", disk.logical_block_size), ("physical_block_size", disk.physical_block_size))
-    pairs += [(key, str(size)) for key, size in sizes if size is not None]
-    return join_options(pairs)
+        bus = f"scsi{place.controller}.0"
+        properties = {"driver": "scsi-hd", "bus": bus, "channel": 0, "scsi-id": place.unit, "lun": 0}
+    properties |= {"id": f"disk{index}", "drive": drive_id(index)}
+    more = {
+        "serial": disk.serial,
+        "logical_block_size": disk.logical_block_size,
+        "physical_block_size": disk.physical_block_size,
+    }
+    return properties | {key: value for key, value in more.items() if value is not None}
 
 
 def snapshot_error(disk: Disk, index: int) -> DiskError:
@@ -142,10 +144,19 @@ def snapshot_error(disk: Disk, index: int) -> DiskError:
     return DiskError("cannot describe disk", describe(disk, index), "its throw-away overlay was not made")
 
 
-def _pci_options(pci: PciAddress) -> list[tuple[str, str]]:
-    """Return the -device options that put a device at a place on the root bus."""
-    options = [("bus", "pcie.0"), ("addr", f"{pci.slot:#x}.{pci.function:#x}")]
-    return [*options, ("multifunction", "on")] if pci.multifunction else options
+def _pci_properties(pci: PciAddress) -> dict[str, object]:
+    """Return the properties that put a device at a place on the root bus."""
+    place: dict[str, object] = {"bus": "pcie.0", "addr": f"{pci.slot:#x}.{pci.function:#x}"}
+    return place | {"multifunction": True} if pci.multifunction else place
+
+
+def _device_arguments(properties: Mapping[str, object]) -> list[str]:
+    """Return `-device` in its JSON form.
+
+    QEMU creates devices given in JSON, as libvirt gives its own, after all others: a device in the old form would
+    not find libvirt's controllers.
+    """
+    return ["-device", json.dumps(properties, ensure_ascii=False)]
 
 
 def _network_arguments(network: Network) -> list[str]:
@@ -161,7 +172,7 @@ def _network_arguments(network: Network) -> list[str]:
     else:
         netdev = [("user", None), ("id", "net0")]
         netdev += [("net", network.net)] if network.net is not None else []
-    place = _pci_options(PciAddress(slot=NETWORK_SLOT))
     # No option ROM: the firmware would load and start a network boot loader that nobody asked for.
-    device: list[tuple[str, str | None]] = [("virtio-net-pci", None), ("netdev", "net0"), *place, ("romfile", "")]
-    return ["-netdev", join_options(netdev), "-device", join_options(device)]
+    device = {"driver": "virtio-net-pci-non-transitional", "id": "nic0", "netdev": "net0", "romfile": ""}
+    place = _pci_properties(PciAddress(slot=NETWORK_SLOT))
+    return ["-netdev", join_options(netdev), *_device_arguments(device | place)]
