@@ -10,21 +10,23 @@ import os
 import threading
 import time
 
+__all__ = ["libvirt", "libvirt_qemu", "start_event_loop"]
+
 _LOG_VARIABLE = "LIBVIRT_LOG_OUTPUTS"
 
 _given = os.environ.get(_LOG_VARIABLE)
 if _given is None:
     os.environ[_LOG_VARIABLE] = "4:file:/dev/null"  # every failure reaches us as an exception anyway
 try:
-    import libvirt as libvirt
-    import libvirt_qemu as libvirt_qemu
+    import libvirt
+    import libvirt_qemu
 finally:
     if _given is None:
         # Programs that a launch starts use libvirt too, and keep their own defaults.
         del os.environ[_LOG_VARIABLE]
 
-_started = threading.Lock()
-_loop: threading.Thread | None = None
+_lock = threading.Lock()
+_started = threading.Event()
 
 
 def _quiet(_context: object, _error: list[object]) -> None:
@@ -44,9 +46,8 @@ def _run_loop() -> None:
 
 def start_event_loop() -> None:
     """Run libvirt's default event loop on a daemon thread, once a process. Call before opening a connection."""
-    global _loop
-    with _started:
-        if _loop is None:
+    with _lock:
+        if not _started.is_set():
             libvirt.virEventRegisterDefaultImpl()
-            _loop = threading.Thread(target=_run_loop, name="libvirt-events", daemon=True)
-            _loop.start()
+            threading.Thread(target=_run_loop, name="libvirt-events", daemon=True).start()
+            _started.set()

@@ -9,25 +9,23 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from orchestrator.errors import CapabilityError, GuestlaunchError, HypervisorError, NotFoundError
 from orchestrator.hypervisor import embed, retry
-from orchestrator.hypervisor.binding import libvirt, libvirt_qemu, start_event_loop
+from orchestrator.hypervisor.binding import libvirt, start_event_loop
 from orchestrator.hypervisor.emulator import emulator_version
-from orchestrator.hypervisor.events import QMP_EVENTS, EventFeed, GuestEvent, from_lifecycle, from_qmp
-from orchestrator.hypervisor.failure import Code, translate
+from orchestrator.hypervisor.failure import translate
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.hypervisor.process import Adoption, Process, adopting, read_pid
+from orchestrator.hypervisor.routing import EventRouter
 
 KEEPALIVE_S = 5
 KEEPALIVE_MISSES = 3
-_EARLY = 256  # events kept, while a start is under way, for domains that are not known yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,20 +63,14 @@ class Connection:
         self.is_local = is_local(uri)
         self.lost = threading.Event()
         self._handle = handle
-        self._lock = threading.RLock()
-        self._feeds: weakref.WeakValueDictionary[str, EventFeed] = weakref.WeakValueDictionary()
         self._guests: weakref.WeakSet[Guest] = weakref.WeakSet()
-        self._starting = 0
-        self._early: deque[tuple[str, GuestEvent]] = deque(maxlen=_EARLY)
+        self._router = EventRouter(same_clock=self.is_local)
         self._unsubscribe: list[Callable[[], object]] = []
 
     def subscribe(self) -> None:
         """Ask libvirt for all events of all domains, and to be told when the connection breaks."""
         handle = self._handle
-        lifecycle = handle.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None)
-        self._unsubscribe.append(lambda: handle.domainEventDeregisterAny(lifecycle))
-        monitor = libvirt_qemu.qemuMonitorEventRegister(handle, None, None, self._on_qmp, None)
-        self._unsubscribe.append(lambda: libvirt_qemu.qemuMonitorEventDeregister(handle, monitor))
+        self._unsubscribe += self._router.subscribe(handle)
         if self.root is None:
             handle.registerCloseCallback(self._on_close, None)
             self._unsubscribe.append(handle.unregisterCloseCallback)
@@ -138,7 +130,7 @@ class Connection:
             raise translate(failure, "cannot find domain", name, domain=name) from failure
         if not active:
             raise NotFoundError("cannot find domain", name, "it is defined but does not run", "start it", domain=name)
-        return self._guest(domain, None)
+        return self._guest(domain, None, fresh=False)
 
     def list_names(self) -> list[str]:
         """Return the names of all domains, running or stored, sorted."""
@@ -173,62 +165,24 @@ class Connection:
         self._unsubscribe.clear()
         _ignoring_libvirt(self._handle.close)
 
-    # What libvirt calls, on its event thread.
-
-    def _on_lifecycle(
-        self, _handle: libvirt.virConnect, domain: libvirt.virDomain, event: int, detail: int, _opaque: object
-    ) -> None:
-        self._deliver(domain.UUIDString(), from_lifecycle(event, detail))
-
-    def _on_qmp(
-        self,
-        _handle: libvirt.virConnect,
-        domain: libvirt.virDomain,
-        name: str,
-        seconds: int,
-        micros: int,
-        details: str | None,
-        _opaque: object,
-    ) -> None:
-        if name in QMP_EVENTS:
-            event = from_qmp(name, seconds, micros, details, same_clock=self.is_local)
-            self._deliver(domain.UUIDString(), event)
-
     def _on_close(self, _handle: libvirt.virConnect, reason: int, _opaque: object) -> None:
         if reason != libvirt.VIR_CONNECT_CLOSE_REASON_CLIENT:
             self.lost.set()
             for guest in list(self._guests):
                 guest.wake()
 
-    def _deliver(self, uuid: str, event: GuestEvent) -> None:
-        with self._lock:
-            feed = self._feeds.get(uuid)
-            if feed is None and self._starting:
-                self._early.append((uuid, event))
-        if feed is not None:
-            feed.put(event)
-
-    # Starting a guest.
-
     def _start(self, summary: Summary, start: Callable[[], libvirt.virDomain]) -> Guest:
-        what, name = "cannot start domain", summary.name
-        adoption = None
-        with self._lock:
-            self._starting += 1
         try:
-            if self.root is not None:
+            with self._router.starting():
+                if self.root is None:
+                    return self._guest(start(), None, fresh=True)
                 self._warm(summary)
-            with adopting(self.root.pid_file(name)) if self.root else nullcontext() as adoption:
-                domain = start()
-            return self._guest(domain, adoption)
+                with adopting(self.root.pid_file(summary.name)) as adoption:
+                    domain = start()
+                return self._guest(domain, adoption, fresh=True)
         except libvirt.libvirtError as failure:
-            error = translate(failure, what, name, domain=name)
+            error = translate(failure, "cannot start domain", summary.name, domain=summary.name)
             raise self._lacking_emulator(error, summary) from failure
-        finally:
-            with self._lock:
-                self._starting -= 1
-                if not self._starting:
-                    self._early.clear()
 
     def _warm(self, summary: Summary) -> None:
         """Have libvirt probe the emulator before a QEMU is adopted: the probes' own processes must stay init's."""
@@ -242,14 +196,9 @@ class Connection:
         why, hint = "no such program", "install the QEMU of this arch"
         return CapabilityError("cannot start QEMU", summary.emulator, why, hint, domain=summary.name)
 
-    def _guest(self, domain: libvirt.virDomain, adoption: Adoption | None) -> Guest:
-        uuid = domain.UUIDString()
-        with self._lock:
-            feed = self._feeds.setdefault(uuid, EventFeed())
-            early = [event for of, event in self._early if of == uuid]
-        for event in early:
-            feed.put(event)
+    def _guest(self, domain: libvirt.virDomain, adoption: Adoption | None, *, fresh: bool) -> Guest:
         process = adoption.finish() if adoption else None
+        feed = self._router.feed(domain.UUIDString(), fresh=fresh)
         guest = Guest(domain, feed, process or self._find_process(domain), self.lost)
         self._guests.add(guest)
         return guest
@@ -285,8 +234,8 @@ class Summary:
 
 def _summary(xml: str) -> Summary:
     try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError as error:
+        root = ET.fromstring(xml)  # noqa: S314 - written by us or by libvirt, and libvirt parses it again
+    except ET.ParseError as error:
         raise HypervisorError("cannot read the domain's XML", "", error) from error
     kind = root.find("os/type")
     return Summary(
@@ -335,7 +284,8 @@ def open_connection(
     root = embed.private_root(state_dir) if uri in {None, "qemu:///embed"} else None
     target = root.uri if root else str(uri)
     if root is not None:
-        policy = retry.ONCE  # libvirt does not start a driver again in the same process, and hides why at the second try
+        # libvirt does not start a driver again in the same process, and at the second try hides why.
+        policy = retry.ONCE
     try:
         handle = retry.call("connect", lambda: libvirt.open(target), policy=policy, record=record, emit=emit)
     except libvirt.libvirtError as failure:

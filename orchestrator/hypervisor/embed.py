@@ -58,7 +58,7 @@ class Root:
 
     @property
     def uri(self) -> str:
-        """libvirt's name of the connection."""
+        """The connection's name to libvirt."""
         return f"qemu:///embed?root={self.path}"
 
     def pid_file(self, domain: str) -> Path:
@@ -94,7 +94,7 @@ def bases(state_dir: Path, *, uid: int | None = None) -> tuple[Path, ...]:
     short = [Path(runtime) / "guestlaunch"] if runtime else []
     if uid == 0:
         short.append(Path("/run/guestlaunch"))
-    short.append(Path(f"/tmp/guestlaunch-{uid}"))
+    short.append(Path(f"/tmp/guestlaunch-{uid}"))  # noqa: S108 - `_make_private` refuses one that is not ours alone
     return (state_dir.absolute() / "libvirt" / "roots", *short)
 
 

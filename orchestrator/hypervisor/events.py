@@ -142,9 +142,7 @@ def from_qmp(name: str, seconds: int, micros: int, details: str | None, *, same_
     except ValueError:
         data = {}
     detail = data if isinstance(data, dict) else {}
-    return GuestEvent(
-        source=EventSource.QEMU, name=name, detail=detail, received_ns=received_ns, emitted_ns=emitted_ns
-    )
+    return GuestEvent(source=EventSource.QEMU, name=name, detail=detail, received_ns=received_ns, emitted_ns=emitted_ns)
 
 
 class EventFeed:

@@ -60,18 +60,55 @@ class LibvirtFailure(Protocol):
         """Return libvirt's message, which may hold QEMU's own output behind it."""
 
 
-_CAPABILITY = frozenset({Code.NO_SUPPORT, Code.NO_CONNECT, Code.CONFIG_UNSUPPORTED, Code.OPERATION_UNSUPPORTED})
-_LOST = frozenset({Code.INVALID_CONN, Code.RPC, Code.GNUTLS_ERROR, Code.SSH, Code.LIBSSH})
-_DENIED = frozenset(
-    {Code.AUTH_FAILED, Code.AUTH_CANCELLED, Code.AUTH_UNAVAILABLE, Code.ACCESS_DENIED, Code.OPERATION_DENIED}
+_KINDS: tuple[tuple[frozenset[Code], type[errors.GuestlaunchError], str], ...] = (
+    (frozenset({Code.NO_CONNECT}), errors.CapabilityError, "install libvirt-daemon-driver-qemu"),
+    (frozenset({Code.NO_SUPPORT, Code.CONFIG_UNSUPPORTED, Code.OPERATION_UNSUPPORTED}), errors.CapabilityError, ""),
+    (
+        frozenset({Code.INVALID_CONN, Code.RPC, Code.GNUTLS_ERROR, Code.SSH, Code.LIBSSH}),
+        errors.ConnectionLostError,
+        "check that libvirt's daemon runs and can be reached",
+    ),
+    (
+        frozenset(
+            {Code.AUTH_FAILED, Code.AUTH_CANCELLED, Code.AUTH_UNAVAILABLE, Code.ACCESS_DENIED, Code.OPERATION_DENIED}
+        ),
+        errors.HypervisorError,
+        "check your rights on this libvirt connection",
+    ),
+    (
+        frozenset({Code.XML_ERROR, Code.XML_DETAIL, Code.XML_INVALID_SCHEMA}),
+        errors.HypervisorError,
+        "libvirt does not accept this domain XML",
+    ),
+    (frozenset({Code.NO_DOMAIN}), errors.NotFoundError, ""),
+    (frozenset({Code.DOM_EXIST}), errors.HypervisorError, "choose another name, or end that domain first"),
 )
-_DESCRIPTION = frozenset({Code.XML_ERROR, Code.XML_DETAIL, Code.XML_INVALID_SCHEMA})
-# QEMU's start-up failures reach us only as text inside these two.
-_QEMU_OUTPUT = frozenset({Code.INTERNAL_ERROR, Code.OPERATION_FAILED})
+# Codes that libvirt uses for many things, with the wording of the case that is meant.
+_REFINED: tuple[tuple[frozenset[Code], str, type[errors.GuestlaunchError], str], ...] = (
+    (
+        frozenset({Code.OPERATION_INVALID, Code.OPERATION_FAILED}),
+        "already exists",
+        errors.HypervisorError,
+        "choose another name, or end that domain first",
+    ),
+    (
+        frozenset({Code.OPERATION_INVALID}),
+        "already active",
+        errors.HypervisorError,
+        "choose another name, or end that domain first",
+    ),
+    (frozenset({Code.SYSTEM_ERROR}), "socket to", errors.ConnectionLostError, "check that libvirt's daemon runs"),
+)
+# QEMU's start-up failures, and errno, reach us only as text inside these.
+_QEMU_OUTPUT = frozenset({Code.INTERNAL_ERROR, Code.OPERATION_FAILED, Code.SYSTEM_ERROR})
 
 # Wording of QEMU's block layer (block/file-posix.c, block.c) and of strerror; each names its file in quotes before it.
 _LOCK = re.compile(r"Failed to get (?:\"\w+\"|shared \"\w+\") lock|is already in use|image is locked")
-_NAMED_FILE = re.compile(r"(?:[Cc]ould not open|access storage file|could not load \S+) '([^']+)'|\"filename\":\s*\"((?:[^\"\\]|\\.)+)\"|filename=([^,\s]+)")
+_NAMED_FILE = re.compile(
+    r"(?:[Cc]ould not open|access storage file|could not load \S+) '([^']+)'"
+    r"|\"filename\":\s*\"((?:[^\"\\]|\\.)+)\""
+    r"|filename=([^,\s]+)"
+)
 _PROLOGUE = re.compile(r"^.*?process exited while connecting to monitor:\s*", re.DOTALL)
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z\s+")
 
@@ -113,31 +150,15 @@ def _from_qemu_output(what: str, subject: str, text: str, why: str) -> errors.Gu
 
 
 def _by_code(what: str, subject: str, code: int | None, text: str, why: str) -> errors.GuestlaunchError:
-    """Choose the error class by libvirt's code."""
-    if code in _CAPABILITY:
-        hint = "install libvirt-daemon-driver-qemu" if code == Code.NO_CONNECT else ""
-        return errors.CapabilityError(what, subject, why, hint)
-    if code in _LOST:
-        return errors.ConnectionLostError(what, subject, why, "check that libvirt's daemon runs and can be reached")
-    if code in _DENIED:
-        return errors.HypervisorError(what, subject, why, "check your rights on this libvirt connection")
-    if code in _DESCRIPTION:
-        return errors.HypervisorError(what, subject, f"libvirt does not accept the domain: {why}")
-    if code == Code.NO_DOMAIN:
-        return errors.NotFoundError(what, subject, why)
-    if code == Code.DOM_EXIST:
-        return errors.HypervisorError(what, subject, why, "choose another name, or end that domain first")
-    if code == Code.OPERATION_INVALID and "already exists" in text:
-        return errors.HypervisorError(what, subject, why, "choose another name, or end that domain first")
-    if code == Code.INVALID_ARG and "emulator" in text:
-        return errors.CapabilityError(what, subject, why, "install the QEMU of this arch")
-    if code == Code.SYSTEM_ERROR and "socket to" in text:
-        return errors.ConnectionLostError(what, subject, why, "check that libvirt's daemon runs")
-    if code in _QEMU_OUTPUT or code == Code.SYSTEM_ERROR:
-        known = _from_qemu_output(what, subject, text, why)
-        if known is not None:
-            return known
-    return errors.HypervisorError(what, subject, why)
+    """Choose the error class by libvirt's code; the text only refines a code that stands for many things."""
+    for codes, kind, hint in _KINDS:
+        if code in codes:
+            return kind(what, subject, why, hint)
+    for codes, wording, kind, hint in _REFINED:
+        if code in codes and wording in text:
+            return kind(what, subject, why, hint)
+    known = _from_qemu_output(what, subject, text, why) if code in _QEMU_OUTPUT else None
+    return known or errors.HypervisorError(what, subject, why)
 
 
 def translate(

@@ -5,7 +5,9 @@ Made by `connection`. What a launch makes of its events and of its end is decide
 
 from __future__ import annotations
 
+import contextlib
 import json
+import queue
 import signal
 import threading
 import time
@@ -56,7 +58,9 @@ class Guest:
     :ivar exited: set as soon as QEMU is dead or libvirt reports the domain stopped; never cleared.
     """
 
-    def __init__(self, domain: libvirt.virDomain, feed: EventFeed, process: Process | None, lost: threading.Event):
+    def __init__(
+        self, domain: libvirt.virDomain, feed: EventFeed, process: Process | None, lost: threading.Event
+    ) -> None:
         self.name: str = domain.name()
         self.uuid: str = domain.UUIDString()
         self.exited = threading.Event()
@@ -106,7 +110,9 @@ class Guest:
         """Return the live domain XML."""
         return self._call("cannot describe domain", lambda: self._domain.XMLDesc(0))
 
-    def qmp(self, command: str, arguments: Mapping[str, Any] | None = None, *, deadline_s: float = QMP_DEADLINE_S) -> Any:
+    def qmp(  # QMP's answers have as many shapes as there are commands
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, deadline_s: float = QMP_DEADLINE_S
+    ) -> Any:  # noqa: ANN401
         """Run one QMP command and return its `return` value.
 
         :raise MonitorError: QEMU answered with an error (`why` starts with its class), or not within deadline_s.
@@ -115,7 +121,10 @@ class Guest:
         text = json.dumps({"execute": command, **({"arguments": dict(arguments)} if arguments else {})})
         what = f"QMP command {command} failed"
         answer = self._call(
-            what, lambda: libvirt_qemu.qemuMonitorCommand(self._domain, text, 0), kind=MonitorError, deadline_s=deadline_s
+            what,
+            lambda: libvirt_qemu.qemuMonitorCommand(self._domain, text, 0),
+            kind=MonitorError,
+            deadline_s=deadline_s,
         )
         reply = json.loads(answer)
         if "return" not in reply:
@@ -163,7 +172,8 @@ class Guest:
         if self._stopped is None:
             if self._lost.is_set():
                 raise ConnectionLostError("cannot watch domain", self.name, "the connection is lost", domain=self.name)
-            raise DeadlineError("domain did not end", self.name, f"still there after {deadline_s:g} s", domain=self.name)
+            why = f"still there after {deadline_s:g} s"
+            raise DeadlineError("domain did not end", self.name, why, domain=self.name)
         return self._ending(self._stopped)
 
     def end(self, deadline_s: float = 60.0) -> Ending:
@@ -182,7 +192,8 @@ class Guest:
             ending = self.wait_gone(CLEARED_S)
         except DeadlineError:
             self._forced = True
-            self._call("cannot end domain", self._domain.destroy, deadline_s=2 * CLEARED_S, gone_is_fine=True)
+            with contextlib.suppress(QemuExitedError):
+                self._call("cannot end domain", self._domain.destroy, deadline_s=2 * CLEARED_S)
             ending = self.wait_gone(CLEARED_S)
         if self._process is not None:
             self._process.close()
@@ -243,30 +254,26 @@ class Guest:
         *,
         kind: type[HypervisorError] = HypervisorError,
         deadline_s: float = QMP_DEADLINE_S,
-        gone_is_fine: bool = False,
-    ) -> T | Any:
+    ) -> T:
         """Call libvirt with a deadline. libvirt itself waits for QEMU's answer without one."""
-        done = threading.Event()
-        outcome: list[Any] = [None, None]
+        answer: queue.SimpleQueue[T | BaseException] = queue.SimpleQueue()
 
         def run() -> None:
             try:
-                outcome[0] = function()
+                answer.put(function())
             except BaseException as failure:  # noqa: BLE001 - it is raised again on the caller's thread
-                outcome[1] = failure
-            done.set()
+                answer.put(failure)
 
         threading.Thread(target=run, name=f"call-{self.name}", daemon=True).start()
-        if not done.wait(deadline_s):
-            raise kind(what, self.name, f"no answer within {deadline_s:g} s", domain=self.name)
-        failure = outcome[1]
-        if failure is None:
-            return outcome[0]
-        if not isinstance(failure, libvirt.libvirtError):
-            raise failure
-        if gone_is_fine and failure.get_error_code() in _GONE_CODES:
-            return None
-        raise self._error(failure, what, kind) from failure
+        try:
+            outcome = answer.get(timeout=deadline_s)
+        except queue.Empty:
+            raise kind(what, self.name, f"no answer within {deadline_s:g} s", domain=self.name) from None
+        if isinstance(outcome, libvirt.libvirtError):
+            raise self._error(outcome, what, kind) from outcome
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
     def _error(self, failure: libvirt.libvirtError, what: str, kind: type[HypervisorError]) -> GuestlaunchError:
         error = translate(failure, what, self.name, domain=self.name)

@@ -65,7 +65,7 @@ def remove(root: Path) -> list[str]:
         done.append(f"ended QEMU {pid}")
     claims = root / CLAIMS
     for link in sorted(claims.iterdir()) if claims.is_dir() else []:
-        target = Path(os.readlink(link))
+        target = link.readlink()
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target, ignore_errors=True)
         else:

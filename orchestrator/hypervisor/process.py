@@ -20,7 +20,7 @@ from orchestrator.hypervisor.binding import libvirt
 _PR_SET_CHILD_SUBREAPER = 36
 
 _lock = threading.Lock()
-_adoptions = 0
+_adoptions: set[int] = set()  # those under way, by id
 
 
 def _set_subreaper(*, on: bool) -> None:
@@ -28,7 +28,7 @@ def _set_subreaper(*, on: bool) -> None:
 
 
 class Adoption:
-    """Looks for the QEMU that libvirt is about to start, from its pid file, so that even one that dies at once is reaped.
+    """Looks for the QEMU that libvirt is about to start, by its pid file: even one that dies at once is reaped.
 
     The file is written between fork and exec; one that was there before is of an earlier guest.
     """
@@ -77,20 +77,17 @@ def adopting(pid_file: Path) -> Iterator[Adoption]:
 
     It lasts only as long as libvirt starts a QEMU: other programs' daemons go to init as ever.
     """
-    global _adoptions
-    with _lock:
-        _adoptions += 1
-        if _adoptions == 1:
-            _set_subreaper(on=True)
     adoption = Adoption(pid_file)
+    with _lock:
+        _adoptions.add(id(adoption))
+        _set_subreaper(on=True)
     try:
         yield adoption
     finally:
         adoption.finish()
         with _lock:
-            _adoptions -= 1
-            if not _adoptions:
-                _set_subreaper(on=False)
+            _adoptions.discard(id(adoption))
+            _set_subreaper(on=bool(_adoptions))
 
 
 def read_pid(files: tuple[Path, ...], domain: str) -> int | None:
