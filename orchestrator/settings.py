@@ -24,7 +24,9 @@ from orchestrator.errors import SettingsError, nearest
 PREFIX = "GUESTLAUNCH_"
 SYSTEM_CONFIG = Path("/etc/guestlaunch/config.toml")
 # Read by the hv wrapper, by load() itself or by the commands: variables of ours that are no settings.
-OWN_VARIABLES = frozenset({"GUESTLAUNCH_CONFIG", "GUESTLAUNCH_SOCKET", "GUESTLAUNCH_QUIET", "GUESTLAUNCH_KVM"})
+OWN_VARIABLES = frozenset(
+    {"GUESTLAUNCH_CONFIG", "GUESTLAUNCH_SOCKET", "GUESTLAUNCH_QUIET", "GUESTLAUNCH_KVM", "GUESTLAUNCH_CLIENT"}
+)
 # What one launch may ask for by itself; the rest belongs to the process that launches.
 PER_LAUNCH = frozenset(
     {
@@ -82,6 +84,16 @@ class Settings:
     console_kib: int = 256
     measure: bool = True
     deadlines: Deadlines = field(default_factory=Deadlines)
+
+    @property
+    def log_target(self) -> str:
+        """Where events are logged: a file's path, or "-" for stderr."""
+        return self.log or os.fspath(self.state_dir / "log/events.jsonl")
+
+    @property
+    def appliance_store(self) -> Path:
+        """Where built appliances are kept."""
+        return self.state_dir / "appliances"
 
 
 class _BadValueError(Exception):
@@ -284,7 +296,7 @@ def _home(environ: Mapping[str, str]) -> Path:
     value = environ.get("HOME", "")
     if value.startswith("/"):
         return Path(value)
-    import pwd  # noqa: PLC0415 - only where HOME is not set
+    import pwd  # here: only where HOME is not set
 
     try:
         return Path(pwd.getpwuid(os.geteuid()).pw_dir)
@@ -293,7 +305,7 @@ def _home(environ: Mapping[str, str]) -> Path:
 
 
 def _from_file(path: Path, *, required: bool) -> Iterator[tuple[str, object]]:
-    import tomllib  # noqa: PLC0415 - most launches read no file
+    import tomllib  # here: most launches read no file
 
     try:
         with path.open("rb") as stream:

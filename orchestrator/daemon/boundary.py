@@ -1,0 +1,82 @@
+"""The outermost frame of our programs: every failure becomes one line on stderr and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.errors import GuestlaunchError
+from orchestrator.settings import default_state_dir
+
+INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+
+def guarded(program: str, body: Callable[[], int]) -> int:
+    """Run a program's body and return its exit status; no traceback ever reaches the user.
+
+    A reader of our output that went away is no failure worth a line; a defect of ours is one line that
+    says so and names the file that holds the traceback.
+    """
+    try:
+        status = body()
+        sys.stdout.flush()
+        return status
+    except GuestlaunchError as error:
+        complain(program, str(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence()
+        return _BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001 - the boundary of the program
+        complain(program, f"internal error: {error!r} (this is a bug; details: {_keep(program, error)})")
+        return 1
+
+
+def complain(program: str, text: str) -> None:
+    """Write one line to stderr, if there is a stderr."""
+    line = " ".join(f"{program}: {text}".splitlines()) + "\n"
+    try:
+        sys.stderr.write(line.encode("utf-8", "backslashreplace").decode())
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        return
+
+
+def _silence() -> None:
+    """Point stdout to nowhere, so that the interpreter's last flush does not complain either."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _keep(program: str, error: Exception) -> str:
+    """Write the traceback to a file and return its path."""
+    text = "".join(traceback.format_exception(error))
+    name = f"crash-{program}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
+    for directory in (_log_directory(), Path(tempfile.gettempdir())):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            path = directory / name
+            with path.open("x", encoding="utf-8", errors="backslashreplace") as stream:
+                stream.write(text)
+            return str(path)
+        except OSError:
+            continue
+    return "nowhere to write them"
+
+
+def _log_directory() -> Path:
+    """Return the log directory without trusting the settings, which may be what failed."""
+    named = os.environ.get("GUESTLAUNCH_STATE_DIR", "")
+    try:
+        return (Path(named) if named else default_state_dir(os.environ)) / "log"
+    except GuestlaunchError:
+        return Path(tempfile.gettempdir())

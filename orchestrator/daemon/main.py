@@ -1,0 +1,127 @@
+"""guestlaunchd: the program. Arguments in, a server on a public socket (or one inherited connection) out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from orchestrator import __version__
+from orchestrator.daemon import listen
+from orchestrator.daemon.boundary import guarded
+from orchestrator.errors import UsageError, nearest
+from orchestrator.settings import Settings, load
+
+_EPILOG = """examples:
+  guestlaunchd                            serve this user's tools on $XDG_RUNTIME_DIR/guestlaunch/guestlaunchd.sock
+  guestlaunchd --config /etc/site.toml    the same, with a site's settings
+  guestlaunchd --socket /srv/gl/sock --log -   another socket; events as JSON lines on stderr
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Parses our arguments; a mistake is one line, like every other error of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        known = [option for action in self._actions for option in action.option_strings]
+        word = message.rpartition(": ")[2].split(" ")[0].split("=")[0]
+        raise UsageError("bad arguments", "", message, nearest(word, known) or "see guestlaunchd --help")
+
+
+def main() -> int:
+    """Run guestlaunchd; return its exit status."""
+    return guarded("guestlaunchd", lambda: run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Serve until told to stop.
+
+    :raise GuestlaunchError: when it cannot start.
+    """
+    options = _parser().parse_args(argv)
+    overrides = {"log": options.log, "state_dir": options.state_dir, "connect": options.connect}
+    settings = load(config=options.config, overrides=overrides)
+    from orchestrator.daemon import run as running  # here: what libvirt lacks must not break --help
+
+    if options.serve_fd is not None:
+        return running.serve_connection(_inherited(options.serve_fd), settings)
+    path = (Path.cwd() / options.socket) if options.socket else settings.runtime_dir / listen.SOCKET_NAME
+    return _serve_publicly(path, settings)
+
+
+def _serve_publicly(path: Path, settings: Settings) -> int:
+    from orchestrator.daemon import run as running  # here: see run()
+
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listen.public(path))
+
+        def ready() -> None:
+            notify(os.environ, f"READY=1\nSTATUS=listening on {path}")
+            sys.stderr.write(f"guestlaunchd: listening on {path} (pid {os.getpid()})\n")
+
+        def stopping() -> None:
+            notify(os.environ, "STOPPING=1")
+            stack.close()  # the socket goes first: who comes now serves himself
+
+        return running.serve_listener(listener, _for_clients(settings), ready=ready, stopping=stopping)
+
+
+def _for_clients(settings: Settings) -> Settings:
+    """Return settings that hold for every client: "-" would mix their timelines into our own output."""
+    return replace(settings, timeline=None) if settings.timeline == "-" else settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="guestlaunchd",
+        description="Launches appliances for libguestfs tools (through guestlaunch-hv) until told to stop.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--socket", metavar="PATH", help="listen there instead of in the runtime directory")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="settings file")
+    parser.add_argument("--state-dir", metavar="DIR", help="appliances, logs and libvirt's private files")
+    parser.add_argument("-c", "--connect", metavar="URI", help="libvirt connection of launches that name none")
+    parser.add_argument("--log", metavar="FILE", help="where events go; - is stderr")
+    parser.add_argument("--serve-fd", metavar="N", type=int, help="serve one inherited connection, then end")
+    parser.add_argument("--version", action="version", version=f"guestlaunchd {__version__}")
+    return parser
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    """Return the connection that a wrapper left us.
+
+    :raise UsageError: when the descriptor is no connected socket.
+    """
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise UsageError("bad arguments", f"--serve-fd {descriptor}", "not a socket")
+        os.set_inheritable(descriptor, False)
+        sock = socket.socket(fileno=descriptor)
+        sock.getpeername()
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError("bad arguments", f"--serve-fd {descriptor}", why) from error
+    return sock
+
+
+def notify(environ: Mapping[str, str], state: str) -> None:
+    """Tell the service manager, if there is one (sd_notify(3): a datagram to $NOTIFY_SOCKET)."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect("\0" + address[1:] if address.startswith("@") else address)
+        sock.sendall(state.encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""Who is at the other end of a unix socket, and whom we serve."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from dataclasses import dataclass
+
+from orchestrator.errors import ProtocolError
+
+_UCRED = struct.Struct("3i")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Process and user on the other end, as the kernel vouches for them since the connection was made."""
+
+    pid: int
+    uid: int
+
+
+def credentials(sock: socket.socket) -> Peer:
+    """Return who connected."""
+    pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Peer(pid=pid, uid=uid)
+
+
+def require_own(peer: Peer) -> None:
+    """Refuse a peer whose rights are not ours.
+
+    A launch opens disks with the server's rights. Serving another user would lend them to that user,
+    whatever the socket's mode allows; only root, who has them anyway, is let in besides ourselves.
+
+    :raise ProtocolError: for anybody else.
+    """
+    own = os.geteuid()
+    if peer.uid in {own, 0}:
+        return
+    raise ProtocolError(
+        "connection refused",
+        f"uid {peer.uid}",
+        f"this guestlaunchd opens disks with the rights of uid {own} and serves nobody else",
+        "start guestlaunchd as your own user, or run without one",
+    )

@@ -1,0 +1,75 @@
+"""Runs a server with a real launcher behind it until it is told to stop, and ends what it launched."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+from orchestrator.daemon.server import Server
+from orchestrator.launch.launcher import Launcher
+from orchestrator.launch.stop import Stop
+from orchestrator.settings import Settings
+from orchestrator.timeline.log import EventLog
+
+# On top of the deadline for a guest's own shutdown: killing it, and removing its files.
+_CLEANUP_SECONDS = 15.0
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Yield a Stop that SIGTERM, SIGINT and SIGHUP request; handlers are put back afterwards."""
+    with Stop() as stop:
+        before = {
+            number: signal.signal(number, lambda received, _: stop.request(signal.Signals(received).name))
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        }
+        try:
+            yield stop
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def serve_listener(
+    listener: socket.socket,
+    settings: Settings,
+    *,
+    lonely_end: bool = False,
+    ready: Callable[[], None] | None = None,
+    stopping: Callable[[], None] | None = None,
+) -> int:
+    """Serve a listening socket until a signal comes; return the exit status.
+
+    :param lonely_end: also end when the last client has gone.
+    :param ready: called once clients are answered; `stopping` once no new ones are.
+    """
+    with _server(settings) as (server, stop):
+        if ready is not None:
+            ready()
+        server.serve(listener, stop, lonely_end=lonely_end)
+        listener.close()
+        if stopping is not None:
+            stopping()
+        return _end(server, stop, settings)
+
+
+def serve_connection(sock: socket.socket, settings: Settings) -> int:
+    """Serve one connection that somebody else made, and return the exit status."""
+    with _server(settings) as (server, stop):
+        server.adopt(sock)
+        server.serve(None, stop, lonely_end=True)
+        return _end(server, stop, settings)
+
+
+@contextlib.contextmanager
+def _server(settings: Settings) -> Iterator[tuple[Server, Stop]]:
+    with stop_on_signals() as stop, Launcher(settings) as launcher:
+        launcher.prewarm()
+        yield Server(launcher, settings, EventLog(settings.log_target)), stop
+
+
+def _end(server: Server, stop: Stop, settings: Settings) -> int:
+    reason = f"guestlaunchd is stopping ({stop.reason})" if stop.requested else "the last client has gone"
+    return 0 if server.close(reason, settings.deadlines.shutdown + _CLEANUP_SECONDS) else 1

@@ -1,0 +1,318 @@
+"""Serves launches to clients: one thread a connection, the protocol of `orchestrator.wrapper.protocol`.
+
+The same server runs in guestlaunchd, behind a command's private socket, and on the one inherited connection
+of `guestlaunchd --serve-fd`. How a launch is done is the launcher's business, how a socket comes to be
+`daemon.listen`'s.
+
+Requests beyond the wrapper's "launch":
+    {"type": "status"}                   answered by {"type": "status", ...}; see `Server.status`
+    {"type": "watch", "client": TOKEN}   answered by {"type": "watching"}, then by {"type": "finished", "record": {...},
+                                         "message": "..."} after each launch whose client had GUESTLAUNCH_CLIENT=TOKEN
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator import __version__
+from orchestrator.daemon.messages import Asked, Running, answer, describe
+from orchestrator.daemon.peer import Peer, credentials, require_own
+from orchestrator.errors import GuestlaunchError, ProtocolError
+from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.stop import Stop
+from orchestrator.settings import Settings, for_launch
+from orchestrator.timeline.log import EventLog
+from orchestrator.timeline.record import LaunchRecord, to_event
+from orchestrator.wrapper import argv, protocol
+
+_REQUEST_SECONDS = 10.0
+_ANSWER_SECONDS = 10.0
+_MAX_CONNECTIONS = 256
+# A private server that nobody ever connects to belongs to a command that died early.
+_FIRST_CLIENT_SECONDS = 60.0
+
+
+class Launching(Protocol):
+    """What the server needs of `orchestrator.launch.launcher.Launcher`."""
+
+    def run(
+        self,
+        request: LaunchRequest,
+        *,
+        settings: Settings | None = None,
+        console: tuple[int, int] | None = None,
+        origin_ns: int,
+        stop: Stop,
+    ) -> LaunchRecord:
+        """Carry out one launch; blocks until its domain is gone."""
+
+    def running(self) -> Sequence[Running]:
+        """Return snapshots of the launches under way."""
+
+
+@dataclass(slots=True)
+class _Connection:
+    """One client; `stop` is there while it launches, `token` while it watches."""
+
+    sock: socket.socket
+    peer: Peer
+    stop: Stop | None = None
+    token: str | None = None
+    writing: threading.Lock = field(default_factory=threading.Lock)  # several launches report to one watcher
+
+
+class Server:
+    """Serves launches until told to stop.
+
+    :param launcher: what launches.
+    :param settings: what holds for launches that do not ask otherwise.
+    :param log: where the server's own events go.
+    """
+
+    def __init__(self, launcher: Launching, settings: Settings, log: EventLog) -> None:
+        self._launcher = launcher
+        self._settings = settings
+        self._log = log
+        self._started = time.monotonic()
+        self._lock = threading.Lock()
+        self._connections: dict[int, _Connection] = {}
+        self._threads: set[threading.Thread] = set()
+        self._outcomes: Counter[str] = Counter()
+        self._served = False
+        self._stopping: str | None = None
+        self._changed = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def serve(self, listener: socket.socket | None, stop: Stop, *, lonely_end: bool = False) -> None:
+        """Accept connections until stop is requested.
+
+        :param listener: None when all clients are adopted ones.
+        :param lonely_end: also end once the last client has gone, as a command's private server does.
+        """
+        with selectors.DefaultSelector() as selector:
+            for readable in (stop, self._changed):
+                selector.register(readable, selectors.EVENT_READ)
+            if listener is not None:
+                listener.setblocking(False)
+                selector.register(listener, selectors.EVENT_READ)
+            while not stop.requested and not (lonely_end and self._lonely()):
+                for key, _ in selector.select(timeout=1.0 if lonely_end else None):
+                    if key.fileobj is listener:
+                        self._accept(listener)
+                    elif key.fileobj == self._changed:
+                        with contextlib.suppress(BlockingIOError):
+                            os.eventfd_read(self._changed)
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Serve a connection in a thread of its own; the socket is ours from now on."""
+        thread = threading.Thread(target=self._thread, args=(sock,), name="client", daemon=True)
+        with self._lock:
+            self._served = True
+            full = len(self._threads) >= _MAX_CONNECTIONS
+            if not full:
+                self._threads.add(thread)
+        if full:
+            with sock:
+                _tell(sock, protocol.exit_message(1, f"guestlaunchd is busy: {_MAX_CONNECTIONS} clients already"))
+            return
+        thread.start()
+
+    def handle(self, sock: socket.socket) -> None:
+        """Serve one connection in the caller's thread, and close it."""
+        with sock:
+            try:
+                connection = _Connection(sock=sock, peer=credentials(sock))
+                self._serve_one(connection)
+            except EOFError:
+                return  # the client changed its mind before asking for anything
+            except GuestlaunchError as error:
+                self._log.emit("client_refused", level="warning", error=str(error))
+                _tell(sock, protocol.exit_message(error.exit_status, str(error)))
+            except Exception as error:  # noqa: BLE001 - a defect of ours costs one launch, not the daemon
+                self._log.emit("internal_error", level="error", error=repr(error), traceback=traceback.format_exc())
+                _tell(sock, protocol.exit_message(1, f"internal error: {error!r} (this is a bug; the log has more)"))
+
+    def status(self) -> dict[str, Any]:
+        """Return what `guestlaunch status` shows: the server, its counts and its launches; times in seconds."""
+        now = time.monotonic_ns()
+        with self._lock:
+            outcomes = dict(self._outcomes)
+        return {
+            "type": "status",
+            "protocol": protocol.VERSION,
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": time.monotonic() - self._started,
+            "state_dir": os.fspath(self._settings.state_dir),
+            "log": self._settings.log,
+            "outcomes": outcomes,
+            "launches": [describe(snapshot, now) for snapshot in self._launcher.running()],
+        }
+
+    def close(self, reason: str, seconds: float) -> bool:
+        """End the launches under way and wait for them.
+
+        :param seconds: how long to wait in all.
+        :return: False when some launch had not ended by then.
+        """
+        deadline = time.monotonic() + seconds
+        with self._lock:
+            self._stopping = reason
+            connections = list(self._connections.values())
+            threads = list(self._threads)
+        for connection in connections:
+            if connection.stop is not None:
+                connection.stop.request(reason)
+            else:
+                _hang_up(connection.sock)
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    def _lonely(self) -> bool:
+        with self._lock:
+            if self._threads:
+                return False
+            return self._served or time.monotonic() - self._started > _FIRST_CLIENT_SECONDS
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except OSError as error:  # the client has gone again, or we are out of descriptors
+            self._log.emit("accept_failed", level="warning", error=error.strerror)
+            time.sleep(0.01)  # EMFILE would otherwise make this a busy loop
+            return
+        sock.setblocking(True)
+        self.adopt(sock)
+
+    def _thread(self, sock: socket.socket) -> None:
+        try:
+            self.handle(sock)
+        finally:
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+            os.eventfd_write(self._changed, 1)
+
+    @contextlib.contextmanager
+    def _registered(self, connection: _Connection) -> Iterator[None]:
+        with self._lock:
+            if self._stopping is not None:
+                raise ProtocolError("launch refused", "guestlaunchd", self._stopping)
+            self._connections[id(connection)] = connection
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._connections[id(connection)]
+
+    def _serve_one(self, connection: _Connection) -> None:
+        """Read the request and answer it."""
+        require_own(connection.peer)
+        message, fds = protocol.receive(connection.sock, time.monotonic() + _REQUEST_SECONDS)
+        try:
+            handler = self._handlers().get(message["type"])
+            if handler is None:
+                raise ProtocolError("request refused", message["type"], "there is no such request")
+            with self._registered(connection):
+                handler(connection, message, fds)
+        finally:
+            for descriptor in fds:
+                os.close(descriptor)
+
+    def _handlers(self) -> dict[str, Callable[[_Connection, dict[str, Any], list[int]], None]]:
+        return {"launch": self._launch, "status": self._answer_status, "watch": self._watch}
+
+    def _answer_status(self, connection: _Connection, _message: dict[str, Any], _fds: list[int]) -> None:
+        protocol.send(connection.sock, self.status(), deadline=time.monotonic() + _ANSWER_SECONDS)
+
+    def _watch(self, connection: _Connection, message: dict[str, Any], _fds: list[int]) -> None:
+        """Keep the connection until the watcher closes it; launches report to it meanwhile."""
+        token = message.get("client")
+        if not isinstance(token, str) or not token:
+            raise ProtocolError("request refused", "watch", "it names no client")
+        protocol.send(connection.sock, {"type": "watching"}, deadline=time.monotonic() + _ANSWER_SECONDS)
+        connection.token = token
+        with contextlib.suppress(EOFError, ProtocolError):
+            protocol.receive(connection.sock)
+
+    def _launch(self, connection: _Connection, message: dict[str, Any], fds: list[int]) -> None:
+        """Carry out one launch for a client and tell it how it ended."""
+        asked = Asked.read(message, fds)
+        with Stop() as stop:
+            connection.stop = stop
+            with self._lock:
+                if self._stopping is not None:
+                    stop.request(self._stopping)
+            listener = threading.Thread(target=_listen, args=(connection.sock, stop), name="client-stop", daemon=True)
+            listener.start()
+            try:
+                record, reply = self._run(asked, stop)
+                if record is not None or reply["message"]:
+                    self._report(asked.env.get("GUESTLAUNCH_CLIENT"), record, str(reply["message"]))
+                _tell(connection.sock, reply)
+            finally:
+                connection.stop = None
+                _hang_up(connection.sock)
+                listener.join()
+
+    def _run(self, asked: Asked, stop: Stop) -> tuple[LaunchRecord | None, dict[str, Any]]:
+        """Return a launch's record, if it came that far, and the client's answer."""
+        try:
+            settings = for_launch(self._settings, asked.env, Path(asked.cwd))
+            request = argv.parse(asked.argv, asked.cwd)
+            console = (asked.console[0], asked.console[1]) if request.console else None
+            record = self._launcher.run(
+                request, settings=settings, console=console, origin_ns=asked.origin_ns, stop=stop
+            )
+        except GuestlaunchError as error:
+            with self._lock:
+                self._outcomes["failure"] += 1
+            return getattr(error, "record", None), protocol.exit_message(1, str(error))
+        with self._lock:
+            self._outcomes[record.outcome] += 1
+        return record, answer(record)
+
+    def _report(self, token: str | None, record: LaunchRecord | None, message: str) -> None:
+        """Tell whoever watches this client's launches, before the client itself hears of the end."""
+        with self._lock:
+            watchers = [c for c in self._connections.values() if token is not None and c.token == token]
+        event = None if record is None else to_event(record)
+        for watcher in watchers:
+            with watcher.writing:
+                _tell(watcher.sock, {"type": "finished", "record": event, "message": message})
+
+
+def _listen(sock: socket.socket, stop: Stop) -> None:
+    """Turn what a launching client says, or its end, into a request to stop."""
+    while True:
+        try:
+            message, fds = protocol.receive(sock)
+        except (EOFError, ProtocolError, OSError):
+            stop.request("client gone")
+            return
+        for descriptor in fds:
+            os.close(descriptor)
+        if message["type"] == "terminate":
+            stop.request("terminate")
+
+
+def _tell(sock: socket.socket, message: dict[str, Any]) -> None:
+    """Send a message to somebody who may be gone by now."""
+    with contextlib.suppress(ProtocolError, OSError):
+        protocol.send(sock, message, deadline=time.monotonic() + _ANSWER_SECONDS)
+
+
+def _hang_up(sock: socket.socket) -> None:
+    """End a connection in both directions; a thread that reads from it wakes up."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,1 @@
+"""Workload: what runs once an appliance is ready: libguestfs tools and job files."""
