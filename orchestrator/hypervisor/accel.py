@@ -1,0 +1,244 @@
+"""Decides whether a guest runs under KVM or TCG, and proves it first: /dev/kvm may open and yet hang every guest.
+
+`auto` means KVM only for a guest of the host's own arch and after a probe guest has booted. The probe starts QEMU
+directly: nothing is to be seen of it in libvirt. Its verdict holds for this boot of the host and this QEMU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from orchestrator.domain.model import Accel, Arch
+from orchestrator.errors import CapabilityError, UsageError, nearest
+from orchestrator.hypervisor.emulator import host_arch
+
+DEVICE = Path("/dev/kvm")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+PROBE_DEADLINE_S = 10.0
+_FORMAT = 1
+# The kernel's first line and, with neither an initrd nor a root file system, its last: it ran all the way through.
+_BANNER, _LAST = b"Linux version ", b"Kernel panic - not syncing"
+_MACHINE = {Arch.X86_64: ("q35", "ttyS0"), Arch.AARCH64: ("virt,gic-version=host", "ttyAMA0")}
+
+
+class AccelPolicy(StrEnum):
+    """What the user asked for."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccelVerdict:
+    """What a guest will run under, and why. `cached`: the reason was found out earlier in this boot of the host."""
+
+    accel: Accel
+    reason: str
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """Whether a probe guest booted, and what was seen."""
+
+    booted: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Key:
+    """What a stored verdict is valid for."""
+
+    format: int
+    boot_id: str
+    emulator: str
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+def choose_accel(
+    policy: str,
+    arch: Arch,
+    *,
+    emulator: str,
+    kernel: Path,
+    state_dir: Path,
+    deadline_s: float = PROBE_DEADLINE_S,
+) -> AccelVerdict:
+    """Return the accelerator for a guest.
+
+    :param policy: "auto", "kvm" or "tcg". Whoever insists on KVM is not asked for a proof.
+    :param emulator: absolute path of QEMU; :param kernel: a kernel of the guest's arch, for the probe.
+    :param deadline_s: how long a probe guest may take; a probe is made at most once a boot of the host.
+    :raise CapabilityError: KVM was insisted on and cannot be had.
+    """
+    try:
+        wanted = AccelPolicy(policy)
+    except ValueError as error:
+        raise UsageError("unknown accelerator policy", policy, "", nearest(policy, AccelPolicy)) from error
+    if wanted is AccelPolicy.TCG:
+        return AccelVerdict(accel=Accel.TCG, reason="asked for")
+    obstacle = _obstacle(arch)
+    if wanted is AccelPolicy.KVM:
+        if obstacle:
+            raise CapabilityError("cannot use KVM for a guest of arch", arch, obstacle, "use --accel auto or tcg")
+        return AccelVerdict(accel=Accel.KVM, reason="asked for")
+    if obstacle:
+        return AccelVerdict(accel=Accel.TCG, reason=obstacle)
+    return _proven(arch, emulator, kernel, state_dir, deadline_s)
+
+
+def _obstacle(arch: Arch) -> str:
+    """Return what rules KVM out without any trial, or an empty string."""
+    host = host_arch()
+    if arch != host:
+        return f"the guest's arch {arch} is not the host's ({host or os.uname().machine})"
+    try:
+        os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"{DEVICE}: {error.strerror}"
+    return ""
+
+
+def _proven(arch: Arch, emulator: str, kernel: Path, state_dir: Path, deadline_s: float) -> AccelVerdict:
+    """Return the stored verdict, or find it out; one process does that, and the others wait for it."""
+    file = state_dir / "kvm-verdict.json"
+    key = _key(emulator)
+    stored = _read(file, key)
+    if stored is not None:
+        return _verdict(stored, cached=True)
+    with _one_prober(state_dir, deadline_s + 5.0) as ours:
+        stored = _read(file, key)
+        if stored is not None:
+            return _verdict(stored, cached=True)
+        if not ours:
+            return AccelVerdict(accel=Accel.TCG, reason="another process still probes KVM")
+        result = probe(arch, emulator, kernel, deadline_s=deadline_s)
+        with contextlib.suppress(OSError):  # the verdict holds without its copy; the next launch probes again
+            _write(file, key, result)
+        return _verdict(result, cached=False)
+
+
+def _verdict(result: ProbeResult, *, cached: bool) -> AccelVerdict:
+    return AccelVerdict(accel=Accel.KVM if result.booted else Accel.TCG, reason=result.reason, cached=cached)
+
+
+def _key(emulator: str) -> _Key:
+    try:
+        status = Path(emulator).stat()
+    except OSError as error:
+        raise CapabilityError("cannot run QEMU", emulator, error.strerror or error) from error
+    return _Key(
+        format=_FORMAT,
+        boot_id=BOOT_ID.read_text().strip(),
+        emulator=emulator,
+        inode=status.st_ino,
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+    )
+
+
+def _read(file: Path, key: _Key) -> ProbeResult | None:
+    """Return the stored result if it is for this key; a damaged file is as good as none."""
+    try:
+        stored = json.loads(file.read_bytes())
+        if stored["key"] == asdict(key):
+            return ProbeResult(booted=stored["booted"] is True, reason=str(stored["reason"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _write(file: Path, key: _Key, result: ProbeResult) -> None:
+    temporary = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps({"key": asdict(key), **asdict(result)}))
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _one_prober(state_dir: Path, deadline_s: float) -> Iterator[bool]:
+    """Wait for our turn to probe, up to deadline_s seconds; tell whether it came."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(state_dir / "kvm-verdict.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        yield True  # nowhere to store a verdict either
+        return
+    try:
+        end = time.monotonic() + deadline_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    yield False
+                    return
+                time.sleep(0.05)
+            else:
+                yield True
+                return
+    finally:
+        os.close(descriptor)
+
+
+def probe(
+    arch: Arch, emulator: str, kernel: Path, *, deadline_s: float = PROBE_DEADLINE_S, accel: Accel = Accel.KVM
+) -> ProbeResult:
+    """Boot a kernel with nothing but a serial port until it panics for want of a root, and say whether it got there.
+
+    :raise CapabilityError: QEMU cannot be started at all.
+    """
+    machine, console = _MACHINE[arch]
+    if accel is Accel.TCG:
+        machine = machine.partition(",")[0]  # the host's interrupt controller is no model
+    command = [
+        emulator, "-accel", accel, "-machine", machine, "-cpu", "host" if accel is Accel.KVM else "max",
+        "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+        "-kernel", str(kernel), "-append", f"console={console} panic=-1",
+    ]  # fmt: skip
+    try:
+        qemu = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    except OSError as error:
+        raise CapabilityError("cannot run QEMU", emulator, error.strerror or error) from error
+    with qemu:
+        try:
+            return _watch(qemu, deadline_s)
+        finally:
+            qemu.kill()
+
+
+def _watch(qemu: subprocess.Popen[bytes], deadline_s: float) -> ProbeResult:
+    """Read the probe guest's console until it has booted, ended or used up its time."""
+    assert qemu.stdout is not None
+    console = qemu.stdout.fileno()
+    end = time.monotonic() + deadline_s
+    seen = b""
+    while (left_s := end - time.monotonic()) > 0:
+        if not select.select([console], [], [], left_s)[0]:
+            break
+        chunk = os.read(console, 65536)
+        if not chunk:
+            last = seen.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            return ProbeResult(booted=False, reason=f"probe guest ended before it had booted: {last or 'no output'}")
+        seen += chunk
+        if _LAST in seen[max(seen.find(_BANNER), 0) :] and _BANNER in seen:
+            return ProbeResult(booted=True, reason="probe guest booted")
+    return ProbeResult(booted=False, reason=f"probe guest did not boot within {deadline_s:g} s")
