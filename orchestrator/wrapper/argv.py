@@ -46,7 +46,7 @@ MACHINE_NO_EFFECT: dict[str, str] = {
 }
 
 # `accel=` as libguestfs writes it, and the client's opinion that it states.
-_ACCELERATORS = {"kvm:tcg": None, "kvm:hvf:tcg": None, "kvm": "kvm", "tcg": "tcg"}
+_ACCELERATORS = {"kvm:tcg": None, "kvm": "kvm", "tcg": "tcg"}
 _BUSES = {"scsi-hd": DiskBus.SCSI, **{f"virtio-blk-{t}": DiskBus.VIRTIO for t in _TRANSPORTS}}
 _APPLIANCE = "appliance"
 _GUESTFSD = "org.libguestfs.channel.0"
