@@ -225,19 +225,21 @@ def for_launch(base: Settings, environ: Mapping[str, str], cwd: Path) -> Setting
 def to_environ(settings: Settings) -> dict[str, str]:
     """Return the variables that make `load` or `for_launch` elsewhere arrive at the same settings.
 
-    Values that equal the built-in default are left out, except the two directories.
+    All that has a value is there, defaults too: a daemon's own settings are not to shine through.
     """
-    plain = Settings(state_dir=settings.state_dir, runtime_dir=settings.runtime_dir)
-    out = {variable(key): os.fspath(getattr(settings, key)) for key in ("state_dir", "runtime_dir")}
+    out: dict[str, str] = {}
     for key in _CONVERT:
         value = getattr(settings, key)
-        if value != getattr(plain, key):
+        if value is not None:
             out[variable(key)] = ("on" if value else "off") if isinstance(value, bool) else str(value)
     for name in _DEADLINES:
-        value = getattr(settings.deadlines, name)
-        if value != getattr(plain.deadlines, name):
-            out[variable(_DEADLINE_PREFIX + name)] = repr(value)
+        out[variable(_DEADLINE_PREFIX + name)] = repr(getattr(settings.deadlines, name))
     return out
+
+
+def is_setting(name: str) -> bool:
+    """Tell whether an environment variable is one of our settings."""
+    return name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() in _scalars()
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:

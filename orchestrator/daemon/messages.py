@@ -43,10 +43,6 @@ class Running(Protocol):
         """Process that asked for it."""
 
     @property
-    def domain(self) -> str | None:
-        """Name of its libvirt domain."""
-
-    @property
     def ready(self) -> bool:
         """Whether the tool has its appliance."""
 
@@ -107,5 +103,4 @@ def describe(snapshot: Running, now_ns: int) -> dict[str, Any]:
         "ready": snapshot.ready,
         "elapsed_s": (now_ns - snapshot.started_ns) / 1e9,
         "client_pid": snapshot.client_pid,
-        "domain": snapshot.domain,
     }

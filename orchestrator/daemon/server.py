@@ -52,8 +52,9 @@ class Launching(Protocol):
         *,
         settings: Settings | None = None,
         console: tuple[int, int] | None = None,
-        origin_ns: int,
+        origin_ns: int | None = None,
         stop: Stop,
+        client_pid: int | None = None,
     ) -> LaunchRecord:
         """Carry out one launch; blocks until its domain is gone."""
 
@@ -256,7 +257,7 @@ class Server:
             listener = threading.Thread(target=_listen, args=(connection.sock, stop), name="client-stop", daemon=True)
             listener.start()
             try:
-                record, reply = self._run(asked, stop)
+                record, reply = self._run(asked, stop, connection.peer.pid)
                 if record is not None or reply["message"]:
                     self._report(asked.env.get("GUESTLAUNCH_CLIENT"), record, str(reply["message"]))
                 _tell(connection.sock, reply)
@@ -265,19 +266,19 @@ class Server:
                 _hang_up(connection.sock)
                 listener.join()
 
-    def _run(self, asked: Asked, stop: Stop) -> tuple[LaunchRecord | None, dict[str, Any]]:
+    def _run(self, asked: Asked, stop: Stop, pid: int) -> tuple[LaunchRecord | None, dict[str, Any]]:
         """Return a launch's record, if it came that far, and the client's answer."""
         try:
             settings = for_launch(self._settings, asked.env, Path(asked.cwd))
             request = argv.parse(asked.argv, asked.cwd)
             console = (asked.console[0], asked.console[1]) if request.console else None
             record = self._launcher.run(
-                request, settings=settings, console=console, origin_ns=asked.origin_ns, stop=stop
+                request, settings=settings, console=console, origin_ns=asked.origin_ns, stop=stop, client_pid=pid
             )
         except GuestlaunchError as error:
             with self._lock:
                 self._outcomes["failure"] += 1
-            return getattr(error, "record", None), protocol.exit_message(1, str(error))
+            return error.record, protocol.exit_message(1, str(error))
         with self._lock:
             self._outcomes[record.outcome] += 1
         return record, answer(record)

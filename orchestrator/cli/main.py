@@ -1,0 +1,131 @@
+"""guestlaunch: the program. Finds the command's module, which is imported only when the command is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from orchestrator import __version__
+from orchestrator.daemon.boundary import complain, guarded
+from orchestrator.errors import nearest
+
+PROGRAM = "guestlaunch"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command: where its click command is, and its line in the overview."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+# The registry. A line here is all it takes to add a command.
+COMMANDS: Mapping[str, Entry] = {
+    "guestfish": Entry("orchestrator.cli.tools", "guestfish", "Run guestfish in a launched appliance."),
+    "exec": Entry("orchestrator.cli.tools", "exec_", "Run any libguestfs program in a launched appliance."),
+    "env": Entry(
+        "orchestrator.cli.tools", "env", "Print the exports that make plain libguestfs programs launch through us."
+    ),
+    "run": Entry("orchestrator.cli.jobs", "run", "Run a workload described by a job file."),
+    "demo": Entry("orchestrator.cli.demo", "demo", "Show what fw_cfg DMA saves, on a disk image made on the spot."),
+    "status": Entry("orchestrator.cli.status", "status", "Show the running daemon and its launches."),
+    "doctor": Entry("orchestrator.cli.doctor", "doctor", "Report what this host has and lacks."),
+    "appliance": Entry("orchestrator.cli.appliance", "appliance", "Build, list, check and remove appliances."),
+    "domain": Entry("orchestrator.cli.domain", "domain", "Print, define or start a libvirt domain."),
+    "completion": Entry("orchestrator.cli.completion", "completion", "Print shell completion."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when that command is called for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the commands' names, in the registry's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import and return a command; None when there is none of that name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(entry.module), entry.attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is called, or name the nearest."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(
+                f"no such command: {args[0]} ({nearest(args[0], COMMANDS) or 'see guestlaunch --help'})", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """Write the overview from the registry, without importing a single command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Settings: options win over GUESTLAUNCH_* variables, those over --config, then "
+    "~/.config/guestlaunch/config.toml, then /etc/guestlaunch/config.toml.",
+)
+@click.version_option(__version__, prog_name=PROGRAM)
+def cli() -> None:
+    r"""Launch libguestfs appliances in UEFI libvirt domains over fw_cfg DMA, and time every phase.
+
+    \b
+    Examples:
+      guestlaunch appliance build
+      guestlaunch guestfish -- --ro -a disk.img -i
+      guestlaunch exec -- virt-df -a disk.img
+      eval "$(guestlaunch env)"; guestfish --ro -a disk.img -i
+      guestlaunch demo
+    """
+
+
+def main() -> int:
+    """Run guestlaunch; return its exit status."""
+    return guarded(PROGRAM, lambda: invoke(sys.argv[1:]))
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status.
+
+    :raise GuestlaunchError: as the command does.
+    """
+    try:
+        result: Any = cli.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without a command: that is its help
+        click.echo(error.format_message())
+        return 2
+    except click.UsageError as error:
+        complain(PROGRAM, _usage(error))
+        return 2
+    except click.Abort:
+        return 130
+    except click.ClickException as error:
+        complain(PROGRAM, error.format_message())
+        return error.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def _usage(error: click.UsageError) -> str:
+    """Return click's complaint as one line of ours, with where to read more."""
+    line = " ".join(error.format_message().split())
+    path = error.ctx.command_path if error.ctx is not None else PROGRAM
+    return line if "(" in line else f"{line} (see {path} --help)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

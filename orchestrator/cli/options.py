@@ -1,0 +1,63 @@
+"""The options that every launching command has, and the settings they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from orchestrator.settings import Settings, load
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_SETTINGS = (
+    click.option("--profile", metavar="NAME", help="Kind of guest: aarch64-uefi (default), aarch64-bare, x86_64-..."),
+    click.option("-c", "--connect", metavar="URI", help="libvirt connection; a private qemu:///embed by default."),
+    click.option("--fw-cfg-dma", type=click.Choice(["on", "off"]), help="How QEMU hands kernel and initrd over."),
+    click.option(
+        "--accel", type=click.Choice(["auto", "kvm", "tcg"]), help="Accelerator; auto uses KVM only if it works."
+    ),
+    click.option("--appliance", metavar="DIR", help="A fixed appliance instead of the newest one built."),
+    click.option("--memory-mib", metavar="N", help="Guest memory in MiB."),
+    click.option("--vcpus", metavar="N", help="Virtual CPUs."),
+    click.option("--cpu", metavar="MODEL", help="CPU model."),
+    click.option("--timeline", metavar="FILE", help="Append each launch's timeline as a JSON line; - is stdout."),
+    click.option("--state-dir", metavar="DIR", help="Appliances, logs and libvirt's private files."),
+    click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML)."),
+)
+_NAMES = (
+    "profile", "connect", "fw_cfg_dma", "accel", "appliance", "memory_mib", "vcpus", "cpu", "timeline", "state_dir",
+)  # fmt: skip
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
+
+
+def settings_options(function: _F) -> _F:
+    """Add the common options to a command; it receives them together as `settings`.
+
+    The values are checked where all settings are, so that option, variable and file have the same rules.
+    """
+
+    def with_settings(**options: object) -> object:
+        config = options.pop("config")
+        assert config is None or isinstance(config, Path)  # click made it one
+        overrides = {name: options.pop(name) for name in _NAMES}
+        return function(settings=load(config=config, overrides=overrides), **options)
+
+    with_settings.__name__ = function.__name__
+    with_settings.__doc__ = function.__doc__
+    decorated: Any = with_settings
+    for option in reversed(_SETTINGS):
+        decorated = option(decorated)
+    # A decorated function may already carry options (click keeps them in this attribute).
+    decorated.__click_params__ = [*getattr(function, "__click_params__", []), *decorated.__click_params__]
+    return decorated  # type: ignore[no-any-return]
+
+
+def describe(settings: Settings) -> str:
+    """Return the settings that shape a launch, for -v."""
+    dma = "on" if settings.fw_cfg_dma else "off"
+    return f"profile {settings.profile}, fw_cfg DMA {dma}, accel {settings.accel}, on {settings.connect or 'embed'}"

@@ -1,0 +1,77 @@
+"""One command's use of a server: the daemon that runs, or one of its own; and what its launches came to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.cli.main import PROGRAM
+from orchestrator.daemon import client, private
+from orchestrator.daemon.boundary import complain
+from orchestrator.daemon.client import Finished, Watch
+from orchestrator.settings import Settings
+from orchestrator.workload.environment import ToolEnvironment, tool_environment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A server to launch with.
+
+    :ivar environment: for the programs that launch.
+    """
+
+    watch: Watch
+    environment: ToolEnvironment
+    settings: Settings
+
+    def finished(self, seconds: float = 0.0) -> list[Finished]:
+        """Return the launches that ended since the last call."""
+        return list(self.watch.finished(seconds))
+
+
+@contextlib.contextmanager
+def opened(settings: Settings, *, verbose: bool = False) -> Iterator[Session]:
+    """Find or start a server, and prepare the environment of the programs that launch through it.
+
+    Warnings about the user's own variables go to stderr.
+
+    :raise GuestlaunchError: no usable appliance, wrapper or runtime directory.
+    """
+    # "-" is this command's own stdout, which no server has: the watch brings the records here.
+    passed = replace(settings, timeline=None) if settings.timeline == "-" else settings
+    checked = tool_environment(os.environ, passed)  # before anything is started: most mistakes show here
+    for line in checked.warnings:
+        complain(PROGRAM, f"warning: {line}")
+    with _server(settings, verbose=verbose) as (path, watch):
+        environment = tool_environment(os.environ, passed, socket=path, client=watch.token)
+        yield Session(watch=watch, environment=environment, settings=settings)
+
+
+@contextlib.contextmanager
+def _server(settings: Settings, *, verbose: bool) -> Iterator[tuple[Path, Watch]]:
+    """Yield the socket and watch of the server to use."""
+    named = os.environ.get("GUESTLAUNCH_SOCKET")
+    path, why = (Path(named), "") if named else client.find(settings, os.environ)
+    if verbose:
+        complain(PROGRAM, f"launching through {path}" if path else f"launching by itself: {why}")
+    if path is None:
+        with private.serving(settings) as (own, watch):
+            yield own, watch
+        return
+    with Watch(path) as watch:
+        yield path, watch
+
+
+def report(finished: list[Finished], settings: Settings) -> None:
+    """Say what the tool could not: why a launch failed; and write timelines that were asked for on stdout."""
+    for launch in finished:
+        if launch.message:
+            complain(PROGRAM, launch.message)
+        if settings.timeline == "-" and launch.record is not None:
+            import json  # here: most commands write none
+
+            sys.stdout.write(json.dumps(launch.record) + "\n")

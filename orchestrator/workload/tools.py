@@ -1,0 +1,103 @@
+"""Runs a program as if the shell had: same terminal, same descriptors, its own exit status.
+
+The program stays in our process group, so that the terminal's keys (interrupt, quit, stop) reach it
+directly; we only must not die of them before it does. What it launches is not known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+
+from orchestrator.errors import CapabilityError, NotFoundError
+
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+SIGNAL_BASE = 128
+
+# The terminal sends these to the program as well.
+_LEFT_TO_THE_PROGRAM = (signal.SIGINT, signal.SIGQUIT)
+# These were meant for us: somebody who ends us wants the program to end.
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+_PACKAGES = {"guestfish": "libguestfs-tools", "guestmount": "guestmount"}
+
+
+class ToolNotFoundError(NotFoundError):
+    """The program is not there."""
+
+    exit_status = NOT_FOUND
+
+
+class ToolNotExecutableError(CapabilityError):
+    """The program is there but cannot be executed."""
+
+    exit_status = NOT_EXECUTABLE
+
+
+def run(command: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run a program to its end and return its exit status, 128+N when signal N ended it.
+
+    :raise ToolNotFoundError: it is not there.
+    :raise ToolNotExecutableError: it cannot be executed.
+    """
+    with _signals() as deliver_signals_to:
+        try:
+            process = subprocess.Popen(list(command), env=dict(environ), close_fds=False)
+        except FileNotFoundError as error:
+            hint = f"install {_PACKAGES.get(command[0], 'libguestfs-tools')}" if _is_tool(command[0]) else ""
+            raise ToolNotFoundError("cannot run", command[0], "no such program", hint) from error
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ToolNotExecutableError("cannot run", command[0], why) from error
+        deliver_signals_to(process)
+        status = process.wait()
+    return SIGNAL_BASE - status if status < 0 else status
+
+
+def _is_tool(name: str) -> bool:
+    return name.startswith(("virt-", "guest"))
+
+
+def _send(program: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(program.pid, number)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """Survive the terminal's signals and pass on those that were sent to us; yields what takes the program.
+
+    Handlers, not SIG_IGN: an ignored signal would stay ignored in the program. What our caller had ignored
+    (nohup) does stay so.
+    """
+    programs: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        early.append(number)
+        for program in programs:
+            _send(program, number)
+
+    def take(program: subprocess.Popen[bytes]) -> None:
+        programs.append(program)
+        for number in early:
+            _send(program, number)
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        """Let the program decide."""
+
+    before = {}
+    for numbers, handler in ((_LEFT_TO_THE_PROGRAM, leave), (_PASSED_ON, pass_on)):
+        for number in numbers:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, handler)
+    try:
+        yield take
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
