@@ -1,0 +1,213 @@
+"""Builds a fixed appliance for an arch from the distribution's packages, running none of their code.
+
+Orders the steps and gathers the manifest; each step is in its own module.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import orchestrator
+from orchestrator.appliance import manifest as manifests
+from orchestrator.appliance.command import Deadline
+from orchestrator.appliance.fixed import open_appliance
+from orchestrator.appliance.image import write_image
+from orchestrator.appliance.initrd import guest_file, write_initrd
+from orchestrator.appliance.manifest import FileRecord, Manifest
+from orchestrator.appliance.model import FILES, Appliance
+from orchestrator.appliance.packages import DEBIAN_ARCH, Package, Repository
+from orchestrator.appliance.store import publish, staging
+from orchestrator.appliance.unpack import configure, merge_usr, unpack, unpack_tarball
+from orchestrator.appliance.version import host_version
+from orchestrator.domain.model import Arch
+from orchestrator.errors import ApplianceError
+
+Progress = Callable[[str, float | None], None]
+
+_LIBRARY = "libguestfs0"
+_TARBALLS = ("base", "init", "daemon", "udev-rules")  # the last ones win
+_README = (
+    "This is a libguestfs fixed appliance for {arch}, libguestfs {version}, Linux {kernel}.\n"
+    "Set LIBGUESTFS_PATH to this directory to use it. manifest.json says what it is made of.\n"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choice:
+    """Which packages make the appliance."""
+
+    library: Package
+    kernel: str  # the package with the image, not the metapackage
+    wanted: tuple[str, ...]
+    unavailable: tuple[str, ...]
+    supermin: Path  # unpacked supermin.d
+
+
+def _library(versions: list[Package], arch: Arch, host: str | None) -> Package:
+    """Return the libguestfs package that fits the host's library.
+
+    :raise ApplianceError: the distribution has none.
+    """
+    fitting = [one for one in versions if host is None or manifests.short_version(one.upstream) == host]
+    if not fitting:
+        has = ", ".join(one.upstream for one in versions) or "none"
+        raise ApplianceError(
+            "cannot build the appliance",
+            f"{_LIBRARY}:{DEBIAN_ARCH[arch]}",
+            f"the host's library is {host}, the distribution has {has}",
+            "upgrade the host's libguestfs, or its package lists with apt-get update",
+        )
+    return fitting[0]
+
+
+def _features(library: Package, known: dict[str, list[Package]]) -> list[str]:
+    """Return the packages that libguestfs's own feature packages (libguestfs-xfs, ...) stand for."""
+    names = []
+    for feature in library.depends:
+        for alternatives in known[feature][0].depends if feature.startswith("libguestfs-") and feature in known else ():
+            if not alternatives.startswith("libguestfs"):
+                names.append(alternatives)
+    return names
+
+
+def _choose(repository: Repository, arch: Arch, scratch: Path, host: str | None, deadline: Deadline) -> _Choice:
+    """Find out from libguestfs's own packages what belongs into the appliance."""
+    image = f"linux-image-{DEBIAN_ARCH[arch]}"
+    first = repository.candidates([_LIBRARY, image], deadline)
+    library = _library(first.get(_LIBRARY, []), arch, host)
+    if image not in first:
+        raise ApplianceError("cannot build the appliance", image, "the distribution has no such kernel")
+    known = repository.candidates(library.depends, deadline)
+    [file] = repository.download(
+        [f"{_LIBRARY}={library.version}"], deadline, dependencies=False, progress=lambda _: None
+    )
+    unpacked = scratch / _LIBRARY
+    unpacked.mkdir()
+    unpack([file], unpacked, [], deadline, lambda _: None)
+    [supermin] = unpacked.glob("usr/lib/*/guestfs/supermin.d")
+    named = (supermin / "packages").read_text().split() + _features(library, known)
+    have = repository.candidates([name for group in named for name in group.split("|")], deadline)
+    wanted, unavailable = [], []
+    for group in named:
+        there = [name for name in group.split("|") if name in have]
+        (wanted if there else unavailable).append(there[0] if there else group)
+    return _Choice(
+        library=library,
+        kernel=first[image][0].depends[0],
+        wanted=tuple(dict.fromkeys(wanted)),
+        unavailable=tuple(dict.fromkeys(unavailable)),
+        supermin=supermin,
+    )
+
+
+def _excludes(supermin: Path) -> list[str]:
+    """Return supermin's list of what stays out, except the kernel's modules: the root has them itself."""
+    lines = (supermin / "excludefiles").read_text().split()
+    return [line.removeprefix("-") for line in lines if line.startswith("-")]
+
+
+def _install_guest_files(root: Path, supermin: Path, version: str) -> None:
+    """Put libguestfs's own init and daemon in place, and ours before the daemon.
+
+    :raise ApplianceError: the daemon is not of the version that its package says.
+    """
+    for name in _TARBALLS:
+        unpack_tarball(supermin / f"{name}.tar.gz", root)
+    daemon = root / "usr/sbin/guestfsd"
+    if version.encode() not in daemon.read_bytes():
+        raise ApplianceError("cannot build the appliance", "guestfsd", f"is not of version {version}")
+    daemon.rename(daemon.with_name("guestfsd.real"))
+    daemon.write_bytes(guest_file("guestfsd"))
+    daemon.chmod(0o755)
+
+
+def _package_versions(files: Iterable[Path]) -> dict[str, str]:
+    """Return name and version of package files, from the names that apt gave them."""
+    parts = (file.name.split("_") for file in files)
+    return {name: version.replace("%3a", ":") for name, version, _ in parts}
+
+
+def _populate(
+    repository: Repository, choice: _Choice, root: Path, arch: Arch, deadline: Deadline, progress: Progress
+) -> tuple[dict[str, str], str]:
+    """Fill the root directory; return the packages in it and the kernel's version."""
+
+    def fetching(fraction: float) -> None:
+        progress("download", fraction)
+
+    files = repository.download(
+        ["?essential", *choice.wanted], deadline, dependencies=True, progress=lambda done: fetching(0.6 * done)
+    )
+    alone = repository.download(
+        [choice.kernel, "busybox-static"], deadline, dependencies=False, progress=lambda done: fetching(0.6 + 0.4 * done)
+    )
+    merge_usr(root, arch)
+    unpack(files, root, _excludes(choice.supermin), deadline, lambda done: progress("unpack", 0.7 * done))
+    unpack(alone, root, ["/usr/share/*"], deadline, lambda done: progress("unpack", 0.7 + 0.3 * done))
+    progress("configure", None)
+    _install_guest_files(root, choice.supermin, manifests.short_version(choice.library.upstream))
+    versions = [path.name for path in (root / "usr/lib/modules").iterdir()]
+    if len(versions) != 1:
+        raise ApplianceError("cannot build the appliance", choice.kernel, f"has modules of {versions}")
+    configure(root, versions[0], deadline)
+    return _package_versions([*files, *alone]), versions[0]
+
+
+def build(arch: Arch, store: Path, *, progress: Progress, deadline: Deadline) -> Appliance:
+    """Build the appliance of an arch and make it the store's current one.
+
+    :param store: directory of appliances; downloads are kept in it for the next build.
+    :param progress: called with the step's name and the fraction of it that is done, None where unknown.
+    :raise ApplianceError: it could not be built; nothing is left behind.
+    :raise CapabilityError: the host lacks a program or is no Debian.
+    """
+    try:
+        with staging(store, arch) as scratch:
+            return _build(arch, store, scratch, progress, deadline)
+    except OSError as error:
+        where = error.filename or store
+        raise ApplianceError("cannot build the appliance", where, error.strerror or error) from error
+
+
+def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline: Deadline) -> Appliance:
+    root, out = scratch / "tree", scratch / "out"
+    root.mkdir()
+    out.mkdir()
+    host = host_version()
+    progress("package lists", None)
+    repository = Repository(arch, store / ".cache", scratch)
+    repository.update(deadline)
+    choice = _choose(repository, arch, scratch, host and manifests.short_version(host), deadline)
+    packages, kernel = _populate(repository, choice, root, arch, deadline, progress)
+    progress("initrd", None)
+    modules = write_initrd(out / "initrd", root / "usr/bin/busybox", root / "usr/lib/modules" / kernel)
+    shutil.move(root / "boot" / f"vmlinuz-{kernel}", out / "kernel")
+    shutil.rmtree(root / "boot")
+    (root / "boot").mkdir()
+    progress("root image", None)
+    uuid = write_image(root, out / "root", deadline)
+    version = manifests.short_version(choice.library.upstream)
+    (out / "README.fixed").write_text(_README.format(arch=arch, version=version, kernel=kernel))
+    progress("digests", None)
+    manifest = Manifest(
+        arch=arch,
+        files={name: FileRecord.of(out / name) for name in FILES},
+        packages=packages,
+        unavailable=choice.unavailable,
+        libguestfs=version,
+        kernel=kernel,
+        modules=tuple(modules),
+        root_uuid=uuid,
+        built=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        builder=orchestrator.__version__,
+    )
+    (out / manifests.NAME).write_text(manifest.to_json())
+    open_appliance(out)  # what would not be accepted at a launch is not published
+    name = f"{re.sub('[-:Z]', '', manifest.built)}-{secrets.token_hex(4)}"
+    return open_appliance(publish(store, arch, out, name))

@@ -1,0 +1,76 @@
+"""Opens an appliance directory, ours or anybody's: finds the files, checks what they are, makes the value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.appliance import manifest as manifests
+from orchestrator.appliance.model import FILES, Appliance
+from orchestrator.appliance.probe import check_initrd, kernel_arch, root_format
+from orchestrator.errors import ApplianceError, NotFoundError
+
+
+def open_appliance(path: Path) -> Appliance:
+    """Return the fixed appliance in a directory, after cheap checks of each file's kind.
+
+    The files' digests are not compared here: see `verify`.
+
+    :raise NotFoundError: no such directory.
+    :raise ApplianceError: a file is missing, unreadable, empty or not what it should be.
+    """
+    directory = path.resolve()
+    if not directory.is_dir():
+        hint = "guestlaunch appliance build makes one"
+        raise NotFoundError("cannot open the appliance", path, "no such directory", hint)
+    missing = [name for name in FILES if not (directory / name).exists()]
+    if missing:
+        why = f"{', '.join(missing)} missing: a fixed appliance has kernel, initrd and root"
+        raise ApplianceError("cannot open the appliance", directory, why)
+    manifest = manifests.load(directory)
+    arch = kernel_arch(directory / "kernel")
+    if manifest is not None and manifest.arch is not arch:
+        why = f"{arch} kernel in an {manifest.arch} appliance"
+        raise ApplianceError("the appliance is damaged", directory / "kernel", why, manifests.REBUILD)
+    check_initrd(directory / "initrd")
+    form, uuid = root_format(directory / "root")
+    return Appliance(
+        path=directory,
+        arch=arch,
+        kernel=directory / "kernel",
+        initrd=directory / "initrd",
+        root=directory / "root",
+        root_format=form,
+        root_uuid=uuid,
+        manifest=manifest,
+        markers=manifest is not None,
+    )
+
+
+def verify(appliance: Appliance, *, deep: bool = False) -> None:
+    """Check an appliance's files against its manifest; one without a manifest passes, it has nothing to compare.
+
+    :param deep: compare all digests (seconds), not only where size, mtime or inode differ (microseconds).
+    :raise ApplianceError: names the file and what to do.
+    """
+    if appliance.manifest is None:
+        return
+    for name in FILES:
+        manifests.check_file(appliance.path / name, appliance.manifest.files[name], deep=deep)
+
+
+def check_version(appliance: Appliance, host_version: str) -> None:
+    """Check that the appliance's guestfsd fits the host's library. Passes where the version is unknown (no manifest).
+
+    :param host_version: the library's, `1.48.6` or with a distribution's suffix.
+    :raise ApplianceError: they differ: says both.
+    """
+    if appliance.manifest is None:
+        return
+    ours, theirs = manifests.short_version(appliance.manifest.libguestfs), manifests.short_version(host_version)
+    if ours != theirs:
+        raise ApplianceError(
+            "cannot use the appliance",
+            appliance.path,
+            f"made for libguestfs {ours}, the host has {theirs}",
+            f"guestlaunch appliance build --arch {appliance.arch} makes one that fits",
+        )

@@ -1,0 +1,129 @@
+"""Writes the initrd: a static busybox, the drivers to reach the root, and an /init. Runs nothing of it."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from orchestrator.appliance.command import require
+from orchestrator.errors import ApplianceError
+
+# virtio_net and virtio_blk must be there before guestfsd starts: it looks for disks and networks once.
+REQUIRED = (
+    "virtio_pci",
+    "virtio_console",
+    "sd_mod",
+    "virtio_scsi",
+    "virtio_blk",
+    "crc32c_generic",
+    "ext4",
+    "virtio_net",
+    "virtio_rng",
+)
+OPTIONAL = ("virtio_mmio", "crc32c_intel")  # where the kernel has them; loading may fail there, harmlessly
+_APPLETS = ("sh", "grep", "hexdump", "insmod", "mount", "reboot", "sleep", "switch_root", "umount")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One member of the archive."""
+
+    name: str
+    mode: int
+    data: bytes = b""
+    device: tuple[int, int] = (0, 0)
+
+
+def write_cpio(entries: Iterable[Entry], out: IO[bytes]) -> None:
+    """Write a "newc" archive, the one format the kernel unpacks; all of it owned by root, dated 0."""
+    for inode, entry in enumerate([*entries, Entry(name="TRAILER!!!", mode=0)], 1):
+        name = entry.name.encode() + b"\0"
+        links = 2 if stat.S_ISDIR(entry.mode) else 1
+        fields = (inode, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, *entry.device, len(name), 0)
+        header = b"070701" + b"".join(b"%08X" % field for field in fields) + name
+        out.write(header + bytes(-len(header) % 4))
+        out.write(entry.data + bytes(-len(entry.data) % 4))
+
+
+def _canonical(path: str) -> str:
+    return re.sub(r"\.ko(\.\w+)?$", "", PurePosixPath(path).name).replace("-", "_")
+
+
+def module_order(modules: Path) -> list[Path]:
+    """Return the files of the modules to load, in an order in which each finds what it needs.
+
+    :param modules: `lib/modules/VERSION`, with the index that depmod made.
+    :raise ApplianceError: the kernel has one of the required modules neither built in nor as a file.
+    """
+    needs: dict[str, tuple[str, list[str]]] = {}
+    for line in (modules / "modules.dep").read_text().splitlines():
+        path, _, rest = line.partition(":")
+        needs[_canonical(path)] = (path, [_canonical(need) for need in rest.split()])
+    built_in = {_canonical(line) for line in (modules / "modules.builtin").read_text().splitlines()}
+    order: dict[str, Path] = {}
+
+    def add(name: str) -> None:
+        if name not in order:
+            path, wanted = needs[name]
+            for need in reversed(wanted):
+                add(need)
+            order[name] = modules / path
+
+    for name in (*REQUIRED, *OPTIONAL):
+        if name in needs:
+            add(name)
+        elif name in REQUIRED and name not in built_in:
+            raise ApplianceError("cannot make the initrd", modules.name, f"the kernel has no module {name}")
+    return list(order.values())
+
+
+def _plain_module(path: Path) -> bytes:
+    """Return a module uncompressed: busybox does not unpack it, and the host is faster than the guest."""
+    data = path.read_bytes()
+    if path.suffix == ".xz":
+        return lzma.decompress(data)
+    if path.suffix == ".zst":
+        program = require("zstd", "zstd")
+        return subprocess.run([program, "-dc"], input=data, capture_output=True, check=True, timeout=60).stdout
+    return data
+
+
+def _entries(busybox: Path, modules: Iterable[Path]) -> Iterator[Entry]:
+    for name in ("bin", "dev", "modules", "proc", "root", "sys"):
+        yield Entry(name=name, mode=stat.S_IFDIR | 0o755)
+    yield Entry(name="dev/console", mode=stat.S_IFCHR | 0o600, device=(5, 1))
+    yield Entry(name="init", mode=stat.S_IFREG | 0o755, data=guest_file("initrd-init"))
+    yield Entry(name="bin/busybox", mode=stat.S_IFREG | 0o755, data=busybox.read_bytes())
+    for applet in _APPLETS:
+        yield Entry(name=f"bin/{applet}", mode=stat.S_IFLNK | 0o777, data=b"busybox")
+    for number, path in enumerate(modules):
+        name = f"modules/{number:02}-{_canonical(path.name)}.ko"
+        yield Entry(name=name, mode=stat.S_IFREG | 0o644, data=_plain_module(path))
+
+
+def guest_file(name: str) -> bytes:
+    """Return a file that runs in the guest."""
+    return resources.files("orchestrator.appliance").joinpath("guest", name).read_bytes()
+
+
+def write_initrd(path: Path, busybox: Path, modules: Path) -> list[str]:
+    """Write the initrd and return the names of the modules in it, in loading order.
+
+    :param busybox: a static busybox of the guest's arch.
+    :param modules: `lib/modules/VERSION` of the root directory.
+    :raise ApplianceError: a required module is missing.
+    """
+    order = module_order(modules)
+    with path.open("wb") as out:
+        write_cpio(_entries(busybox, order), out)
+        out.flush()
+        os.fsync(out.fileno())
+    return [_canonical(module.name) for module in order]

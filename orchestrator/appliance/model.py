@@ -1,0 +1,73 @@
+"""An appliance as a value: the files that are booted, and what is known of them. Reads nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.appliance.manifest import Manifest
+from orchestrator.domain.model import Arch
+from orchestrator.errors import ApplianceError
+
+FILES = ("kernel", "initrd", "root")
+
+
+@contextmanager
+def locked(directory: Path, *, exclusive: bool, wait: bool) -> Iterator[bool]:
+    """Hold the lock on a directory itself; yields False where it is gone, or taken and not waited for."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
+            # Who removed it held the lock: then it is no longer what its name leads to.
+            taken = directory.exists() and os.path.samestat(directory.stat(), os.fstat(descriptor))
+        except BlockingIOError:
+            taken = False
+        yield taken
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appliance:
+    """A libguestfs fixed appliance. Paths are absolute.
+
+    :ivar path: its directory, what LIBGUESTFS_PATH names.
+    :ivar root_format: "raw" or "qcow2".
+    :ivar root_uuid: UUID of the root's ext file system, None where it cannot be read (qcow2).
+    :ivar manifest: None for an appliance that guestlaunch did not build.
+    :ivar markers: its initrd is ours: understands `guestlaunch.root=` and writes markers.
+    """
+
+    path: Path
+    arch: Arch
+    kernel: Path
+    initrd: Path
+    root: Path
+    root_format: str
+    root_uuid: str | None
+    manifest: Manifest | None
+    markers: bool
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep the appliance from being removed while it is in use. Foreign appliances need no hold.
+
+        :raise ApplianceError: it has been removed meanwhile.
+        """
+        if self.manifest is None:
+            yield
+            return
+        with locked(self.path, exclusive=False, wait=False) as lock:
+            if not lock:
+                hint = "guestlaunch appliance build makes a new one"
+                raise ApplianceError("cannot use the appliance", self.path, "it has just been removed", hint)
+            yield

@@ -1,0 +1,188 @@
+"""Gets packages of any arch from the distribution, with a private apt that never touches the host's.
+
+apt itself does it (sources, proxies, keys and pins are those of the host), with its own lists, status
+and archives under the store's cache, so it needs no privileges and runs nothing from the packages.
+What is in the packages is not looked at here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.appliance.command import Deadline, require, run
+from orchestrator.domain.model import Arch
+from orchestrator.errors import ApplianceError, CapabilityError
+
+DEBIAN_ARCH = {Arch.AARCH64: "arm64", Arch.X86_64: "amd64"}
+
+_ORIGIN = "Debian"  # other vendors' sources have nothing to give, and often not for the guest's arch
+_TARGET = "$(ORIGIN)|$(TARGET_OF)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
+_KEYRINGS = ("/etc/apt/trusted.gpg", "/etc/apt/trusted.gpg.d/*", "/usr/share/keyrings/debian-archive-keyring.*")
+_NOT_INHERITED = ("Acquire::IndexTargets", "Acquire::Languages", "Acquire::Changelogs", "Acquire::cdrom")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """One version of one package, as apt knows it."""
+
+    name: str
+    version: str
+    depends: tuple[str, ...]
+
+    @property
+    def upstream(self) -> str:
+        """Return the version without epoch and Debian revision: `1.48.6`."""
+        return upstream_version(self.version)
+
+
+def upstream_version(version: str) -> str:
+    """Return a Debian version without its epoch and revision."""
+    return version.split(":", 1)[-1].rsplit("-", 1)[0]
+
+
+def _host_sources(deadline: Deadline) -> list[str]:
+    """Return the host's Debian repositories as `URI SUITE COMPONENTS...`, as apt itself understands them.
+
+    :raise CapabilityError: there are none.
+    """
+    apt = require("apt-get", "apt")
+    found: dict[tuple[str, str], list[str]] = {}
+    for line in run([apt, "indextargets", "--format", _TARGET, "Created-By: Packages"], deadline).splitlines():
+        origin, kind, uri, suite, component = line.split("|")
+        if origin == _ORIGIN and kind == "deb" and not uri.startswith("cdrom:"):
+            components = found.setdefault((uri, suite), [])
+            if component not in components:
+                components.append(component)
+    if not found:
+        raise CapabilityError(
+            "cannot build an appliance",
+            "apt",
+            f"the host has no {_ORIGIN} package lists",
+            "this needs a Debian host; on one, run apt-get update",
+        )
+    return [f"{uri} {suite} {' '.join(components)}" for (uri, suite), components in found.items()]
+
+
+def _inherited_options(deadline: Deadline) -> list[str]:
+    """Return what the host's apt says about fetching: proxies, certificates, retries, time-outs."""
+    dump = run([require("apt-config", "apt"), "dump", "Acquire"], deadline)
+    kept = [line for line in dump.splitlines() if not line.startswith(_NOT_INHERITED) and '""' not in line]
+    return [line for line in kept if line.startswith("Acquire::")]
+
+
+class Repository:
+    """The distribution's packages for one arch.
+
+    :ivar archives: directory that the downloaded packages are in.
+    """
+
+    def __init__(self, arch: Arch, cache: Path, scratch: Path) -> None:
+        """Use `cache` for what the next build can use again, `scratch` for what it can not."""
+        self._arch = DEBIAN_ARCH[arch]
+        self._lists = cache / f"lists-{self._arch}"
+        self._scratch = scratch / "apt"
+        self.archives = cache / f"archives-{self._arch}"
+
+    def update(self, deadline: Deadline) -> None:
+        """Write the private configuration and fetch the package lists.
+
+        :raise ApplianceError: they could not be fetched.
+        """
+        for directory in (self._lists, self.archives):
+            (directory / "partial").mkdir(parents=True, exist_ok=True)
+        keys = self._scratch / "keys"
+        keys.mkdir(parents=True)
+        for pattern in _KEYRINGS:
+            for key in Path("/").glob(pattern.lstrip("/")):
+                if key.suffix in {".gpg", ".asc"} and key.stat().st_size:
+                    (keys / f"{key.parent.name}-{key.name}").symlink_to(key)
+        sources = _host_sources(deadline)
+        (self._scratch / "sources.list").write_text("".join(f"deb [arch={self._arch}] {line}\n" for line in sources))
+        (self._scratch / "status").touch()
+        (self._scratch / "apt.conf").write_text("\n".join([*_inherited_options(deadline), *self._options()]) + "\n")
+        self._apt("apt-get", ["-qq", "update"], deadline)
+
+    def _options(self) -> list[str]:
+        settings = {
+            "APT::Architecture": self._arch,
+            "APT::Install-Recommends": "false",
+            "APT::Sandbox::User": "root",  # apt's own user cannot reach a private state directory
+            "APT::Get::AllowUnauthenticated": "false",
+            "Acquire::Languages": "none",
+            "Acquire::Queue-Mode": "access",
+            "Debug::NoLocking": "true",  # two builds may share the cache: apt renames what is complete
+            "Dir::Cache": str(self._scratch),
+            "Dir::Cache::archives": f"{self.archives}/",
+            "Dir::Etc::sourcelist": str(self._scratch / "sources.list"),
+            "Dir::Etc::sourceparts": "/dev/null",
+            "Dir::Etc::trusted": "/dev/null",
+            "Dir::Etc::trustedparts": f"{self._scratch}/keys/",
+            "Dir::State": str(self._scratch),
+            "Dir::State::lists": f"{self._lists}/",
+            "Dir::State::status": str(self._scratch / "status"),
+        }
+        cleared = ["APT::Architectures", "APT::Update", "APT::NeverAutoRemove", "DPkg::Post-Invoke", "DPkg::Pre-Invoke"]
+        return [
+            *(f"#clear {name};" for name in cleared),
+            f'APT::Architectures {{ "{self._arch}"; }};',
+            *(f'{name} "{value}";' for name, value in settings.items()),
+        ]
+
+    def _apt(
+        self,
+        program: str,
+        arguments: list[str],
+        deadline: Deadline,
+        cwd: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> str:
+        argv = [require(program, "apt"), "--config-file", str(self._scratch / "apt.conf"), *arguments]
+        return run(argv, deadline, cwd=cwd or self._scratch, on_line=on_line)
+
+    def candidates(self, names: Iterable[str], deadline: Deadline) -> dict[str, list[Package]]:
+        """Return every version of the named packages, the one that apt would install first."""
+        text = self._apt("apt-cache", ["show", *dict.fromkeys(names), "apt"], deadline)
+        found: dict[str, list[Package]] = {}
+        for paragraph in text.split("\n\n"):
+            fields = dict(re.findall(r"^([A-Za-z-]+): (.*)$", paragraph, re.MULTILINE))
+            if fields:
+                package = Package(
+                    name=fields["Package"], version=fields["Version"], depends=tuple(_dependencies(fields))
+                )
+                found.setdefault(package.name, []).append(package)
+        return found
+
+    def download(
+        self, names: Iterable[str], deadline: Deadline, *, dependencies: bool, progress: Callable[[float], None]
+    ) -> list[Path]:
+        """Download packages (`name` or `name=version`), from the cache where it has them, and return their files.
+
+        :param progress: called with the fraction done.
+        :raise ApplianceError: one of them cannot be had.
+        """
+
+        def relay(line: str) -> None:
+            if line.startswith("dlstatus:"):
+                progress(float(line.split(":")[2]) / 100)
+
+        wanted = list(names)
+        argv = ["install", "--no-install-recommends", "-y"] if dependencies else ["download"]
+        nothing = self._scratch / "nothing"  # apt names only the files that it does not find
+        (nothing / "partial").mkdir(parents=True, exist_ok=True)
+        uris = self._apt(
+            "apt-get", ["-o", f"Dir::Cache::archives={nothing}/", "--print-uris", *argv, *wanted], deadline, nothing
+        )
+        if dependencies:
+            argv.append("--download-only")
+        self._apt("apt-get", ["-qq", "-o", "APT::Status-Fd=1", *argv, *wanted], deadline, self.archives, relay)
+        return [self.archives / file for file in re.findall(r"^'[^']+' (\S+\.deb) ", uris, re.MULTILINE)]
+
+
+def _dependencies(fields: dict[str, str]) -> list[str]:
+    """Return the names in a paragraph's dependencies, alternatives joined by `|`, version limits left out."""
+    text = ", ".join(fields[key] for key in ("Pre-Depends", "Depends", "Recommends", "Suggests") if key in fields)
+    groups = (group.split("|") for group in text.split(","))
+    return ["|".join(re.sub(r"[\s(:].*", "", name.strip()) for name in group) for group in groups if group != [""]]

@@ -1,0 +1,159 @@
+"""Where appliances live: `STORE/ARCH/BUILD/`, the newest behind the link `STORE/ARCH/current`.
+
+Builds do not wait for each other: each has its own staging directory and the last to finish becomes
+current. Who builds, boots or removes holds a lock on the directory itself; the kernel drops it with its
+holder, so what a killed build left is recognised and swept. How an appliance is made is not known here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from orchestrator.appliance.fixed import open_appliance
+from orchestrator.appliance.model import Appliance, locked
+from orchestrator.domain.model import Arch
+from orchestrator.errors import ApplianceError, NotFoundError
+
+_CURRENT = "current"
+_STAGING = ".building-"
+_BUILD = re.compile(r"\d{8}T\d{6}-\w+")
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """Make SIGTERM unwind the stack as SIGINT does, so that staging is removed. Leaves a handler of others alone."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _erase(directory: Path) -> None:
+    """Remove a directory tree that others may be removing as well."""
+    for folder, names, _ in os.walk(directory):
+        for name in names:  # packages have directories that their owner may not enter
+            if not (Path(folder) / name).is_symlink():
+                (Path(folder) / name).chmod(0o700)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def staging(store: Path, arch: Arch) -> Iterator[Path]:
+    """Give a new directory on the store's file system; it is gone afterwards, whatever happened.
+
+    :raise ApplianceError: the store cannot be written to.
+    """
+    home = store / arch
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        sweep(store)
+    except OSError as error:
+        raise ApplianceError("cannot write to the appliance store", home, error.strerror or error) from error
+    with ExitStack() as stack:
+        stack.enter_context(_sigterm_unwinds())
+        while True:
+            directory = Path(tempfile.mkdtemp(prefix=_STAGING, dir=home))
+            stack.callback(_erase, directory)
+            lock = stack.enter_context(locked(directory, exclusive=True, wait=False))
+            if lock:  # else a sweeper met it in the instant before the lock
+                break
+        yield directory
+
+
+def sweep(store: Path) -> list[Path]:
+    """Remove what killed builds left behind, and return what that was."""
+    swept = []
+    for directory in store.glob(f"*/{_STAGING}*"):
+        with locked(directory, exclusive=True, wait=False) as lock:
+            if lock:
+                _erase(directory)
+                swept.append(directory)
+    return swept
+
+
+def publish(store: Path, arch: Arch, built: Path, name: str) -> Path:
+    """Make a finished directory the current appliance of its arch and return its final path.
+
+    The one before it stays for launches that have just resolved it; older ones go, unless in use.
+
+    :param built: complete directory on the store's file system; it is moved.
+    """
+    home = store / arch
+    final = home / name
+    built.rename(final)
+    before = (home / _CURRENT).resolve()
+    link = home / f"{_STAGING}link-{name}"
+    link.symlink_to(name)
+    link.replace(home / _CURRENT)
+    for directory in _builds(home):
+        if directory not in {final, before} and directory.name < name:
+            _remove_unless_held(directory)
+    return final
+
+
+def _builds(home: Path) -> list[Path]:
+    return sorted(path for path in home.glob("*") if _BUILD.fullmatch(path.name) and path.is_dir())
+
+
+def _remove_unless_held(directory: Path) -> bool:
+    with locked(directory, exclusive=True, wait=False) as lock:
+        if lock:
+            doomed = directory.with_name(f"{_STAGING}gone-{directory.name}")
+            directory.rename(doomed)
+            _erase(doomed)
+        return lock
+
+
+def appliances(store: Path, arch: Arch | None = None) -> list[Appliance]:
+    """Return the current appliance of each arch that has one. A broken one is an error, not left out."""
+    sweep(store)
+    wanted = [arch] if arch else list(Arch)
+    return [open_appliance(store / one / _CURRENT) for one in wanted if (store / one / _CURRENT).exists()]
+
+
+def resolve(store: Path, arch: Arch) -> Appliance:
+    """Return the current appliance of an arch.
+
+    :raise NotFoundError: none has been built: says how to.
+    :raise ApplianceError: it is damaged.
+    """
+    current = store / arch / _CURRENT
+    if not current.exists():
+        hint = f"guestlaunch appliance build --arch {arch} makes one in about a minute"
+        raise NotFoundError("no appliance for", str(arch), f"none in {store}", hint)
+    return open_appliance(current)
+
+
+def remove(store: Path, arch: Arch) -> list[Path]:
+    """Remove all appliances of an arch and return their paths.
+
+    :raise NotFoundError: there is none.
+    :raise ApplianceError: one is in use by a launch.
+    """
+    home = store / arch
+    builds = _builds(home)
+    if not builds:
+        raise NotFoundError("no appliance for", str(arch), f"none in {store}")
+    for directory in builds:
+        if not _remove_unless_held(directory):
+            raise ApplianceError("cannot remove the appliance", directory, "a launch is using it", "end it first")
+    (home / _CURRENT).unlink(missing_ok=True)
+    return builds
