@@ -1,0 +1,65 @@
+"""The commands of tools/: what they say on a system they cannot set up, and the package list they read."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+LIST = TOP / "tools" / "packages.txt"
+# What tools/setup runs before it knows the system.
+EARLY = ("awk", "dirname", "sed", "uname")
+
+
+@pytest.fixture
+def without_apt(tmp_path: Path) -> dict[str, str]:
+    """An environment in which no package manager is found."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in EARLY:
+        found = shutil.which(name)
+        assert found is not None
+        (programs / name).symlink_to(found)
+    return {"PATH": str(programs)}
+
+
+@pytest.mark.parametrize("command", ["quickstart", "test"])
+def test_unsupported_system_gets_one_line_and_the_list(command: str, without_apt: dict[str, str]) -> None:
+    """Without apt both commands end with status 1 and one line that lists the packages by name."""
+    run = subprocess.run(
+        ["/bin/bash", TOP / "tools" / command], env=without_apt, capture_output=True, text=True, timeout=60, check=False
+    )
+    lines = [line for line in run.stderr.splitlines() if not line.startswith("quickstart: 1/3")]
+    assert run.returncode == 1, run.stderr
+    assert len(lines) == 1, run.stderr
+    assert "unsupported system: no apt-get and dpkg here" in lines[0]
+    assert "python3-guestfs" in lines[0]
+    assert ("shellcheck" in lines[0]) == (command == "test")
+
+
+def test_unknown_level_is_refused(without_apt: dict[str, str]) -> None:
+    """A level that does not exist is named, with those that do."""
+    run = subprocess.run(
+        ["/bin/bash", TOP / "tools" / "setup", "everything"],
+        env=without_apt,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stderr == "setup: unknown level: everything (use run or test)\n"
+
+
+def test_package_list_is_well_formed() -> None:
+    """Each line is a section, a comment, or package names with an optional architecture; none stands twice."""
+    lines = [line for line in LIST.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert [line for line in lines if re.fullmatch(r"\[\w+\]", line)] == ["[run]", "[test]"]
+    name = r"[a-z0-9][a-z0-9+.-]+"
+    entries = [line for line in lines if not line.startswith("[")]
+    assert [line for line in entries if not re.fullmatch(rf"{name}( \| {name})*( \[(amd64|arm64)\])?", line)] == []
+    assert len(set(entries)) == len(entries)
