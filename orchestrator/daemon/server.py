@@ -140,8 +140,12 @@ class Server:
                 self._log.emit("client_refused", level="warning", error=str(error))
                 _tell(sock, protocol.exit_message(error.exit_status, str(error)))
             except Exception as error:  # noqa: BLE001 - a defect of ours costs one launch, not the daemon
-                self._log.emit("internal_error", level="error", error=repr(error), traceback=traceback.format_exc())
-                _tell(sock, protocol.exit_message(1, f"internal error: {error!r} (this is a bug; the log has more)"))
+                _tell(sock, self._defect(error))
+
+    def _defect(self, error: Exception) -> dict[str, Any]:
+        """Log an unexpected exception, and return the client's answer."""
+        self._log.emit("internal_error", level="error", error=repr(error), traceback=traceback.format_exc())
+        return protocol.exit_message(1, f"internal error: {error!r} (this is a bug; the log has more)")
 
     def status(self) -> dict[str, Any]:
         """Return what `guestlaunch status` shows: the server, its counts and its launches; times in seconds."""
@@ -268,6 +272,7 @@ class Server:
 
     def _run(self, asked: Asked, stop: Stop, pid: int) -> tuple[LaunchRecord | None, dict[str, Any]]:
         """Return a launch's record, if it came that far, and the client's answer."""
+        record: LaunchRecord | None
         try:
             settings = for_launch(self._settings, asked.env, Path(asked.cwd))
             request = argv.parse(asked.argv, asked.cwd)
@@ -278,7 +283,12 @@ class Server:
         except GuestlaunchError as error:
             with self._lock:
                 self._outcomes["failure"] += 1
-            return error.record, protocol.exit_message(1, str(error))
+            record = error.record if isinstance(error.record, LaunchRecord) else None
+            return record, protocol.exit_message(1, str(error))
+        except Exception as error:  # noqa: BLE001 - the client waits for an answer, whatever went wrong
+            with self._lock:
+                self._outcomes["failure"] += 1
+            return None, self._defect(error)
         with self._lock:
             self._outcomes[record.outcome] += 1
         return record, answer(record)

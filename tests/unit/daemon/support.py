@@ -1,0 +1,131 @@
+"""For the daemon's unit tests: a launcher that only pretends, and the client's side of real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.daemon.server import Server
+from orchestrator.errors import GuestlaunchError
+from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.stop import Stop
+from orchestrator.timeline.phases import Boundary, Phase, Start, tile
+from orchestrator.timeline.record import FwCfg, LaunchRecord
+from orchestrator.wrapper import protocol
+
+SECONDS = 10.0
+LAUNCH_ARGV = [
+    "-machine",
+    "accel=tcg",
+    "-kernel",
+    "/a/kernel",
+    "-initrd",
+    "/a/initrd",
+    "-serial",
+    "stdio",
+    "-append",
+    "root=UUID=x",
+]
+
+
+def record(**changes: object) -> LaunchRecord:
+    """Return the record of a launch that never was."""
+    values: dict[str, Any] = {
+        "launch_id": "l1",
+        "start": Start.COLD,
+        "profile": "aarch64-uefi",
+        "arch": "aarch64",
+        "accel": "tcg",
+        "accel_reason": "",
+        "fw_cfg": FwCfg(requested=True),
+        "outcome": "success",
+        "tiles": tile(Start.COLD, {Phase.PLAN: Boundary(at_ns=0, source="test")}, 10),
+        "wall_start_ns": 0,
+        "connection": "test",
+        "exit_status": 0,
+    }
+    return LaunchRecord(**(values | changes))
+
+
+@dataclass
+class Running:
+    """A launch under way, as the server shows it."""
+
+    launch_id: str = "l1"
+    profile: str = "aarch64-uefi"
+    accel: str | None = "tcg"
+    phase: str = "kernel"
+    started_ns: int = 0
+    client_pid: int | None = 1
+    ready: bool = False
+
+
+@dataclass
+class FakeLauncher:
+    """Blocks until told to stop, then ends as scripted."""
+
+    result: LaunchRecord | GuestlaunchError | Exception = field(default_factory=record)
+    at_once: bool = False
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    started: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    stopped: list[str | None] = field(default_factory=list)
+    deaf: bool = False
+    active: int = 0
+
+    def run(self, request: LaunchRequest, *, stop: Stop, **rest: object) -> LaunchRecord:
+        self.calls.append({"request": request, **rest})
+        self.active += 1
+        self.started.release()
+        deadline = time.monotonic() + SECONDS
+        while not self.at_once and (self.deaf or not stop.requested) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        self.stopped.append(stop.reason)
+        self.active -= 1
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+    def running(self) -> list[Running]:
+        return [Running() for _ in range(self.active)]
+
+
+@dataclass
+class Client:
+    """A connection to the server under test."""
+
+    sock: socket.socket
+
+    def send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+        protocol.send(self.sock, message, fds, time.monotonic() + SECONDS)
+
+    def receive(self) -> dict[str, Any]:
+        return protocol.receive(self.sock, time.monotonic() + SECONDS)[0]
+
+    def launch(self, env: dict[str, str] | None = None, argv: list[str] | None = None) -> None:
+        with Path(os.devnull).open("r+b") as null:
+            message = protocol.launch_message(argv or LAUNCH_ARGV, "/", env or {})
+            self.send(message, (null.fileno(),) * 3)
+
+
+@dataclass
+class Served:
+    """The server under test, how to reach it, and how to end it."""
+
+    server: Server
+    path: Path
+    stop: Stop
+    thread: threading.Thread
+    log: Path
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Client]:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(self.path))
+            yield Client(sock)
