@@ -28,7 +28,13 @@ PROBE_DEADLINE_S = 10.0
 _FORMAT = 1
 # The kernel's first line and, with neither an initrd nor a root file system, its last: it ran all the way through.
 _BANNER, _LAST = b"Linux version ", b"Kernel panic - not syncing"
-_MACHINE = {Arch.X86_64: ("q35", "ttyS0"), Arch.AARCH64: ("virt,gic-version=host", "ttyAMA0")}
+_CONSOLE = {Arch.X86_64: "ttyS0", Arch.AARCH64: "ttyAMA0"}
+_MACHINE = {
+    (Arch.X86_64, Accel.KVM): ("q35", "host"),
+    (Arch.AARCH64, Accel.KVM): ("virt,gic-version=host", "host"),
+    (Arch.X86_64, Accel.TCG): ("q35", "qemu64"),
+    (Arch.AARCH64, Accel.TCG): ("virt", "cortex-a57"),
+}
 
 
 class AccelPolicy(StrEnum):
@@ -98,6 +104,11 @@ def choose_accel(
     if obstacle:
         return AccelVerdict(accel=Accel.TCG, reason=obstacle)
     return _proven(arch, emulator, kernel, state_dir, deadline_s)
+
+
+def forget_verdict(state_dir: Path) -> None:
+    """Have the next `auto` probe again, after the host's KVM was repaired without a restart."""
+    (state_dir / "kvm-verdict.json").unlink(missing_ok=True)
 
 
 def _obstacle(arch: Arch) -> str:
@@ -203,14 +214,12 @@ def probe(
 
     :raise CapabilityError: QEMU cannot be started at all.
     """
-    machine, console = _MACHINE[arch]
-    if accel is Accel.TCG:
-        machine = machine.partition(",")[0]  # the host's interrupt controller is no model
+    machine, cpu = _MACHINE[arch, accel]
     command = [
-        emulator, "-accel", accel, "-machine", machine, "-cpu", "host" if accel is Accel.KVM else "max",
+        emulator, "-accel", accel, "-machine", machine, "-cpu", cpu,
         "-m", "512", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-        "-kernel", str(kernel), "-append", f"console={console} panic=-1",
+        "-kernel", str(kernel), "-append", f"console={_CONSOLE[arch]} panic=-1",
     ]  # fmt: skip
     try:
         qemu = subprocess.Popen(

@@ -77,7 +77,7 @@ class Connection:
             handle.setKeepAlive(KEEPALIVE_S, KEEPALIVE_MISSES)
 
     def create(self, xml: str, *, paused: bool = True) -> Guest:
-        """Start a transient domain. With a daemon it ends when this connection does (autodestroy).
+        """Start a transient domain. It ends with this process: by libvirt's autodestroy, or by the root's guardian.
 
         :raise DiskInUseError, NotFoundError, CapabilityError, HypervisorError: it could not be started.
         """
@@ -159,7 +159,7 @@ class Connection:
             raise translate(failure, "cannot ask for capabilities", self.uri) from failure
 
     def close(self) -> None:
-        """Close the connection. Guests that were created over a daemon end with it."""
+        """Close the connection. End its guests first."""
         for undo in self._unsubscribe:
             _ignoring_libvirt(undo)
         self._unsubscribe.clear()
@@ -181,6 +181,8 @@ class Connection:
                     domain = start()
                 return self._guest(domain, adoption, fresh=True)
         except libvirt.libvirtError as failure:
+            if self.root is not None:
+                self.root.domain_log(summary.name).unlink(missing_ok=True)  # the error holds what QEMU wrote to it
             error = translate(failure, "cannot start domain", summary.name, domain=summary.name)
             raise self._lacking_emulator(error, summary) from failure
 
@@ -199,7 +201,13 @@ class Connection:
     def _guest(self, domain: libvirt.virDomain, adoption: Adoption | None, *, fresh: bool) -> Guest:
         process = adoption.finish() if adoption else None
         feed = self._router.feed(domain.UUIDString(), fresh=fresh)
-        guest = Guest(domain, feed, process or self._find_process(domain), self.lost)
+        guest = Guest(
+            domain,
+            feed,
+            process=process or self._find_process(domain),
+            lost=self.lost,
+            log_file=self.root.domain_log(domain.name()) if self.root else None,
+        )
         self._guests.add(guest)
         return guest
 

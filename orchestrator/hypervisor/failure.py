@@ -102,14 +102,12 @@ _REFINED: tuple[tuple[frozenset[Code], str, type[errors.GuestlaunchError], str],
 # QEMU's start-up failures, and errno, reach us only as text inside these.
 _QEMU_OUTPUT = frozenset({Code.INTERNAL_ERROR, Code.OPERATION_FAILED, Code.SYSTEM_ERROR})
 
-# Wording of QEMU's block layer (block/file-posix.c, block.c) and of strerror; each names its file in quotes before it.
-_LOCK = re.compile(r"Failed to get (?:\"\w+\"|shared \"\w+\") lock|is already in use|image is locked")
-_NAMED_FILE = re.compile(
-    r"(?:[Cc]ould not open|access storage file|could not load \S+) '([^']+)'"
-    r"|\"filename\":\s*\"((?:[^\"\\]|\\.)+)\""
-    r"|filename=([^,\s]+)"
-)
-_PROLOGUE = re.compile(r"^.*?process exited while connecting to monitor:\s*", re.DOTALL)
+# Wording of QEMU's block layer (block/file-posix.c, block.c), of libvirt's storage files, and of strerror. A file's
+# name stands in it unescaped, whatever it is made of: hence the greedy middles, held by what follows the name.
+_LOCK = re.compile(r"Failed to get (?:shared )?\"\w+\" lock|Failed to lock byte \d+")
+_LOCKED_FILE = re.compile(r"using the image \[(.*)\]\?", re.DOTALL)
+_NAMED_FILE = re.compile(r"(?:[Cc]ould not open|access storage file|could not load \S+) '(.*)'(?:: [A-Z]|$)", re.DOTALL)
+_PROLOGUE = re.compile(r"^.*?(?:unexpectedly closed the monitor|while connecting to monitor):\s*", re.DOTALL)
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z\s+")
 
 
@@ -128,18 +126,19 @@ def message_of(failure: LibvirtFailure) -> str:
     return re.sub(r"^\S*qemu[-\w]*: ", "", " ".join(chosen)) if chosen else text
 
 
-def _named_file(text: str) -> str:
-    """Return the file that QEMU's message names, or an empty string."""
-    found = _NAMED_FILE.search(text)
-    return next((group for group in found.groups() if group), "") if found else ""
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    """Return the first group of the first match, or an empty string."""
+    found = pattern.search(text)
+    return found.group(1) if found else ""
 
 
 def _from_qemu_output(what: str, subject: str, text: str, why: str) -> errors.GuestlaunchError | None:
     """Return the error for a complaint of QEMU's own, or None when its text is not one that is known."""
-    file = _named_file(text)
-    if _LOCK.search(text):
+    lock = _LOCK.search(text)
+    if lock:
         hint = "another process has it open for writing: end that, or open the disk read-only"
-        return errors.DiskInUseError("disk is in use", file or subject, why, hint)
+        return errors.DiskInUseError("disk is in use", _first(_LOCKED_FILE, text) or subject, lock.group(), hint)
+    file = _first(_NAMED_FILE, text)
     if "No space left on device" in text:
         return errors.HypervisorError(what, file or subject, why, "free space where this file lies")
     if "Permission denied" in text and file:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.errors import (
@@ -55,14 +56,22 @@ class Guest:
     """One domain and its QEMU.
 
     :ivar pid: QEMU's process id, or None where the host does not show it (remote, other user).
+    :ivar log_file: what QEMU wrote to stderr and its trace, where the embedded driver keeps it, else None.
     :ivar exited: set as soon as QEMU is dead or libvirt reports the domain stopped; never cleared.
     """
 
     def __init__(
-        self, domain: libvirt.virDomain, feed: EventFeed, process: Process | None, lost: threading.Event
+        self,
+        domain: libvirt.virDomain,
+        feed: EventFeed,
+        *,
+        process: Process | None,
+        lost: threading.Event,
+        log_file: Path | None,
     ) -> None:
         self.name: str = domain.name()
         self.uuid: str = domain.UUIDString()
+        self.log_file = log_file
         self.exited = threading.Event()
         self._domain = domain
         self._feed = feed
@@ -179,7 +188,8 @@ class Guest:
     def end(self, deadline_s: float = 60.0) -> Ending:
         """End the guest and wait until it is gone from libvirt: SIGTERM, then, after deadline_s seconds, SIGKILL.
 
-        A defined domain keeps its definition. Ending a guest that has ended already is fine.
+        A defined domain keeps its definition, and the log file stays for whoever wants to read it. Ending a guest that
+        has ended already is fine.
 
         :raise HypervisorError: it could not be ended by any means.
         """
