@@ -125,13 +125,8 @@ def guestlaunch(session_dir: Path, state_dir: Path, evidence: Path) -> Iterator[
 @pytest.fixture(scope="session")
 def appliance(built_state_dir: Path) -> dict[str, Path]:
     """The built appliances' directories by arch ("aarch64", "x86_64")."""
-    found = {
-        arch: sorted(
-            (built_state_dir / "appliances").glob(f"{arch}*/kernel"), key=lambda kernel: kernel.stat().st_mtime
-        )
-        for arch in ("aarch64", "x86_64")
-    }
-    missing = [arch for arch, kernels in found.items() if not kernels]
+    found = {arch: built_state_dir / "appliances" / arch / "current" for arch in ("aarch64", "x86_64")}
+    missing = [arch for arch, folder in found.items() if not (folder / "kernel").exists()]
     if missing:
         commands = "; ".join(f"guestlaunch appliance build --arch {arch}" for arch in missing)
         pytest.fail(
@@ -139,7 +134,7 @@ def appliance(built_state_dir: Path) -> dict[str, Path]:
             f" GUESTLAUNCH_STATE_DIR={built_state_dir}: {commands}",
             pytrace=False,
         )
-    return {arch: kernels[-1].parent for arch, kernels in found.items()}
+    return {arch: folder.resolve() for arch, folder in found.items()}
 
 
 @pytest.fixture

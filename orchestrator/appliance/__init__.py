@@ -1,1 +1,1 @@
-
+"""What is booted: building, verifying, storing and describing libguestfs fixed appliances."""

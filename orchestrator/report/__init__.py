@@ -1,0 +1,1 @@
+"""Statistics, comparison, pages, traces and metrics, all from log lines and result files."""
