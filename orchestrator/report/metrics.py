@@ -66,7 +66,7 @@ def _facts(event: Mapping[str, Any]) -> _Facts:
             raise ValueError(f"not a {EVENT} event of schema version 1")
         durations = {p["name"]: p["duration_ns"] / 1e9 for p in event["phases"] if p["duration_ns"] is not None}
         return _Facts(
-            kind={name: str(event[name]) for name in ("profile", "accel", "start")},
+            kind={name: str(event[name] or "unknown") for name in ("profile", "accel", "start")},
             dma=DMA[event["fw_cfg_dma"]],
             outcome=str(event["outcome"]),
             requested=bool(event["fw_cfg"]["requested"]),

@@ -31,7 +31,7 @@ class EventLog:
         self._lock = threading.Lock()
         self._log: Callable[..., None] | None = None
 
-    def emit(self, event: str, level: str = "info", **values: Any) -> None:
+    def emit(self, event: str, level: str = "info", **values: object) -> None:
         """Write one event; a log that cannot be written never fails a launch."""
         if self._target is None:
             return
@@ -40,11 +40,10 @@ class EventLog:
                 self._log = _logger(self._write)
             self._log(event, level=level, **values)
 
-    def _write(self, line: str) -> None:
+    def _write(self, line: str, entry: Mapping[str, object]) -> None:
         data = (line + "\n").encode("utf-8", "backslashreplace")
         if self._target == "-":
-            sys.stderr.write(data.decode("utf-8"))
-            sys.stderr.flush()
+            _write_stderr(data.decode("utf-8"), entry)
             return
         path = Path(str(self._target))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +51,18 @@ class EventLog:
             if path.stat().st_size > ROTATE_BYTES:
                 path.replace(path.with_suffix(path.suffix + ".1"))
         append(path, data)
+
+
+def _write_stderr(line: str, entry: Mapping[str, object]) -> None:
+    """Write a line to standard error or, when that is the journal, send it there with its values as fields."""
+    from orchestrator.timeline import journal
+
+    if journal.is_journal(2, os.environ):
+        if journal.send(line.rstrip("\n"), entry):
+            return
+        line = journal.prefixed(line, str(entry.get("level")))
+    sys.stderr.write(line)
+    sys.stderr.flush()
 
 
 def append(path: Path, data: bytes) -> None:
@@ -66,18 +77,18 @@ def append(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def _logger(write: Callable[[str], None]) -> Callable[..., None]:
+def _logger(write: Callable[[str, Mapping[str, object]], None]) -> Callable[..., None]:
     """Return structlog's rendering of an event as one JSON line."""
-    import structlog  # noqa: PLC0415 - not before the first event, see the module's docstring
+    import structlog
 
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     render = structlog.processors.JSONRenderer()
 
-    def log(event: str, **values: Any) -> None:
+    def log(event: str, **values: object) -> None:
         entry: dict[str, Any] = {"event": event, **values}
         if "timestamp" not in entry:
             entry = dict(stamp(None, "info", entry))
-        write(str(render(None, "info", entry)))
+        write(str(render(None, "info", dict(entry))), entry)
 
     return log
 
@@ -87,7 +98,7 @@ def write_timeline(target: str, event: Mapping[str, Any]) -> None:
 
     :raise GuestlaunchError: when the file cannot be written.
     """
-    import json  # noqa: PLC0415 - off the launch path
+    import json
 
     line = json.dumps(event) + "\n"
     if target == "-":
