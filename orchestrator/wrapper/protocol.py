@@ -76,10 +76,17 @@ def send(sock: socket.socket, obj: Mapping[str, Any], fds: Sequence[int] = (), d
         raise _error(str(obj.get("type", "message")), f"{len(body)} bytes are more than the bound of {MAX_BODY_BYTES}")
     frame = memoryview(len(body).to_bytes(_HEADER_BYTES, "big") + body)
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    # With a deadline no call may block: a ready socket takes part of a frame, and would wait for room for the rest.
+    flags = 0 if deadline is None else socket.MSG_DONTWAIT
     try:
         while frame:
             _await(sock, select.POLLOUT, deadline)
-            frame = frame[sock.sendmsg([frame], ancillary) :]
+            try:
+                frame = frame[sock.sendmsg([frame], ancillary, flags) :]
+            except BlockingIOError:
+                if deadline is None:
+                    raise
+                continue
             ancillary = []
     except OSError as error:
         raise _error(str(obj.get("type", "message")), error.strerror or error) from error

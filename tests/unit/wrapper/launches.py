@@ -1,4 +1,4 @@
-"""Command lines of libguestfs for the tests: captured ones, and those of newer versions and of Arm from their sources."""
+"""Command lines of libguestfs for the tests: captured ones, and newer versions' and Arm's from their sources."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ ROOT = ["-drive", "file=/srv/app/root,snapshot=on,id=appliance,cache=unsafe,if=n
 SERIAL = ["-device", "virtio-serial-pci", "-serial", "stdio", "-chardev", f"socket,path={SOCKET},id=channel0",
           "-device", "virtserialport,chardev=channel0,name=org.libguestfs.channel.0"]  # fmt: skip
 DISK = ["-drive", "file=/srv/a.img,cache=writeback,format=raw,id=hd0,if=none", "-device", "scsi-hd,drive=hd0"]
-OVERLAY = ["-drive", "file.file.filename=/tmp/o1.qcow2,file.driver=qcow2,file.backing.file.locking=off,cache=unsafe,"
-           "id=hd0,if=none", "-device", "scsi-hd,drive=hd0"]  # fmt: skip
+_OVERLAY_DRIVE = (
+    "file.file.filename=/tmp/o1.qcow2,file.driver=qcow2,file.backing.file.locking=off,cache=unsafe,id=hd0,if=none"
+)
+OVERLAY = ["-drive", _OVERLAY_DRIVE, "-device", "scsi-hd,drive=hd0"]
 PASST = ["-netdev", "stream,id=usernet,addr.type=unix,addr.path=/tmp/x/passt.sock",
          "-device", "virtio-net-pci,netdev=usernet"]  # fmt: skip
 BOOT = ["-kernel", "/srv/app/kernel", "-initrd", "/srv/app/initrd"]
@@ -29,7 +31,7 @@ def launch(*middle: str, append: str = "panic=1 TERM=linux", users: tuple[str, .
     return [*BOOT, *middle, "-append", append, *users]
 
 
-# v1.52.0 to v1.60.1 on x86_64: machine q35 is named, `-cpu max` alone (since v1.58.0), no -no-hpet, passt for the network.
+# v1.58.0 to v1.60.1 on x86_64: `-cpu max` alone, no -no-hpet; since v1.52.0 also: machine q35, passt for the network.
 X86_64_V1_58 = [
     *HEAD, "-machine", "q35,accel=kvm:tcg,graphics=off", "-cpu", "max", "-smp", "4", "-m", "1280", "-no-reboot",
     "-rtc", "driftfix=slew", "-global", "kvm-pit.lost_tick_policy=discard", *BOOT, *RNG,

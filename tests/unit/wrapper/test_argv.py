@@ -153,7 +153,7 @@ def test_thirty_disks_in_order() -> None:
 
 
 def test_commas_of_the_kernel_command_line_are_single() -> None:
-    """libguestfs doubles commas in -append too; the guest gets what the user appended."""
+    """Commas are doubled in -append too; the guest gets what the user appended."""
     assert parse(CAPTURED["append"]).cmdline.endswith(" foo=a,b quiet")
 
 
