@@ -56,6 +56,7 @@ class GuestlaunchError(Exception):
         self.domain = domain
         self.console = console
         self.libvirt_code = libvirt_code
+        self.record: object | None = None  # the launch's record, where a launch failed (LaunchRecord)
         super().__init__(str(self))
 
     def __str__(self) -> str:

@@ -105,12 +105,15 @@ def choose_cpu(profile: Profile, accel: Accel, asked: str | None = None) -> str:
     return asked
 
 
-def appliance_root(overlay: str) -> Disk:
+def appliance_root(overlay: str, serial: str | None = None) -> Disk:
     """Return the appliance's root disk: this launch's own qcow2 overlay, which records its backing file's format.
 
     Nothing in it outlives the launch, so it is written without regard to crashes.
+
+    :param serial: by which our own appliance's initrd knows its root, whatever UUIDs the user's disks carry.
     """
-    return Disk(source=FileSource(path=overlay), format="qcow2", described=True, bus=DiskBus.SCSI, cache="unsafe")
+    source = FileSource(path=overlay)
+    return Disk(source=source, format="qcow2", described=True, bus=DiskBus.SCSI, cache="unsafe", serial=serial)
 
 
 def _check_accel(profile: Profile, accel: Accel, host_arch: Arch) -> None:

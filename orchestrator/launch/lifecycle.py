@@ -77,7 +77,9 @@ TABLE: Mapping[tuple[State, Event], Step] = {
         for state in (_S.CONNECTED, _S.CREATED, _S.BOOTING)
         for event in (_E.FAILED, _E.DEADLINE, _E.QEMU_GONE)
     },
-    **{(state, _E.STOP): (_S.STOPPING, (_I.END, _I.KILL)) for state in (_S.CONNECTED, _S.CREATED, _S.BOOTING, _S.READY)},
+    **{
+        (state, _E.STOP): (_S.STOPPING, (_I.END, _I.KILL)) for state in (_S.CONNECTED, _S.CREATED, _S.BOOTING, _S.READY)
+    },
     (_S.READY, _E.QEMU_GONE): (_S.STOPPING, (_I.KILL,)),
     (_S.READY, _E.FAILED): (_S.STOPPING, (_I.END, _I.KILL)),
     # The end of a domain may itself fail, and libvirt may report its going while it is ended.

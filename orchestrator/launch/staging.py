@@ -35,7 +35,9 @@ def directory(parent: Path, name: str) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700)
     except OSError as error:
-        raise LaunchError("cannot make the launch's directory", path, _explain(error), "check its parent's space and owner") from error
+        raise LaunchError(
+            "cannot make the launch's directory", path, _explain(error), "check its parent's space and owner"
+        ) from error
     try:
         yield path
     finally:
@@ -68,7 +70,9 @@ def root_overlay(root: Path, root_format: str, into: Path, cache: Path) -> Path:
             shutil.copyfile(empty, overlay)
         overlay.chmod(0o600)
     except OSError as error:
-        raise LaunchError("cannot write the root's overlay", overlay, _explain(error), "free some space in the state directory") from error
+        raise LaunchError(
+            "cannot write the root's overlay", overlay, _explain(error), "free some space in the state directory"
+        ) from error
     return overlay
 
 
@@ -83,16 +87,17 @@ def _make_empty(root: Path, root_format: str, empty: Path) -> None:
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(root.resolve()), "-F", root_format, temporary]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_QEMU_IMG_SECONDS)
-        os.replace(temporary, empty)
+        Path(temporary).replace(empty)
     except FileNotFoundError as error:
         raise LaunchError("cannot make the root's overlay", "qemu-img", "not found", "install qemu-utils") from error
     except subprocess.CalledProcessError as error:
         raise LaunchError("cannot make the root's overlay", root, error.stderr.strip()) from error
     except subprocess.TimeoutExpired as error:
-        raise LaunchError("cannot make the root's overlay", root, f"qemu-img took over {_QEMU_IMG_SECONDS:.0f} s") from error
+        raise LaunchError(
+            "cannot make the root's overlay", root, f"qemu-img took over {_QEMU_IMG_SECONDS:.0f} s"
+        ) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)
 
 
 def write_secret(text: str, path: Path) -> Path:

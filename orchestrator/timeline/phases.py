@@ -124,7 +124,9 @@ def order(start: Start, boundaries: Mapping[Phase, Boundary]) -> tuple[Phase, ..
     return tuple(phases)
 
 
-def _place(phases: Sequence[Phase], boundaries: Mapping[Phase, Boundary], end_ns: int, why: Mapping[Phase, str]) -> _Walk:
+def _place(
+    phases: Sequence[Phase], boundaries: Mapping[Phase, Boundary], end_ns: int, why: Mapping[Phase, str]
+) -> _Walk:
     """Walk the phases in order and sort out which boundaries hold."""
     origin = boundaries[phases[0]].at_ns
     walk = _Walk(origin=origin, last=origin)

@@ -27,6 +27,7 @@ class FwCfg:
     :ivar window_base: address of the register window in the guest's device tree (Arm only).
     :ivar window_size: its size in bytes.
     :ivar window_has_dma: whether the window includes the 8-byte DMA register at offset 16.
+    :ivar register_answers: whether the DMA register itself reads as QEMU's signature.
     """
 
     requested: bool
@@ -34,13 +35,14 @@ class FwCfg:
     window_base: int | None = None
     window_size: int | None = None
     window_has_dma: bool | None = None
+    register_answers: bool | None = None
 
     @property
     def verified(self) -> bool | None:
         """True only when the device says DMA and, on Arm, the guest is told of its register."""
         if self.dma_property is None:
             return None
-        return self.dma_property and self.window_has_dma is not False
+        return self.dma_property and self.window_has_dma is not False and self.register_answers is not False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +52,8 @@ class LaunchRecord:
     launch_id: str
     start: Start
     profile: str
-    arch: str
-    accel: str
+    arch: str | None  # None when the launch failed before it was decided, as with accel
+    accel: str | None
     accel_reason: str
     fw_cfg: FwCfg
     outcome: str  # success, failure, cancelled
@@ -109,6 +111,7 @@ def to_event(record: LaunchRecord) -> dict[str, Any]:
             "window_base": record.fw_cfg.window_base,
             "window_size": record.fw_cfg.window_size,
             "window_has_dma": record.fw_cfg.window_has_dma,
+            "register_answers": record.fw_cfg.register_answers,
         },
         "outcome": record.outcome,
         "ready": record.ready,

@@ -18,7 +18,9 @@ def test_marker_dates_its_event_by_receipt() -> None:
     assert marker.boot_ns == 8_000_000_000
 
 
-@pytest.mark.parametrize("line", [b"", b"hello", b"guestlaunch-marker init x 1", b"guestlaunch-marker init 1", b"\xff\xfe a b c"])
+@pytest.mark.parametrize(
+    "line", [b"", b"hello", b"guestlaunch-marker init x 1", b"guestlaunch-marker init 1", b"\xff\xfe a b c"]
+)
 def test_anything_else_is_no_marker(line: bytes) -> None:
     """The port belongs to the guest, which may write what it likes."""
     assert parse_marker(line, 0) is None

@@ -1,0 +1,144 @@
+"""How far a cold boot has come: trace, markers and port events brought together, with a deadline a phase."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+
+from orchestrator.settings import Deadlines
+from orchestrator.timeline.markers import Marker, marker_boundaries, parse_marker
+from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Boundary, Phase, Start
+from orchestrator.timeline.recorder import Recorder
+from orchestrator.timeline.trace import TraceFile, flag_boundary, transfer_boundaries
+
+_FLAG_WAIT_NS = 1_000_000_000
+_MARKED = (Phase.INITRD, Phase.INIT, Phase.GUESTFSD)
+NO_MARKERS = "the appliance sends no markers"
+NO_TRACE = "QEMU's trace is off"
+
+
+def limits(deadlines: Deadlines) -> Mapping[Phase, float]:
+    """Return the seconds that each phase of a boot may take."""
+    return {
+        Phase.FIRMWARE: deadlines.firmware,
+        Phase.FW_CFG_KERNEL: deadlines.transfer,
+        Phase.FW_CFG_INITRD: deadlines.transfer,
+        Phase.FIRMWARE_HANDOFF: deadlines.handoff,
+        Phase.KERNEL: deadlines.kernel,
+        Phase.INITRD: deadlines.initrd,
+        Phase.INIT: deadlines.init,
+        Phase.GUESTFSD: deadlines.guestfsd,
+    }
+
+
+class Boot:
+    """Follows one boot.
+
+    :param observed: phases whose beginning can be seen while the guest boots; the time allowed to a phase that
+        cannot be seen is added to the one before it.
+    :param guestfsd_alias: libvirt's alias of guestfsd's channel.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        trace: TraceFile | None,
+        allowed: Mapping[Phase, float],
+        observed: Collection[Phase],
+        guestfsd_alias: str | None,
+    ) -> None:
+        self._recorder, self._trace = recorder, trace
+        self._alias = guestfsd_alias
+        self._allowed = _merge(allowed, observed)
+        self._opened_ns: int | None = None
+        self.markers: list[Marker] = []
+
+    @property
+    def flag_due(self) -> bool:
+        """Tell whether guestfsd's channel is open, so that its launch flag follows at once."""
+        return self._opened_ns is not None
+
+    def current(self) -> Phase:
+        """Return the latest phase whose beginning was seen."""
+        return self._recorder.current()
+
+    def on_control_line(self, line: bytes) -> None:
+        """Take a line that the guest wrote to its control port."""
+        marker = parse_marker(line, time.monotonic_ns())
+        if marker is not None:
+            self.markers.append(marker)
+
+    def port_opened(self, alias: str, at_ns: int, source: str) -> None:
+        """Take note that the guest opened a virtio-serial port."""
+        if self._alias is not None and alias == self._alias:
+            self._recorder.begin(Phase.READY, source, at_ns)
+            self._opened_ns = self._opened_ns or time.monotonic_ns()
+
+    def follow(self) -> None:
+        """Bring the recorder up to date with the trace and the markers."""
+        if self._trace is not None and self._trace.read_new():
+            self._recorder.take(transfer_boundaries(self._trace.selections, self._recorder.anchor))
+        # The kernel's start is an estimate that later markers better: it is taken last, in `settle`.
+        self._recorder.take({p: b for p, b in marker_boundaries(self.markers).items() if p is not Phase.KERNEL})
+
+    def flag_sent(self, now_ns: int) -> bool:
+        """Tell whether the tool has its launch flag, and note when; without a trace, the open port must do."""
+        if self._opened_ns is None:
+            return False
+        if self._trace is None:
+            self._recorder.unseen(Phase.WORKLOAD, NO_TRACE)
+            return True
+        boundary = flag_boundary(self._trace, self._recorder.anchor)
+        if boundary is not None:
+            self._recorder.take({Phase.WORKLOAD: boundary})
+            return True
+        if now_ns - self._opened_ns > _FLAG_WAIT_NS:
+            self._recorder.unseen(Phase.WORKLOAD, "QEMU's trace did not show the launch flag")
+            return True
+        return False
+
+    def overdue(self, now_ns: int) -> bool:
+        """Tell whether the current phase has lasted longer than it may."""
+        phase = self.current()
+        began = self._recorder.at_ns(phase)
+        seconds = self._allowed.get(phase)
+        return began is not None and seconds is not None and now_ns - began > seconds * 1e9
+
+    def allowed_s(self, phase: Phase) -> float:
+        """Return how long a phase may take, in seconds, those after it that cannot be seen included."""
+        return self._allowed[phase]
+
+    def settle(self) -> None:
+        """Take the last of the trace and the final estimate of the kernel's start."""
+        self.follow()
+        kernel: Boundary | None = marker_boundaries(self.markers).get(Phase.KERNEL)
+        if kernel is not None:
+            self._recorder.take({Phase.KERNEL: kernel})
+
+
+def _merge(allowed: Mapping[Phase, float], observed: Collection[Phase]) -> Mapping[Phase, float]:
+    """Add the time of each phase that cannot be seen to the last one before it that can."""
+    merged: dict[Phase, float] = {}
+    holder: Phase | None = None
+    for phase in SEQUENCE[Start.COLD]:
+        if phase not in allowed:
+            continue
+        if holder is None or phase in observed:
+            holder = phase
+            merged[phase] = 0.0
+        merged[holder] += allowed[phase]
+    return merged
+
+
+def observed_phases(*, traced: bool, transfers: bool, markers: bool) -> set[Phase]:
+    """Return the phases whose beginning can be seen live.
+
+    :param traced: QEMU's trace is followed; `transfers`: there is firmware that loads over fw_cfg.
+    :param markers: the appliance sends markers.
+    """
+    seen = {Phase.FIRMWARE}
+    if traced and transfers:
+        seen |= {*TRANSFER_PHASES, Phase.FIRMWARE_HANDOFF}
+    if markers:
+        seen |= set(_MARKED)
+    return seen

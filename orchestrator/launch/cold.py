@@ -1,0 +1,349 @@
+"""One cold launch: carries out what the life cycle table says, and feeds back what happened.
+
+Plan, stage, connect, create paused, verify the fw_cfg path, resume, watch, end. Everything acquired sits on one
+`ExitStack` and goes in reverse order, whatever happens. The thread that calls `run` does all of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from orchestrator.channel.console import Console
+from orchestrator.channel.port import LineBuffer, Port, listening
+from orchestrator.channel.ring import ConsoleRing
+from orchestrator.domain.model import Arch, Domain, FirmwareKind, Loader
+from orchestrator.domain.passthrough import secrets_of
+from orchestrator.domain.policy import appliance_root, design
+from orchestrator.domain.xml import domain_xml
+from orchestrator.errors import (
+    DeadlineError,
+    GuestlaunchError,
+    GuestPanicError,
+    LaunchError,
+    MonitorError,
+    QemuExitedError,
+    TransferPathError,
+)
+from orchestrator.firmware.nvram import copy_nvram
+from orchestrator.hypervisor.connection import Connection
+from orchestrator.hypervisor.fw_cfg import examine
+from orchestrator.hypervisor.guest import Ending, Guest
+from orchestrator.launch.boot import NO_TRACE, Boot, limits, observed_phases
+from orchestrator.launch.lifecycle import Event, Instruction, State, step
+from orchestrator.launch.plan import Plan, make_plan
+from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.staging import directory, root_overlay, write_secret
+from orchestrator.launch.stop import Stop
+from orchestrator.launch.watch import Ends, Watch
+from orchestrator.settings import Settings
+from orchestrator.timeline.phases import TRANSFER_PHASES, Phase
+from orchestrator.timeline.record import FwCfg
+from orchestrator.timeline.recorder import Recorder
+from orchestrator.timeline.trace import FLUSH_EVENT, TraceFile
+
+_TAIL_LINES = 20
+# libvirt's alias of the first channel of a domain, which `design` makes guestfsd's.
+_GUESTFSD_ALIAS = "channel0"
+_INTERRUPTIBLE = frozenset({State.REQUESTED, State.PLANNED, State.STAGED, State.CONNECTED, State.CREATED})
+
+
+class Cold:
+    """One cold launch.
+
+    :param connect: returns the process's libvirt connection, opening it when need be.
+    :param claim: has a path removed if this process dies (`orchestrator.hypervisor.embed.Root.claim`).
+    :param console: descriptors that the guest's serial console is relayed (from, to).
+    """
+
+    def __init__(
+        self,
+        request: LaunchRequest,
+        settings: Settings,
+        recorder: Recorder,
+        stop: Stop,
+        *,
+        connect: Callable[[], Connection],
+        claim: Callable[[Path], contextlib.AbstractContextManager[None]],
+        console: tuple[int, int] | None,
+    ) -> None:
+        self.id = f"gl-{uuid.uuid4().hex[:12]}"
+        self._uuid = str(uuid.uuid4())
+        self._request, self._settings, self._recorder, self._stop = request, settings, recorder, stop
+        self._connect, self._claim, self._client = connect, claim, console
+        self._files = contextlib.ExitStack()
+        self._queue: deque[Event] = deque([Event.BEGIN])
+        self._watch: Watch | None = None
+        self._boot: Boot | None = None
+        self._guest: Guest | None = None
+        self._data = self._sockets = Path()
+        self.ring = ConsoleRing(settings.console_kib * 1024)
+        self.state = State.REQUESTED
+        self.plan: Plan | None = None
+        self.domain: Domain | None = None
+        self.connection: Connection | None = None
+        self.fw_cfg = FwCfg(requested=settings.fw_cfg_dma)
+        self.error: GuestlaunchError | None = None
+        self.error_phase: Phase | None = None
+        self.ending: Ending | None = None
+        self.ready = False
+
+    def run(self) -> None:
+        """Run the launch to its end; afterwards `error` says what went wrong, if anything did."""
+        do = {
+            Instruction.PLAN: self._plan,
+            Instruction.STAGE: self._stage,
+            Instruction.CONNECT: self._open,
+            Instruction.CREATE: self._create,
+            Instruction.VERIFY: self._verify,
+            Instruction.RESUME: self._resume,
+            Instruction.NOTE_READY: self._note_ready,
+            Instruction.END: self._end,
+            Instruction.KILL: self._kill,
+            Instruction.RELEASE: self._release,
+        }
+        while self.state is not State.GONE:
+            event = self._next()
+            self.state, instructions = step(self.state, event)
+            self._carry_out(instructions, do)
+
+    def _next(self) -> Event:
+        """Return the next event: one that is due, a stop request, or what the guest does."""
+        if self._stop.requested and self.state in _INTERRUPTIBLE and self._queue and self._queue[0] is Event.DONE:
+            self._queue.clear()
+            return Event.STOP
+        if self._queue:
+            return self._queue.popleft()
+        assert self._watch is not None  # the table waits only where a guest runs
+        event = self._watch.wait()
+        if event in {Event.DEADLINE, Event.QEMU_GONE} and not (event is Event.QEMU_GONE and self.ready):
+            self._explain(event)
+        return event
+
+    def _carry_out(self, instructions: tuple[Instruction, ...], do: Mapping[Instruction, Callable[[], None]]) -> None:
+        """Carry out instructions in order; a failure ends the rest and becomes an event."""
+        for instruction in instructions:
+            try:
+                do[instruction]()
+            except GuestlaunchError as error:
+                self._fail(error)
+                return
+            except OSError as error:
+                self._fail(LaunchError("cannot launch", error.filename or instruction, error.strerror or error))
+                return
+        if instructions and self.state not in {State.READY, State.GONE, State.BOOTING}:
+            self._queue.append(Event.DONE)
+
+    def _fail(self, error: GuestlaunchError) -> None:
+        if self.error is None:
+            self.error, self.error_phase = error, self._recorder.current()
+        self._queue.append(Event.FAILED)
+
+    def _plan(self) -> None:
+        self.plan = make_plan(self._request, self._settings)
+
+    def _stage(self) -> None:
+        """Make the launch's directories, overlay, NVRAM copy, secrets and sockets."""
+        assert self.plan is not None  # the table plans first
+        self._recorder.begin(Phase.STAGE, "orchestrator")
+        state, files = self._settings.state_dir, self._files
+        if self.plan.appliance is not None:
+            files.enter_context(self.plan.appliance.hold())
+        for parent in (state / "launches", self._settings.runtime_dir):
+            files.enter_context(self._claim(parent / self.id))
+            self._data, self._sockets = self._sockets, files.enter_context(directory(parent, self.id))
+        listeners = [files.enter_context(listening(self._sockets / name)) for name in ("console", "control")]
+        self.domain = self._design(self.plan)
+        self._console = Console(listeners[0], self.ring, self._client)
+        lines = LineBuffer(lambda line: self._boot.on_control_line(line) if self._boot else None)
+        self._control = Port(listeners[1], lines.feed)
+        files.callback(self._console.port.close)
+        files.callback(self._control.close)
+
+    def _design(self, plan: Plan) -> Domain:
+        """Stage what the domain is made of, and return it."""
+        request, settings = self._request, self._settings
+        root = None
+        cmdline = request.cmdline
+        if plan.appliance is not None:
+            appliance = plan.appliance
+            overlay = root_overlay(appliance.root, appliance.root_format, self._data, settings.state_dir / "cache")
+            # The launch's own serial: a user's disk may carry a copy of the very file system, UUID and all.
+            root = appliance_root(str(overlay), serial=self.id)
+            cmdline += f" guestlaunch.root={self.id}" if plan.appliance.markers else ""
+        secrets = [(name, str(write_secret(text, self._data / name))) for name, text in secrets_of(plan.disks)]
+        return design(
+            plan.profile,
+            name=self.id,
+            uuid=self._uuid,
+            emulator=plan.emulator,
+            accel=plan.accel,
+            host_arch=plan.host_arch,
+            kernel=request.kernel,
+            initrd=request.initrd,
+            cmdline=cmdline,
+            loader=self._loader(plan),
+            disks=plan.disks,
+            root=root,
+            memory_mib=settings.memory_mib or request.memory_mib,
+            vcpus=settings.vcpus or request.vcpus,
+            cpu=settings.cpu,
+            fw_cfg_dma=settings.fw_cfg_dma,
+            guestfsd_path=request.guestfsd_path,
+            control_path=str(self._sockets / "control"),
+            console_path=str(self._sockets / "console"),
+            network=request.network,
+            trace_path=str(self._data / "trace.log") if settings.measure else None,
+            secret_paths=tuple(secrets),
+            extra_args=request.extra_args,
+        )
+
+    def _loader(self, plan: Plan) -> Loader | None:
+        """Make this launch's own variable store."""
+        if plan.firmware is None:
+            return None
+        cache = self._settings.state_dir / "cache"
+        nvram = self._files.enter_context(copy_nvram(plan.firmware.nvram_template, self._data, cache=cache))
+        return Loader(
+            code=plan.firmware.code,
+            nvram=str(nvram),
+            code_format=plan.firmware.code_format,
+            nvram_format=plan.firmware.nvram_format,
+        )
+
+    def _open(self) -> None:
+        self._recorder.begin(Phase.CONNECT, "orchestrator")
+        self.connection = self._connect()
+
+    def _create(self) -> None:
+        """Start QEMU, paused."""
+        assert self.domain is not None and self.connection is not None  # noqa: PT018 - the table's order
+        self._recorder.begin(Phase.CREATE, "orchestrator")
+        self._guest = self.connection.create(domain_xml(self.domain), paused=True)
+        self._recorder.begin(Phase.QEMU, "libvirt started the domain")
+
+    def _verify(self) -> None:
+        """Read back which fw_cfg path is in force, before the launch is called DMA.
+
+        :raise TransferPathError: it is not the one that was asked for.
+        """
+        assert self._guest is not None and self.plan is not None  # noqa: PT018 - the table's order
+        self.fw_cfg = verify_fw_cfg(
+            self._guest, requested=self._settings.fw_cfg_dma, arch=self.plan.profile.arch, scratch=self._data
+        )
+
+    def _resume(self) -> None:
+        """Let the guest run, and follow it."""
+        assert self._guest is not None and self.plan is not None  # noqa: PT018 - the table's order
+        plan, measure = self.plan, self._settings.measure
+        uefi = plan.profile.firmware is not FirmwareKind.NONE
+        markers = plan.appliance is not None and plan.appliance.markers
+        self._explain_unseen(transfers=uefi, markers=markers)
+        trace = TraceFile(self._data / "trace.log") if measure else None
+        observed = observed_phases(traced=measure, transfers=uefi, markers=markers)
+        self._boot = Boot(self._recorder, trace, limits(self._settings.deadlines), observed, _GUESTFSD_ALIAS)
+        self._watch = Watch(self._guest, self._stop, Ends(console=self._console, control=self._control), self._boot)
+        self._files.enter_context(self._watch)
+        self._recorder.begin(Phase.FIRMWARE, "vCPUs resumed")
+        if not self._request.start_paused:
+            self._guest.resume()
+
+    def _explain_unseen(self, *, transfers: bool, markers: bool) -> None:
+        """Tell the recorder why it will not see some phases."""
+        if not self._settings.measure:
+            for phase in (*TRANSFER_PHASES, Phase.FIRMWARE_HANDOFF, Phase.WORKLOAD):
+                self._recorder.unseen(phase, NO_TRACE)
+        elif not transfers:
+            for phase in (*TRANSFER_PHASES, Phase.FIRMWARE_HANDOFF):
+                self._recorder.unseen(phase, "QEMU places kernel and initrd in memory itself: there is no transfer")
+        if not markers:
+            for phase in (Phase.KERNEL, Phase.INITRD, Phase.INIT, Phase.GUESTFSD):
+                self._recorder.unseen(phase, "the appliance sends no markers")
+
+    def _note_ready(self) -> None:
+        """The tool has its launch flag: from here on, nothing is measured until the end."""
+        assert self._guest is not None and self._boot is not None  # noqa: PT018 - the table's order
+        self.ready = True
+        self._boot.settle()
+        if self._settings.measure:
+            with contextlib.suppress(MonitorError, QemuExitedError):
+                self._guest.qmp("trace-event-set-state", {"name": FLUSH_EVENT, "enable": False})
+
+    def _end(self) -> None:
+        """Have QEMU write back what it holds, and exit."""
+        assert self._guest is not None  # the table's order
+        self._recorder.begin(Phase.SHUTDOWN, f"stop requested: {self._stop.reason}")
+        self._guest.terminate()
+        with contextlib.suppress(DeadlineError):  # KILL follows, and the ending says that it was forced
+            self._guest.wait_exited(self._settings.deadlines.shutdown)
+
+    def _kill(self) -> None:
+        """Make sure that QEMU is gone, and libvirt's domain with it."""
+        if self._boot is not None and not self.ready:
+            self._boot.settle()
+        if self.ready or self._stop.requested:
+            self._recorder.begin(Phase.SHUTDOWN, "QEMU ended" if self._guest else "stop requested")
+        if self._guest is None:
+            return
+        if not self._guest.exited.is_set():
+            self._guest.kill()
+        self.ending = self._guest.end(self._settings.deadlines.shutdown)
+        if self._watch is not None:
+            self._watch.drain()
+
+    def _release(self) -> None:
+        self._files.close()
+
+    def _explain(self, event: Event) -> None:
+        """Say why a boot ended that should not have: a deadline, a panic, QEMU's own end."""
+        assert self._watch is not None and self._boot is not None  # noqa: PT018 - only a watched guest gets here
+        self._watch.drain()
+        self._boot.settle()
+        phase = self._boot.current()
+        tail = "\n".join(self.ring.tail(_TAIL_LINES))
+        panic = self.ring.panic()
+        last = f"; the console's last line: {self.ring.tail(1)[0]}" if tail else "; the console is empty"
+        if panic is not None:
+            self.error = GuestPanicError("the guest's kernel panicked", f"phase {phase}", panic)
+        elif event is Event.DEADLINE:
+            why = f"not over after {self._boot.allowed_s(phase):g} s{last}"
+            hint = f"raise the deadline with GUESTLAUNCH_DEADLINE_{deadline_name(phase).upper()}"
+            self.error = DeadlineError("the launch took too long", f"phase {phase}", why, hint)
+        else:
+            code = self._guest.exit_code if self._guest is not None else None
+            why = f"exit status {code}{last}" if code is not None else f"no exit status{last}"
+            self.error = QemuExitedError("QEMU ended before the launch did", f"phase {phase}", why)
+        self.error.phase, self.error.domain, self.error.console = str(phase), self.id, tail
+        self.error_phase = phase
+
+
+def deadline_name(phase: Phase) -> str:
+    """Return the settings key of the deadline that bounds a phase."""
+    named = {Phase.FW_CFG_KERNEL: "transfer", Phase.FW_CFG_INITRD: "transfer", Phase.FIRMWARE_HANDOFF: "handoff"}
+    return named.get(phase, str(phase))
+
+
+def verify_fw_cfg(guest: Guest, *, requested: bool, arch: Arch, scratch: Path) -> FwCfg:
+    """Read back the fw_cfg path: QEMU's property, the guest's device tree (on Arm), the DMA register itself.
+
+    :raise TransferPathError: the property is not what was asked for, or the guest could not use DMA.
+    """
+    found = examine(guest, arch, scratch)
+    if found.dma_enabled is not requested:
+        asked, got = ("on", "off") if requested else ("off", "on")
+        raise TransferPathError("fw_cfg DMA is not as asked for", guest.name, f"asked for {asked}, QEMU says {got}")
+    if not found.agrees:
+        why = f"its window {found.node} or its register (answers: {found.register_answers}) says otherwise"
+        raise TransferPathError("fw_cfg DMA is not what QEMU's property says", guest.name, why)
+    node = found.node
+    return FwCfg(
+        requested=requested,
+        dma_property=found.dma_enabled,
+        window_base=node.base if node else None,
+        window_size=node.size if node else None,
+        window_has_dma=node.holds_dma_register if node else None,
+        register_answers=found.register_answers,
+    )

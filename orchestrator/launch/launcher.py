@@ -1,0 +1,233 @@
+"""Launches for one process: its libvirt connection, its running launches, and the record of each that is over."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from orchestrator import __version__
+from orchestrator.errors import GuestlaunchError
+from orchestrator.hypervisor import embed
+from orchestrator.hypervisor.connection import Connection, open_connection
+from orchestrator.launch.cold import Cold
+from orchestrator.launch.plan import appliance_versions
+from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.stop import Stop
+from orchestrator.settings import Settings
+from orchestrator.timeline.log import EventLog, write_timeline
+from orchestrator.timeline.phases import TRANSFER_PHASES, Phase
+from orchestrator.timeline.record import PHASE_EVENT, LaunchRecord, tile_to_dict, to_event
+from orchestrator.timeline.recorder import Recorder
+
+_TAIL_LINES = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A running launch, as it stands. `started_ns` is the host's monotonic clock."""
+
+    launch_id: str
+    profile: str
+    accel: str | None
+    phase: Phase
+    started_ns: int
+    ready: bool
+    client_pid: int | None
+
+
+@dataclass(slots=True)
+class _Running:
+    cold: Cold
+    settings: Settings
+    recorder: Recorder
+    client_pid: int | None
+
+    def snapshot(self) -> Snapshot:
+        plan = self.cold.plan
+        return Snapshot(
+            launch_id=self.cold.id,
+            profile=self.settings.profile,
+            accel=str(plan.accel) if plan else None,
+            phase=self.recorder.current(),
+            started_ns=self.recorder.origin_ns,
+            ready=self.cold.ready,
+            client_pid=self.client_pid,
+        )
+
+
+class Launcher:
+    """Launches domains; a context manager, one a process, used by as many threads as there are launches.
+
+    Connections are opened when first needed and kept: the embedded driver takes tens of milliseconds to start.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.log = EventLog(settings.log or str(settings.state_dir / "log" / "events.jsonl"))
+        self._stack = contextlib.ExitStack()
+        self._connections: dict[str | None, Connection] = {}
+        self._opening = threading.Lock()
+        self._running: dict[str, _Running] = {}
+        self._changing = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._opening:
+            self._connections.clear()
+            self._stack.close()
+
+    def prewarm(self) -> None:
+        """Open the connection that launches will need, on a thread of its own; errors wait for the launch."""
+
+        def run() -> None:
+            with contextlib.suppress(GuestlaunchError):
+                self._connection(self.settings)
+
+        threading.Thread(target=run, name="prewarm", daemon=True).start()
+
+    def running(self) -> list[Snapshot]:
+        """Return the launches that are not over yet."""
+        with self._changing:
+            running = list(self._running.values())
+        return [one.snapshot() for one in running]
+
+    def run(
+        self,
+        request: LaunchRequest,
+        *,
+        settings: Settings | None = None,
+        console: tuple[int, int] | None = None,
+        origin_ns: int | None = None,
+        stop: Stop,
+        client_pid: int | None = None,
+    ) -> LaunchRecord:
+        """Launch, wait until the domain is gone, write the canonical line, and return the record of it.
+
+        :param settings: settings of this launch, where they differ from the process's.
+        :param console: descriptors that the guest's console is relayed (from, to).
+        :param origin_ns: monotonic time at which the client started; now, when it is not known.
+        :raise GuestlaunchError: the launch failed; its record is in the error's `record` attribute.
+        """
+        own = settings or self.settings
+        recorder = Recorder(origin_ns or time.monotonic_ns())
+        cold = Cold(
+            request,
+            own,
+            recorder,
+            stop,
+            connect=lambda: self._connection(own),
+            claim=self._claim,
+            console=console,
+        )
+        with self._listed(_Running(cold, own, recorder, client_pid)):
+            cold.run()
+        recorder.finish()
+        record = self._record(cold, own, recorder, stop, request)
+        self._write(record, own)
+        if cold.error is not None:
+            cold.error.record = record
+            raise cold.error
+        return record
+
+    @contextlib.contextmanager
+    def _listed(self, running: _Running) -> Iterator[None]:
+        with self._changing:
+            self._running[running.cold.id] = running
+        try:
+            yield
+        finally:
+            with self._changing:
+                del self._running[running.cold.id]
+
+    @contextlib.contextmanager
+    def _claim(self, path: Path) -> Iterator[None]:
+        """Have a path removed if this process dies within the context."""
+        claim = embed.private_root(self.settings.state_dir).claim(path)
+        try:
+            yield
+        finally:
+            claim.unlink(missing_ok=True)
+
+    def _connection(self, settings: Settings) -> Connection:
+        """Return the connection for these settings, opening it or, when it broke, opening it anew."""
+        with self._opening:
+            connection = self._connections.get(settings.connect)
+            if connection is None or connection.lost.is_set():
+                context = open_connection(settings.connect, self.settings.state_dir, emit=self.log.emit)
+                connection = self._stack.enter_context(context)
+                self._connections[settings.connect] = connection
+            return connection
+
+    def _record(
+        self, cold: Cold, settings: Settings, recorder: Recorder, stop: Stop, request: LaunchRequest
+    ) -> LaunchRecord:
+        """Sum up a launch that is over."""
+        plan, domain = cold.plan, cold.domain
+        outcome = "failure" if cold.error else "success" if cold.ready else "cancelled"
+        sizes = dict(zip(TRANSFER_PHASES, (plan.kernel_bytes, plan.initrd_bytes), strict=True)) if plan else {}
+        error = cold.error
+        return LaunchRecord(
+            launch_id=cold.id,
+            start=recorder.start,
+            profile=settings.profile,
+            arch=str(plan.profile.arch) if plan else None,
+            accel=str(plan.accel) if plan else None,
+            accel_reason=plan.accel_reason if plan else "",
+            fw_cfg=cold.fw_cfg,
+            outcome=outcome,
+            tiles=recorder.tiles(outcome=outcome, sizes=sizes),
+            wall_start_ns=recorder.wall_start_ns,
+            connection=settings.connect or "qemu:///embed",
+            exit_status=cold.ending.exit_code if cold.ending else None,
+            error=str(error) if error else stop.reason if outcome == "cancelled" else None,
+            error_phase=str(cold.error_phase) if cold.error_phase else None,
+            ready=cold.ready,
+            kernel_bytes=plan.kernel_bytes if plan else None,
+            initrd_bytes=plan.initrd_bytes if plan else None,
+            memory_mib=domain.memory_mib if domain else None,
+            vcpus=domain.vcpus if domain else None,
+            cpu=domain.cpu if domain else None,
+            disks=len(request.disks),
+            versions=self._versions(cold),
+            appliance=appliance_versions(plan) if plan else {},
+            console_tail=cold.ring.tail(_TAIL_LINES) if error else (),
+            extra_args=request.extra_args,
+        )
+
+    def _versions(self, cold: Cold) -> dict[str, str | None]:
+        """Return the versions of all that took part."""
+        plan, connection = cold.plan, cold.connection
+        found: dict[str, str | None] = {"guestlaunch": __version__, "libguestfs": plan.libguestfs if plan else None}
+        found["firmware"] = cold.ring.firmware_version()
+        manifest = plan.appliance.manifest if plan and plan.appliance else None
+        found["kernel"] = manifest.kernel if manifest else None
+        if plan is not None and connection is not None:
+            with contextlib.suppress(GuestlaunchError):
+                versions = connection.versions(plan.emulator)
+                found |= {"libvirt": versions.libvirt, "qemu": versions.qemu}
+        return found
+
+    def _write(self, record: LaunchRecord, settings: Settings) -> None:
+        """Write the phases and the canonical line to the log, and the line where the launch asked for it."""
+        for tile in record.tiles:
+            if tile.outcome != "not_reached":
+                self.log.emit(PHASE_EVENT, launch_id=record.launch_id, **_renamed(tile_to_dict(tile)))
+        event = to_event(record)
+        self.log.emit(**event)
+        if settings.timeline is not None:
+            write_timeline(settings.timeline, event)
+
+
+def _renamed(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a phase's entry for an event of its own, where `name` alone would say too little."""
+    return {("phase" if key == "name" else key): value for key, value in entry.items()}

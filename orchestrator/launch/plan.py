@@ -1,0 +1,185 @@
+"""What will be launched, decided and checked before anything is made: profile, appliance, firmware, accelerator.
+
+Every refusal that can be known in advance is raised here, while there is nothing to clean up.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.appliance.fixed import check_version, open_appliance, verify
+from orchestrator.appliance.model import FILES, Appliance
+from orchestrator.appliance.probe import check_initrd, require_kernel_arch
+from orchestrator.appliance.version import host_version
+from orchestrator.domain.model import Accel, Arch, Disk, FileSource, FirmwareKind, Profile
+from orchestrator.domain.profiles import load_profile
+from orchestrator.errors import ApplianceError, CapabilityError, DiskError
+from orchestrator.firmware.descriptors import Firmware, find_firmware
+from orchestrator.hypervisor.accel import AccelVerdict, choose_accel
+from orchestrator.hypervisor.emulator import find_emulator, host_arch
+from orchestrator.launch.request import LaunchRequest
+from orchestrator.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One launch, decided. Sizes in bytes.
+
+    :ivar appliance: None when kernel and initrd are not an appliance's (a domain of the user's own).
+    :ivar firmware: None for profiles that start without UEFI.
+    """
+
+    profile: Profile
+    emulator: str
+    host_arch: Arch
+    accel: Accel
+    accel_reason: str
+    firmware: Firmware | None
+    appliance: Appliance | None
+    disks: tuple[Disk, ...]
+    kernel_bytes: int
+    initrd_bytes: int
+    libguestfs: str | None
+
+
+def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
+    """Decide everything about a launch.
+
+    :raise GuestlaunchError: with the class that fits, for each thing that cannot work.
+    """
+    profile = load_profile(settings.profile)
+    appliance = _appliance(request, profile)
+    if appliance is None:
+        require_kernel_arch(Path(request.kernel), profile.arch)
+        check_initrd(Path(request.initrd))
+    library = host_version()
+    if appliance is not None and library is not None:
+        check_version(appliance, library)
+    for disk in request.disks:
+        check_disk(disk)
+    host = host_arch()
+    if host is None:
+        raise CapabilityError("cannot launch", "this host", "its arch is neither aarch64 nor x86_64")
+    emulator = find_emulator(profile.arch, native=host)
+    verdict = _accel(request, settings, profile, emulator)
+    return Plan(
+        profile=profile,
+        emulator=emulator,
+        host_arch=host,
+        accel=verdict.accel,
+        accel_reason=verdict.reason,
+        firmware=_firmware(request, profile),
+        appliance=appliance,
+        disks=tuple(_resolved(disk) for disk in request.disks),
+        kernel_bytes=_size(request.kernel, "kernel"),
+        initrd_bytes=_size(request.initrd, "initrd"),
+        libguestfs=library,
+    )
+
+
+def _size(path: str, what: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError as error:
+        raise ApplianceError(f"cannot read the {what}", path, error.strerror or error) from error
+
+
+def _appliance(request: LaunchRequest, profile: Profile) -> Appliance | None:
+    """Open the appliance that the request's files belong to, and check that it fits.
+
+    :raise ApplianceError: it is damaged, or of another arch than the profile.
+    """
+    if request.root is None:
+        return None
+    directories = {Path(path).parent for path in (request.kernel, request.initrd, request.root)}
+    names = tuple(Path(path).name for path in (request.kernel, request.initrd, request.root))
+    if len(directories) != 1 or names != FILES:
+        raise ApplianceError(
+            "cannot use the appliance",
+            ", ".join(sorted(map(str, directories))),
+            "kernel, initrd and root are not the files of one fixed appliance",
+            "set LIBGUESTFS_PATH to a fixed appliance, see guestlaunch appliance build",
+        )
+    appliance = open_appliance(directories.pop())
+    verify(appliance)
+    if appliance.arch is not profile.arch:
+        raise ApplianceError(
+            "cannot use the appliance",
+            appliance.path,
+            f"it is for {appliance.arch}, profile {profile.name} is for {profile.arch}",
+            f"use an {profile.arch} appliance or another profile",
+        )
+    return appliance
+
+
+def check_disk(disk: Disk) -> None:
+    """Check that a local disk can be opened as asked.
+
+    :raise DiskError: it is missing, not a file or block device, or not readable (writable).
+    """
+    if not isinstance(disk.source, FileSource):
+        return
+    path = Path(disk.source.path)
+    try:
+        descriptor = os.open(path, (os.O_RDONLY if disk.readonly or disk.snapshot else os.O_RDWR) | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise DiskError("cannot open the disk", path, "no such file", "check its path") from error
+    except OSError as error:
+        raise DiskError(
+            "cannot open the disk", path, error.strerror or error, "check its permissions, or open it read-only"
+        ) from error
+    os.close(descriptor)
+
+
+def _resolved(disk: Disk) -> Disk:
+    """Tell block devices from files, which QEMU opens by different drivers."""
+    if isinstance(disk.source, FileSource) and Path(disk.source.path).is_block_device():
+        return replace(disk, source=replace(disk.source, block_device=True))
+    return disk
+
+
+def _accel(request: LaunchRequest, settings: Settings, profile: Profile, emulator: str) -> AccelVerdict:
+    """Decide the accelerator; a tool's own wish (`force_tcg`, `force_kvm`) counts where the settings have none."""
+    policy = request.accel if settings.accel == "auto" and request.accel else settings.accel
+    return choose_accel(
+        policy,
+        profile.arch,
+        emulator=emulator,
+        kernel=Path(request.kernel),
+        state_dir=settings.state_dir,
+        deadline_s=settings.deadlines.kvm_probe,
+    )
+
+
+def _firmware(request: LaunchRequest, profile: Profile) -> Firmware | None:
+    """Choose the firmware: the client's own pflash pair where it named one, else by QEMU's descriptors.
+
+    :raise FirmwareError: none fits.
+    """
+    if profile.firmware is not FirmwareKind.UEFI:
+        return None
+    if request.pflash is not None:
+        code, template = request.pflash
+        return Firmware(
+            code=code,
+            code_format="raw",
+            nvram_template=template,
+            nvram_format="raw",
+            description="named by the client",
+            descriptor=Path(code),
+        )
+    return find_firmware(profile.arch, profile.machine)
+
+
+def appliance_versions(plan: Plan) -> dict[str, str | None]:
+    """Return what the log says of the appliance that was booted."""
+    appliance = plan.appliance
+    if appliance is None:
+        return {}
+    manifest = appliance.manifest
+    said: dict[str, str | None] = {"path": str(appliance.path), "root_uuid": appliance.root_uuid}
+    if manifest is not None:
+        said |= {f"{name}_digest": manifest.files[name].digest for name in FILES}
+    return said

@@ -1,0 +1,141 @@
+"""Everything that can happen to a booting or running guest, turned into life cycle events.
+
+One poll over QEMU's pidfd, the stop request, the console, the control port, and libvirt's events (which
+arrive on another thread and wake us by an eventfd). The thread of the launch runs it; nothing here ends
+a domain or decides what follows.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from orchestrator.channel.console import Console
+from orchestrator.channel.port import Port
+from orchestrator.hypervisor.events import EventSource, GuestEvent
+from orchestrator.hypervisor.guest import Guest
+from orchestrator.launch.boot import Boot
+from orchestrator.launch.lifecycle import Event
+from orchestrator.launch.stop import Stop
+from orchestrator.timeline.phases import Phase
+
+_TICK_MS = 250.0
+# guestfsd sends its launch flag right after it opened its port; QEMU's trace shows it within milliseconds.
+_FLAG_TICK_MS = 5.0
+_EXIT_SECONDS = 1.0
+_HUNG_UP = select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """Our ends of the guest's character devices."""
+
+    console: Console
+    control: Port
+
+
+class Watch:
+    """Waits for the next event of one launch; a context manager."""
+
+    def __init__(self, guest: Guest, stop: Stop, ends: Ends, boot: Boot) -> None:
+        self._guest, self._stop, self._ends, self._boot = guest, stop, ends, boot
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._arrived: deque[GuestEvent] = deque()
+        self._ready = False
+        self._forget = guest.on_event(self._on_guest_event)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._forget()
+        os.close(self._wake)
+
+    def _on_guest_event(self, event: GuestEvent) -> None:
+        """Take an event on libvirt's thread and wake the launch's."""
+        self._arrived.append(event)
+        os.eventfd_write(self._wake, 1)
+
+    def wait(self) -> Event:
+        """Wait until something happens that the life cycle must know of, and return it."""
+        while True:
+            event = self._pending()
+            if event is not None:
+                return event
+            self._poll()
+
+    def drain(self) -> None:
+        """Take what the guest sent before it ended."""
+        self._ends.console.port.drain()
+        self._ends.console.flush()
+        self._ends.control.drain()
+
+    def _pending(self) -> Event | None:
+        """Look at the state of things; the order is that of importance."""
+        if self._stop.requested:
+            return Event.STOP
+        if self._guest.exited.is_set():
+            return Event.QEMU_GONE
+        if self._ready:
+            return None
+        self._boot.follow()
+        if self._boot.flag_sent(time.monotonic_ns()):
+            self._ready = True
+            return Event.LAUNCH_FLAG
+        return Event.DEADLINE if self._boot.overdue(time.monotonic_ns()) else None
+
+    def _poll(self) -> None:
+        """Sleep until a descriptor is ready or the next look is due, and serve what is ready."""
+        poll = select.poll()
+        actions = self._actions()
+        for descriptor in actions:
+            poll.register(descriptor, select.POLLIN)
+        behind = self._ends.console.output_fd
+        if behind >= 0:  # libguestfs's socket carries both directions: it may be registered already
+            poll.register(behind, select.POLLOUT | (select.POLLIN if behind in actions else 0))
+        for descriptor, flags in poll.poll(self._timeout_ms()):
+            if descriptor == behind and flags & (select.POLLOUT | _HUNG_UP):
+                self._ends.console.flush()
+            if descriptor in actions and flags & (select.POLLIN | _HUNG_UP):
+                actions[descriptor]()
+
+    def _actions(self) -> dict[int, Callable[[], object]]:
+        """Return what to do when a descriptor is readable."""
+        console = self._ends.console
+        pidfd = self._guest.pidfd
+        wanted: dict[int, Callable[[], object]] = {
+            self._wake: self._take_guest_events,
+            self._stop.fileno(): lambda: None,
+            console.port.fileno(): console.port.handle,
+            self._ends.control.fileno(): self._ends.control.handle,
+            console.input_fd: console.from_client,
+            -1 if pidfd is None else pidfd: lambda: self._guest.exited.wait(_EXIT_SECONDS),
+        }
+        return {descriptor: action for descriptor, action in wanted.items() if descriptor >= 0}
+
+    def _timeout_ms(self) -> float | None:
+        """Return how long to sleep; for ever (None) once the guest is ready, for a workload ends when it ends."""
+        if self._ready:
+            return None
+        return _FLAG_TICK_MS if self._boot.flag_due else _TICK_MS
+
+    def _take_guest_events(self) -> None:
+        os.eventfd_read(self._wake)
+        while self._arrived:
+            event = self._arrived.popleft()
+            if event.source is EventSource.QEMU and event.name == "VSERPORT_CHANGE" and event.detail.get("open"):
+                at = event.emitted_ns or event.received_ns
+                whose = "QEMU event" if event.emitted_ns else "receipt of QEMU event"
+                self._boot.port_opened(str(event.detail.get("id")), at, f"{whose} VSERPORT_CHANGE")
+
+    def phase(self) -> Phase:
+        """Return the phase that the launch is in, as far as it can be seen while it runs."""
+        return self._boot.current()

@@ -1,0 +1,116 @@
+"""QEMU's trace of one launch: which fw_cfg key was selected when, and when the launch flag was passed on.
+
+The lines come from QEMU's log trace back end with `-msg timestamp=on`:
+`1383@1795347152.761005:fw_cfg_select 0x55af29530040 key 0x0011 'kernel_data', ret: 1` and
+`1383@1795347170.061005:virtio_console_flush_buf port 1, in_len 4, out_len 4`. Keys are those of QEMU's
+include/standard-headers/linux/qemu_fw_cfg.h. Reading only; QEMU writes the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.timeline.clock import Anchor
+from orchestrator.timeline.phases import Boundary, Phase
+
+KEY_KERNEL_DATA = 0x11
+KEY_INITRD_DATA = 0x12
+
+SELECT_EVENT = "fw_cfg_select"
+FLUSH_EVENT = "virtio_console_flush_buf"
+# guestfsd's first write to its channel: GUESTFS_LAUNCH_FLAG, one XDR unsigned int.
+_LAUNCH_FLAG_BYTES = 4
+
+_SELECT = re.compile(rb"^\d+@(\d+)\.(\d{6}):fw_cfg_select 0x[0-9a-f]+ key 0x([0-9a-f]+) ")
+_FLUSH = re.compile(rb"^\d+@(\d+)\.(\d{6}):virtio_console_flush_buf port \d+, in_len (\d+), out_len (-?\d+)$")
+_DATA = {KEY_KERNEL_DATA: Phase.FW_CFG_KERNEL, KEY_INITRD_DATA: Phase.FW_CFG_INITRD}
+_SOURCE = "QEMU trace"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """One selection of a fw_cfg key; wall-clock nanoseconds."""
+
+    wall_ns: int
+    key: int
+
+
+class TraceFile:
+    """Follows the trace file of one launch as QEMU writes it.
+
+    :ivar selections: the fw_cfg selections so far.
+    :ivar flag_ns: wall-clock time at which QEMU passed the launch flag on, None until it did.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self.selections: list[Selection] = []
+        self.flag_ns: int | None = None
+
+    def read_new(self) -> bool:
+        """Read the whole lines written since the last call; tell whether there were any.
+
+        :raise OSError: when the file exists and cannot be read.
+        """
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                block = file.read()
+        except FileNotFoundError:
+            return False
+        whole, newline, _ = block.rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        for line in whole.split(b"\n") if newline else ():
+            self._take(line)
+        return bool(newline)
+
+    def _take(self, line: bytes) -> None:
+        """Take note of one line; lines of anything else are passed over."""
+        if match := _SELECT.match(line):
+            self.selections.append(Selection(wall_ns=_wall_ns(match), key=int(match.group(3), 16)))
+        elif (
+            self.flag_ns is None
+            and (match := _FLUSH.match(line))
+            and int(match.group(3)) == int(match.group(4)) == _LAUNCH_FLAG_BYTES
+        ):
+            self.flag_ns = _wall_ns(match)
+
+
+def _wall_ns(match: re.Match[bytes]) -> int:
+    """Return a line's time stamp in wall-clock nanoseconds."""
+    return int(match.group(1)) * 10**9 + int(match.group(2)) * 1000
+
+
+def transfer_boundaries(selections: Sequence[Selection], anchor: Anchor) -> dict[Phase, Boundary]:
+    """Return where the transfer phases, and the hand-off behind them, begin; unseen ones are left out.
+
+    A blob's transfer starts with the selection of its data key and lasts until another key is
+    selected; the hand-off starts with the first selection after the later blob.
+    """
+    found: dict[Phase, Boundary] = {}
+    last = -1
+    for index, selection in enumerate(selections):
+        phase = _DATA.get(selection.key)
+        if phase is None:
+            continue
+        last = index
+        found.setdefault(phase, _boundary(selection, anchor))
+    following = next((s for s in selections[last + 1 :] if s.key not in _DATA), None) if last >= 0 else None
+    if following is not None:
+        found[Phase.FIRMWARE_HANDOFF] = _boundary(following, anchor)
+    return found
+
+
+def flag_boundary(trace: TraceFile, anchor: Anchor) -> Boundary | None:
+    """Return when the tool had its launch flag, as QEMU's write to libguestfs's socket dates it."""
+    if trace.flag_ns is None:
+        return None
+    return Boundary(at_ns=anchor.to_monotonic(trace.flag_ns), source=f"{_SOURCE} {FLUSH_EVENT}")
+
+
+def _boundary(selection: Selection, anchor: Anchor) -> Boundary:
+    return Boundary(at_ns=anchor.to_monotonic(selection.wall_ns), source=f"{_SOURCE} {SELECT_EVENT}")
