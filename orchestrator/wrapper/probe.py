@@ -15,7 +15,7 @@ They are therefore constant for one installed guestlaunch: the version is that o
 translate, not that of the QEMU that happens to be installed. `query-kvm` is the exception: it repeats what the
 orchestrator put into GUESTLAUNCH_KVM. A stale answer costs nothing but the setting `force_kvm` being refused
 or allowed too early, because the orchestrator decides about accelerator and CPU and `lpj=` is not handed on to a
-guest of another arch (`orchestrator.wrapper.cmdline`).
+guest of another arch (`orchestrator.domain.cmdline`).
 """
 
 from __future__ import annotations
