@@ -7,6 +7,7 @@ user's own arguments. What libvirt can say is in `xml` and `devices`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 
 from orchestrator.domain.layout import NETWORK_SLOT, DiskPlace, Layout, PciAddress, describe
@@ -20,13 +21,19 @@ FW_CFG_DRIVER = {Arch.AARCH64: "fw_cfg_mem", Arch.X86_64: "fw_cfg_io"}
 TRACE_EVENTS = ("fw_cfg_select", "virtio_console_flush_buf")
 
 
+# Serials that libvirt hands on as they are. It puts a backslash before a space, which QEMU then takes literally.
+_PLAIN_SERIAL = re.compile(r"[\w.+-]*", re.ASCII)
+
+
 def native(disk: Disk) -> bool:
     """Whether libvirt may describe disk; otherwise it is handed to QEMU as libguestfs would.
 
-    libvirt cannot: leave the format to QEMU's probing, open a backing file without locks (`locking=off`), use QEMU's
-    network drivers option by option, or accept a qcow2 file whose backing format is not recorded.
+    libvirt cannot leave the format to QEMU's probing, open a backing file without locks (`locking=off`), or use
+    QEMU's network drivers option by option; and it refuses a chain that leaves a format unsaid, where QEMU probes.
     """
     if isinstance(disk.source, NetworkSource) or disk.shared_read or disk.format is None:
+        return False
+    if _PLAIN_SERIAL.fullmatch(disk.serial or "") is None:
         return False
     return disk.format == "raw" or disk.described
 
@@ -63,14 +70,26 @@ def qemu_arguments(domain: Domain, layout: Layout) -> list[str]:
     if domain.network is not None:
         arguments += _network_arguments(domain.network)
     paths = dict(domain.secret_paths)
-    for name, _ in secrets_of(domain.disks):
-        if name not in paths:
-            raise DiskError("cannot attach disk", name, "its secret was not stored")
-        arguments += ["-object", join_options([("secret", None), ("id", name), ("file", paths[name])])]
     for i, (disk, place) in enumerate(zip(domain.disks, layout.places, strict=True)):
         if not native(disk):
+            arguments += _secret_arguments(disk, i, paths)
             arguments += ["-drive", drive_option(disk, i), *_device_arguments(device_properties(disk, i, place))]
     return [*arguments, *domain.extra_args]
+
+
+def _secret_arguments(disk: Disk, index: int, paths: Mapping[str, str]) -> list[str]:
+    """Return the secret objects that disk number index refers to; the secrets themselves stay in their files."""
+    arguments: list[str] = []
+    if isinstance(disk.source, NetworkSource):
+        for option, _ in disk.source.secrets:
+            name = secret_id(index, option)
+            if name not in paths:
+                raise DiskError("cannot attach disk", describe(disk, index), f"its {option} was not stored")
+            options: list[tuple[str, str | None]] = [("secret", None), ("id", name), ("file", paths[name])]
+            if disk.source.driver == "rbd":
+                options.append(("format", "base64"))  # Ceph's keys are, and QEMU wants the key itself
+            arguments += ["-object", join_options(options)]
+    return arguments
 
 
 def join_options(pairs: Iterable[tuple[str, str | None]]) -> str:
@@ -96,9 +115,7 @@ def drive_option(disk: Disk, index: int) -> str:
     if disk.format is not None:
         pairs.append(("format", disk.format))
     if disk.shared_read:
-        # An overlay's own file stays locked. A plain image that is only read has no backing file to unlock.
-        overlay = disk.format == "qcow2" and not disk.readonly
-        pairs.append(("backing.file.locking" if overlay else "file.locking", "off"))
+        pairs.append(("backing.file.locking", "off"))
     switches = (("read-only", disk.readonly), ("copy-on-read", disk.copy_on_read))
     pairs += [(key, "on") for key, wanted in switches if wanted]
     if disk.cache is not None:
