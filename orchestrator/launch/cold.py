@@ -20,6 +20,7 @@ from orchestrator.domain.passthrough import secrets_of
 from orchestrator.domain.policy import appliance_root, design
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import (
+    ConnectionLostError,
     DeadlineError,
     GuestlaunchError,
     GuestPanicError,
@@ -119,7 +120,7 @@ class Cold:
             return self._queue.popleft()
         assert self._watch is not None  # the table waits only where a guest runs
         event = self._watch.wait()
-        if event in {Event.DEADLINE, Event.QEMU_GONE} and not (event is Event.QEMU_GONE and self.ready):
+        if event not in {Event.LAUNCH_FLAG, Event.STOP}:
             self._explain(event)
         return event
 
@@ -245,7 +246,9 @@ class Cold:
         trace = TraceFile(self._data / "trace.log") if measure else None
         observed = observed_phases(traced=measure, transfers=uefi, markers=markers)
         self._boot = Boot(self._recorder, trace, limits(self._settings.deadlines), observed, _GUESTFSD_ALIAS)
-        self._watch = Watch(self._guest, self._stop, Ends(console=self._console, control=self._control), self._boot)
+        ends = Ends(console=self._console, control=self._control)
+        assert self.connection is not None  # it made the guest
+        self._watch = Watch(self._guest, self._stop, ends, self._boot, self.connection.lost)
         self._files.enter_context(self._watch)
         self._recorder.begin(Phase.FIRMWARE, "vCPUs resumed")
         if not self._request.start_paused:
@@ -298,26 +301,37 @@ class Cold:
         self._files.close()
 
     def _explain(self, event: Event) -> None:
-        """Say why a boot ended that should not have: a deadline, a panic, QEMU's own end."""
+        """Keep the reason why a guest is at its end that should not be."""
         assert self._watch is not None and self._boot is not None  # noqa: PT018 - only a watched guest gets here
         self._watch.drain()
         self._boot.settle()
         phase = self._boot.current()
-        tail = "\n".join(self.ring.tail(_TAIL_LINES))
-        panic = self.ring.panic()
-        last = f"; the console's last line: {self.ring.tail(1)[0]}" if tail else "; the console is empty"
+        error = self._reason(event, phase)
+        if error is not None:
+            error.phase, error.domain = str(phase), self.id
+            error.console = "\n".join(self.ring.tail(_TAIL_LINES))
+            self.error, self.error_phase = error, phase
+
+    def _reason(self, event: Event, phase: Phase) -> GuestlaunchError | None:
+        """Say what an event means in a phase; None where a guest that had served its tool ended in order."""
+        assert self._guest is not None and self._boot is not None  # noqa: PT018 - only a watched guest gets here
+        tail, panic = self.ring.tail(1), self.ring.panic()
+        last = f"the console's last line: {tail[0]}" if tail else "the console is empty"
+        where = f"phase {phase}"
+        if event is Event.FAILED:
+            hint = "see the log of the libvirt daemon"
+            return ConnectionLostError("the connection to libvirt broke", self._settings.connect, where, hint)
         if panic is not None:
-            self.error = GuestPanicError("the guest's kernel panicked", f"phase {phase}", panic)
-        elif event is Event.DEADLINE:
-            why = f"not over after {self._boot.allowed_s(phase):g} s{last}"
-            hint = f"raise the deadline with GUESTLAUNCH_DEADLINE_{deadline_name(phase).upper()}"
-            self.error = DeadlineError("the launch took too long", f"phase {phase}", why, hint)
-        else:
-            code = self._guest.exit_code if self._guest is not None else None
-            why = f"exit status {code}{last}" if code is not None else f"no exit status{last}"
-            self.error = QemuExitedError("QEMU ended before the launch did", f"phase {phase}", why)
-        self.error.phase, self.error.domain, self.error.console = str(phase), self.id, tail
-        self.error_phase = phase
+            return GuestPanicError("the guest's kernel panicked", where, panic)
+        if event is Event.DEADLINE:
+            why = f"not over after {self._boot.allowed_s(phase):g} s; {last}"
+            hint = f"GUESTLAUNCH_DEADLINE_{deadline_name(phase).upper()} allows more"
+            return DeadlineError("the launch took too long", where, why, hint)
+        code = self._guest.exit_code
+        if self.ready:
+            what, ended = "QEMU ended before its tool did", code != 0
+            return QemuExitedError(what, where, f"exit status {code}; {last}") if ended else None
+        return QemuExitedError("QEMU ended before the launch was ready", where, f"exit status {code}; {last}")
 
 
 def deadline_name(phase: Phase) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from orchestrator.launch.stop import Stop
 from orchestrator.timeline.phases import Phase
 
 _TICK_MS = 250.0
+# Nothing wakes us when the connection to a libvirt daemon breaks: it is looked at now and then.
+_LOST_TICK_MS = 1000.0
 # guestfsd sends its launch flag right after it opened its port; QEMU's trace shows it within milliseconds.
 _FLAG_TICK_MS = 5.0
 _EXIT_SECONDS = 1.0
@@ -41,9 +44,13 @@ class Ends:
 
 
 class Watch:
-    """Waits for the next event of one launch; a context manager."""
+    """Waits for the next event of one launch; a context manager.
 
-    def __init__(self, guest: Guest, stop: Stop, ends: Ends, boot: Boot) -> None:
+    :param lost: set when the libvirt connection broke.
+    """
+
+    def __init__(self, guest: Guest, stop: Stop, ends: Ends, boot: Boot, lost: threading.Event) -> None:
+        self._lost = lost
         self._guest, self._stop, self._ends, self._boot = guest, stop, ends, boot
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._arrived: deque[GuestEvent] = deque()
@@ -84,6 +91,8 @@ class Watch:
             return Event.STOP
         if self._guest.exited.is_set():
             return Event.QEMU_GONE
+        if self._lost.is_set():
+            return Event.FAILED
         if self._ready:
             return None
         self._boot.follow()
@@ -121,10 +130,10 @@ class Watch:
         }
         return {descriptor: action for descriptor, action in wanted.items() if descriptor >= 0}
 
-    def _timeout_ms(self) -> float | None:
-        """Return how long to sleep; for ever (None) once the guest is ready, for a workload ends when it ends."""
+    def _timeout_ms(self) -> float:
+        """Return how long to sleep; a guest that is ready is not followed any more."""
         if self._ready:
-            return None
+            return _LOST_TICK_MS
         return _FLAG_TICK_MS if self._boot.flag_due else _TICK_MS
 
     def _take_guest_events(self) -> None:
