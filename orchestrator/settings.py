@@ -222,6 +222,23 @@ def for_launch(base: Settings, environ: Mapping[str, str], cwd: Path) -> Setting
     return _build(kept, base)
 
 
+def merged(values: Mapping[str, object], over: Settings, *, source: str) -> Settings:
+    """Return what a job asks for, with what was set elsewhere on top.
+
+    A job's own value holds where `over` still has the built-in default: whoever runs it has the last word.
+
+    :param source: what to name in errors.
+    :raise SettingsError: for an unknown key or a value that its key does not take.
+    """
+    plain = Settings(state_dir=over.state_dir, runtime_dir=over.runtime_dir)
+    taken: dict[str, object] = {}
+    for key, value in values.items():
+        _known(key, tuple(_CONVERT), "unknown settings key", f"{key} in {source}")
+        if getattr(over, key) == getattr(plain, key):
+            taken[key] = _convert(f"{key} in {source}", _CONVERT[key], value, Path(source).parent)
+    return _build(taken, over)
+
+
 def to_environ(settings: Settings) -> dict[str, str]:
     """Return the variables that make `load` or `for_launch` elsewhere arrive at the same settings.
 

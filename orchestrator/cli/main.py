@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from orchestrator import __version__
+from orchestrator.cli.options import examples
 from orchestrator.daemon.boundary import complain, guarded
 from orchestrator.errors import nearest
 
@@ -77,21 +78,19 @@ class LazyGroup(click.Group):
 @click.command(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Settings: options win over GUESTLAUNCH_* variables, those over --config, then "
+    epilog=examples(
+        "guestlaunch appliance build",
+        "guestlaunch guestfish -- --ro -a disk.img -i",
+        "guestlaunch exec -- virt-df -a disk.img",
+        'eval "$(guestlaunch env)"; guestfish --ro -a disk.img -i',
+        "guestlaunch demo",
+    )
+    + "\n\nSettings: options win over GUESTLAUNCH_* variables, those over --config, then "
     "~/.config/guestlaunch/config.toml, then /etc/guestlaunch/config.toml.",
 )
 @click.version_option(__version__, prog_name=PROGRAM)
 def cli() -> None:
-    r"""Launch libguestfs appliances in UEFI libvirt domains over fw_cfg DMA, and time every phase.
-
-    \b
-    Examples:
-      guestlaunch appliance build
-      guestlaunch guestfish -- --ro -a disk.img -i
-      guestlaunch exec -- virt-df -a disk.img
-      eval "$(guestlaunch env)"; guestfish --ro -a disk.img -i
-      guestlaunch demo
-    """
+    """Launch libguestfs appliances in UEFI libvirt domains over fw_cfg DMA, and time every phase."""
 
 
 def main() -> int:

@@ -35,6 +35,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
 
 
+def examples(*lines: str) -> str:
+    """Return the last part of a command's help, kept line by line."""
+    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+
+
 def settings_options(function: _F) -> _F:
     """Add the common options to a command; it receives them together as `settings`.
 

@@ -10,7 +10,7 @@ import click
 
 from orchestrator.cli import session
 from orchestrator.cli.main import PROGRAM
-from orchestrator.cli.options import describe, json_option, settings_options, verbose_option
+from orchestrator.cli.options import describe, examples, json_option, settings_options, verbose_option
 from orchestrator.daemon.boundary import complain
 from orchestrator.settings import Settings
 from orchestrator.workload import tools
@@ -19,36 +19,37 @@ from orchestrator.workload.environment import tool_environment
 _PASS_THROUGH = {"allow_interspersed_args": False}
 
 
-@click.command(context_settings=_PASS_THROUGH)
+@click.command(
+    context_settings=_PASS_THROUGH,
+    epilog=examples(
+        "guestlaunch guestfish -- --ro -a disk.img -i",
+        "guestlaunch guestfish --fw-cfg-dma off --timeline t.jsonl -- -a disk.img run : list-filesystems",
+        "echo 'list-filesystems' | guestlaunch guestfish -- --ro -a disk.img",
+    ),
+)
 @settings_options
 @verbose_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def guestfish(*, settings: Settings, verbose: bool, arguments: tuple[str, ...]) -> int:
-    r"""Run guestfish with ARGUMENTS, unchanged, in an appliance launched for it.
-
-    \b
-    Examples:
-      guestlaunch guestfish -- --ro -a disk.img -i
-      guestlaunch guestfish --fw-cfg-dma off --timeline t.jsonl -- -a disk.img run : list-filesystems
-      echo 'list-filesystems' | guestlaunch guestfish -- --ro -a disk.img
-    """
+    """Run guestfish with ARGUMENTS, unchanged, in an appliance launched for it."""
     return _run(("guestfish", *arguments), settings, verbose=verbose)
 
 
-@click.command("exec", context_settings=_PASS_THROUGH)
+@click.command(
+    "exec",
+    context_settings=_PASS_THROUGH,
+    epilog=examples(
+        "guestlaunch exec -- virt-df -h -a disk.img",
+        "guestlaunch exec -- virt-cat -a disk.img /etc/fstab",
+        "guestlaunch exec -- python3 my-script-that-imports-guestfs.py",
+        "guestlaunch exec -- guestmount -a disk.img -i --ro /mnt      (returns; ends with guestunmount)",
+    ),
+)
 @settings_options
 @verbose_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(*, settings: Settings, verbose: bool, command: tuple[str, ...]) -> int:
-    r"""Run COMMAND, any program that uses libguestfs, with launches going through guestlaunch.
-
-    \b
-    Examples:
-      guestlaunch exec -- virt-df -h -a disk.img
-      guestlaunch exec -- virt-cat -a disk.img /etc/fstab
-      guestlaunch exec -- python3 my-script-that-imports-guestfs.py
-      guestlaunch exec -- guestmount -a disk.img -i --ro /mnt      (returns; ends with guestunmount)
-    """
+    """Run COMMAND, any program that uses libguestfs, with launches going through guestlaunch."""
     return _run(command, settings, verbose=verbose)
 
 
@@ -62,19 +63,19 @@ def _run(command: Sequence[str], settings: Settings, *, verbose: bool) -> int:
     return status
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        'eval "$(guestlaunch env)"; virt-filesystems -a disk.img -l',
+        'eval "$(guestlaunch env --unset)"',
+    )
+)
 @settings_options
 @json_option
 @click.option("--unset", is_flag=True, help="Print what takes the variables away again.")
 def env(*, settings: Settings, as_json: bool, unset: bool) -> int:
-    r"""Print shell exports, so that libguestfs programs started plainly launch through guestlaunch.
+    """Print shell exports, so that libguestfs programs started plainly launch through guestlaunch.
 
     A daemon is used when one runs at the time of a launch; else each launch serves itself.
-
-    \b
-    Examples:
-      eval "$(guestlaunch env)"; virt-filesystems -a disk.img -l
-      eval "$(guestlaunch env --unset)"
     """
     made = tool_environment(os.environ, settings, everything=False)
     for line in made.warnings:

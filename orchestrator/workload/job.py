@@ -161,9 +161,10 @@ def parse_job(table: Mapping[str, Any], path: Path, disks: Sequence[Path] = ()) 
         network=reader.flag("network", default=False),
         settings=reader.table("settings"),
     )
+    allowed = PER_LAUNCH - {"deadlines"}
     for key in job.settings:
-        if key not in PER_LAUNCH:
-            hint = nearest(key, PER_LAUNCH) or f"keys: {', '.join(sorted(PER_LAUNCH))}"
+        if key not in allowed:
+            hint = nearest(key, allowed) or f"keys: {', '.join(sorted(allowed))}"
             raise UsageError("unknown key in job", path, f"settings.{key}", hint)
     if job.python is not None and not job.python.is_file():
         raise UsageError("bad value in job", path, f"python = {python!r}", "there is no such file")

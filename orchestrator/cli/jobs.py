@@ -1,0 +1,96 @@
+"""guestlaunch run: a workload described by a job file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli import session
+from orchestrator.cli.main import PROGRAM
+from orchestrator.cli.options import examples, json_option, settings_options, verbose_option
+from orchestrator.daemon.boundary import complain
+from orchestrator.settings import Settings, merged
+from orchestrator.workload.job import Job, load_job
+from orchestrator.workload.jobs import Outcome, carry_out
+
+# A worker that was killed leaves its launch to the server's notice of that.
+_RECORD_SECONDS = 15.0
+
+
+@click.command(
+    epilog=examples(
+        "guestlaunch run configs/jobs/filesystems.toml --disk disk.img",
+        "guestlaunch run configs/jobs/provision.toml --disk new.img --json",
+        "guestlaunch run job.toml --fw-cfg-dma off --timeline t.jsonl",
+    )
+)
+@settings_options
+@json_option
+@verbose_option
+@click.option(
+    "--disk", "disks", metavar="FILE", multiple=True, type=click.Path(path_type=Path),
+    help="Stands for the job's disks, in order; can be repeated.",
+)  # fmt: skip
+@click.argument("job", type=click.Path(path_type=Path))
+def run(*, settings: Settings, as_json: bool, verbose: bool, disks: tuple[Path, ...], job: Path) -> int:
+    """Carry out the workload in the file JOB through the guestfs bindings.
+
+    A job names disks, and commands in guestfish's words or a Python file; `configs/jobs` has examples. It is
+    ended when its deadline is over (exit status 124).
+    """
+    loaded = load_job(job, disks)
+    own = merged(loaded.settings, settings, source=str(job))
+    with session.opened(own, verbose=verbose) as opened:
+        outcome = carry_out(loaded, opened.environment.variables, None if as_json else _progress)
+        finished = opened.finished(_RECORD_SECONDS if outcome.status else 0.0)
+    timelines = [launch.record for launch in finished if launch.record is not None]
+    if as_json:
+        click.echo(json.dumps(outcome.to_json(timelines), indent=2))
+    else:
+        _show(loaded, outcome, timelines)
+    session.report(finished, replace(own, timeline=None) if as_json else own)
+    if outcome.error is not None:
+        complain(PROGRAM, outcome.error)
+    return outcome.status
+
+
+def _progress(event: Mapping[str, Any]) -> None:
+    """Show a command's output as it comes."""
+    if event["event"] == "launched":
+        click.echo(f"launched in {event['duration_s']:.2f} s")
+    elif event["event"] == "command":
+        mark = "" if event["outcome"] == "success" else "failed: "
+        click.echo(f"> {event['command']}  [{event['duration_s']:.3f} s]")
+        text = event.get("error") if mark else as_text(event.get("output"))
+        if text:
+            click.echo("\n".join(f"  {mark}{line}" for line in text.rstrip("\n").splitlines()))
+
+
+def as_text(value: object) -> str:
+    """Return a command's output as guestfish would print it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {as_text(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return "\n".join(as_text(one) for one in value)
+    return str(value)
+
+
+def _show(job: Job, outcome: Outcome, timelines: list[Mapping[str, Any]]) -> None:
+    """Show what became of a job, and its launch."""
+    if outcome.result is not None:
+        click.echo(json.dumps(outcome.result, indent=2))
+    click.echo(f"{job.name}: {outcome.outcome} after {outcome.duration_s:.2f} s")
+    if timelines:
+        from orchestrator.cli import render  # here: brings rich
+
+        for event in timelines:
+            render.show_timeline(event)
