@@ -1,0 +1,176 @@
+"""Runs the sides of a benchmark: interleaved, in random order within a round, each run a program of its own.
+
+Boundaries are the same for every side: from the start of the program to its exit, and to the first byte of its
+answer, on this process's clock. What the samples mean is for reports to say; nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import CapabilityError
+
+_END_SECONDS = 60.0
+_STDERR_LINES = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One side: a program to run and what distinguishes it.
+
+    :ivar command: program and arguments; `timeline` is put in for an argument `{timeline}`.
+    :ivar facts: what distinguishes this side, for the result file (`fw_cfg_dma`, `profile`, …).
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environ: Mapping[str, str]
+    facts: Mapping[str, str | int | bool | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One run. Times in ns.
+
+    :ivar round: number of the round (pair); runs of one round ran one after the other. Negative for warm-ups.
+    :ivar position: place in the round's random order.
+    :ivar wall_ns: start of the program to its exit.
+    :ivar answer_ns: to the first byte on its stdout; None when it wrote none.
+    :ivar event: the canonical line of its launch; None when it wrote none (not a launch of ours).
+    :ivar load: 1-minute load average just before.
+    """
+
+    side: str
+    round: int
+    position: int
+    started_wall_ns: int
+    wall_ns: int
+    answer_ns: int | None
+    status: int
+    load: float
+    event: Mapping[str, Any] | None = None
+    error: str | None = None
+
+    @property
+    def warm_up(self) -> bool:
+        """Whether the run only warmed caches up."""
+        return self.round < 0
+
+
+def rounds(
+    sides: Sequence[Side],
+    *,
+    runs: int,
+    warm_ups: int = 1,
+    time_budget_s: float | None = None,
+    deadline_s: float = 600.0,
+    seed: int = 0,
+) -> Iterator[tuple[Sample, ...]]:
+    """Run the sides round by round, in random order within each, and yield each round's samples.
+
+    The time budget is kept by not starting a round that would, going by the longest so far, end after it.
+    """
+    order = random.Random(seed)  # noqa: S311 - an experiment's order, not a secret
+    began = time.monotonic()
+    longest = 0.0
+    for number in range(-warm_ups, runs):
+        now = time.monotonic()
+        if time_budget_s is not None and number > 0 and now - began + longest > time_budget_s:
+            return
+        shuffled = order.sample(list(sides), len(sides))
+        yield tuple(run(side, number, position, deadline_s=deadline_s) for position, side in enumerate(shuffled))
+        longest = max(longest, time.monotonic() - now)
+
+
+def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
+    """Run one side once. A program that fails, or outlives the deadline, is a sample with an error.
+
+    :raise CapabilityError: when the program is not there at all.
+    """
+    with tempfile.TemporaryDirectory(prefix="guestlaunch-bench-") as folder:
+        timeline = Path(folder, "timeline.jsonl")
+        command = [argument.replace("{timeline}", str(timeline)) for argument in side.command]
+        load, wall = os.getloadavg()[0], time.time_ns()
+        with Path(folder, "stderr").open("w+b") as stderr:
+            start = time.monotonic_ns()
+            try:
+                process = subprocess.Popen(
+                    command, env=dict(side.environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
+                    start_new_session=True,
+                )  # fmt: skip
+            except FileNotFoundError as error:
+                raise CapabilityError("cannot run a side of the benchmark", command[0], "no such program") from error
+            status, first, end = _watch(process, deadline_s)
+            stderr.seek(0)
+            said = stderr.read().decode("utf-8", "replace").splitlines()[-_STDERR_LINES:]
+        return Sample(
+            side=side.name,
+            round=number,
+            position=position,
+            started_wall_ns=wall,
+            wall_ns=end - start,
+            answer_ns=None if first is None else first - start,
+            status=status,
+            load=load,
+            event=_last_line(timeline),
+            error=None if status == 0 else "\n".join(said) or f"exit status {status}",
+        )
+
+
+def _watch(process: subprocess.Popen[bytes], deadline_s: float) -> tuple[int, int | None, int]:
+    """Wait for the program; return its status and the monotonic times of its first output and its exit."""
+    first: list[int] = []
+    reader = threading.Thread(target=_drain, args=(process, first), daemon=True)
+    reader.start()
+    try:
+        status = process.wait(deadline_s)
+    except subprocess.TimeoutExpired:
+        status = _end(process) or 1
+    except BaseException:  # interrupted: the run is lost, what it started is not left behind
+        _end(process)
+        raise
+    end = time.monotonic_ns()
+    reader.join(_END_SECONDS)
+    return status, first[0] if first else None, end
+
+
+def _drain(process: subprocess.Popen[bytes], first: list[int]) -> None:
+    assert process.stdout is not None  # a pipe was asked for
+    with process.stdout as stdout:
+        while os.read(stdout.fileno(), 65_536):
+            if not first:
+                first.append(time.monotonic_ns())
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """End the program and all that it started; ask first."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(_END_SECONDS)
+    return process.wait()
+
+
+def _last_line(path: Path) -> Mapping[str, Any] | None:
+    """Return the last whole canonical line in a timeline file."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):
+            return dict(json.loads(line))
+    return None
