@@ -1,0 +1,144 @@
+"""The private root: what is in it, where it lies, whom it belongs to, and that it goes away."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import HypervisorError
+from orchestrator.hypervisor import embed
+
+TOP = Path(__file__).resolve().parents[3]
+
+OWNER = """
+import sys
+from pathlib import Path
+from orchestrator.hypervisor import embed
+root = embed.private_root(Path(sys.argv[1]))
+assert embed.private_root(Path("/elsewhere")) is root
+for path in sys.argv[2:]:
+    root.claim(Path(path))
+print(root.path, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A folder with room for socket paths, which pytest's own have not."""
+    with tempfile.TemporaryDirectory(prefix="gl-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def owner(state_dir: Path, *claims: Path) -> tuple[subprocess.Popen[str], Path]:
+    """Start a process that makes its root; return it and the root's path."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(state_dir), *map(str, claims)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TOP)},
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().rstrip("\n"))
+
+
+def wait_gone(*paths: Path) -> bool:
+    """Tell whether the paths vanish within ten seconds."""
+    end = time.monotonic() + 10
+    while any(os.path.lexists(path) for path in paths) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(os.path.lexists(path) for path in paths)
+
+
+def test_superusers_conf_leaves_disks_alone() -> None:
+    """As the superuser, libvirt may not touch owners and needs no user, cgroup or namespace of the host's."""
+    lines = embed.qemu_conf(privileged=True).splitlines()
+    for line in ("dynamic_ownership = 0", "remember_owner = 0", 'user = "root"', "namespaces = []"):
+        assert line in lines
+    assert embed.qemu_conf(privileged=False) == 'stdio_handler = "file"\n'
+
+
+def test_root_is_private_furnished_and_removed(short_dir: Path) -> None:
+    """A process gets one root, closed to others, with the shared cache in it; it is gone when the process has ended."""
+    process, root = owner(short_dir)
+    assert root.parent == short_dir / "libvirt" / "roots"
+    assert root.stat().st_mode & 0o777 == 0o700
+    assert (root / "etc" / "qemu.conf").read_text().startswith("stdio_handler")
+    assert (root / "cache").resolve() == short_dir / "libvirt" / "cache"
+    process.communicate("")
+    assert process.returncode == 0
+    assert not root.exists()
+    assert (short_dir / "libvirt" / "cache").is_dir()
+
+
+def test_killed_owners_root_and_claims_are_removed(short_dir: Path) -> None:
+    """The guardian removes the root and the claimed things of a process that was killed, and nothing else."""
+    folder, file, dangling, other = (short_dir / name for name in ("a b", "file", "dangling", "other"))
+    folder.mkdir()
+    (folder / "x").touch()
+    file.touch()
+    other.touch()
+    dangling.symlink_to(other)
+    process, root = owner(short_dir, folder, file, dangling, short_dir / "never was")
+    process.kill()
+    process.communicate()
+    assert wait_gone(root, folder, file, dangling)
+    assert other.exists()
+
+
+def test_sweep_spares_the_living(short_dir: Path) -> None:
+    """A sweep removes a root whose owner is dead, and not one whose owner lives."""
+    process, living = owner(short_dir)
+    dead = living.parent / "1-dead"
+    dead.mkdir()
+    (dead / embed.OWNER).touch()
+    done = embed.sweep(short_dir)
+    assert done == [f"removed {dead}"]
+    assert living.exists()
+    assert not dead.exists()
+    process.communicate("")
+
+
+def test_root_goes_elsewhere_when_the_state_directory_is_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sockets need short paths: the runtime directory takes the root then."""
+    runtime = Path("/tmp") / f"rt-{os.getpid()}"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    process, root = owner(tmp_path / ("x" * 90))
+    try:
+        assert root.parent == runtime / "guestlaunch"
+        assert (root / "cache").resolve().is_relative_to(tmp_path)
+    finally:
+        process.communicate("")
+        (runtime / "guestlaunch" / ".lock").unlink()
+        (runtime / "guestlaunch").rmdir()
+        runtime.rmdir()
+
+
+def test_longest_root_leaves_room_for_the_sockets() -> None:
+    """A folder fits exactly as long as libvirt's longest socket path below it has 107 bytes."""
+    name = f"{os.getpid()}-0000"
+    below = len(f"/{name}/lib/qemu/domain-123456-{'n' * 20}/monitor.sock")
+    assert embed.fits(Path("/" + "x" * (107 - below - 1)))
+    assert not embed.fits(Path("/" + "x" * (107 - below)))
+    assert not embed.fits(Path("/" + "é" * ((107 - below) // 2 + 1)))
+
+
+def test_strangers_folder_is_refused(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that others may write to, or that is a link, is not used; when none is left the error names each."""
+    open_to_all, link = short_dir / "open", short_dir / "link"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    link.symlink_to(short_dir)
+    monkeypatch.setattr(embed, "bases", lambda _state_dir: (open_to_all, link, Path("/" + "x" * 99)))
+    with pytest.raises(HypervisorError, match="not ours alone.*not ours alone.*too long"):
+        embed.private_root(short_dir)

@@ -1,0 +1,88 @@
+"""libvirt's codes and QEMU's complaints become the right errors, with the objects they concern."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator import errors
+from orchestrator.hypervisor.failure import Code, translate
+
+
+class Failure:
+    """What libvirt's exception offers."""
+
+    def __init__(self, code: int | None, message: str | None) -> None:
+        self.code, self.message = code, message
+
+    def get_error_code(self) -> int | None:
+        return self.code
+
+    def get_error_message(self) -> str | None:
+        return self.message
+
+
+QEMU_LOCK = (
+    "internal error: qemu unexpectedly closed the monitor: 2026-01-02T03:04:05.678901Z qemu-system-aarch64: -device "
+    '{"driver":"scsi-hd","drive":"libvirt-1-format","id":"scsi0-0-0-0"}: Failed to get "write" lock\n'
+    "Is another process using the image [/data/a b], [c].img]?"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "kind", "subject"),
+    [
+        (Code.NO_CONNECT, "no connection driver available", errors.CapabilityError, "t1"),
+        (Code.CONFIG_UNSUPPORTED, "unsupported configuration: x", errors.CapabilityError, "t1"),
+        (Code.INVALID_CONN, "invalid connection", errors.ConnectionLostError, "t1"),
+        (Code.RPC, "Cannot recv data: Connection reset", errors.ConnectionLostError, "t1"),
+        (Code.SYSTEM_ERROR, "Failed to connect socket to '/run/x': No such file", errors.ConnectionLostError, "t1"),
+        (Code.AUTH_FAILED, "authentication failed", errors.HypervisorError, "t1"),
+        (Code.XML_ERROR, "XML error: no name", errors.HypervisorError, "t1"),
+        (Code.NO_DOMAIN, "Domain not found", errors.NotFoundError, "t1"),
+        (Code.INTERNAL_ERROR, QEMU_LOCK, errors.DiskInUseError, "/data/a b], [c].img"),
+        (
+            Code.INTERNAL_ERROR,
+            "internal error: process exited while connecting to monitor: qemu: Could not open '/a'b': Permission denied",
+            errors.DiskError,
+            "/a'b",
+        ),
+        (
+            Code.SYSTEM_ERROR,
+            "Cannot access storage file '/gone': No such file or directory",
+            errors.NotFoundError,
+            "/gone",
+        ),
+        (Code.INTERNAL_ERROR, "internal error: write: No space left on device", errors.HypervisorError, "t1"),
+        (9999, "something new", errors.HypervisorError, "t1"),
+        (None, None, errors.HypervisorError, "t1"),
+    ],
+)
+def test_class_and_subject(code: int | None, text: str | None, kind: type[Exception], subject: str) -> None:
+    """Each code gives its class, and the file that was named becomes the subject."""
+    error = translate(Failure(code, text), "cannot start domain", "t1", domain="t1")
+    assert type(error) is kind
+    assert error.subject == subject
+    assert (error.libvirt_code, error.domain) == (code, "t1")
+    assert "\n" not in str(error)
+
+
+def test_text_alone_does_not_decide() -> None:
+    """A code that has one meaning keeps it, whatever the text resembles."""
+    error = translate(Failure(Code.NO_DOMAIN, 'Failed to get "write" lock'), "cannot find domain", "t1")
+    assert type(error) is errors.NotFoundError
+
+
+def test_qemus_complaint_is_the_reason() -> None:
+    """Of QEMU's output the complaint is shown, without time stamp, program name and warnings."""
+    text = (
+        "internal error: process exited while connecting to monitor: 2026-01-02T03:04:05.6Z qemu-system-aarch64: "
+        "warning: old option\nqemu-system-aarch64: -machine virt,x=y: Property 'virt-7.2-machine.x' not found"
+    )
+    error = translate(Failure(Code.INTERNAL_ERROR, text), "cannot start domain", "t1")
+    assert error.why == "-machine virt,x=y: Property 'virt-7.2-machine.x' not found"
+
+
+def test_name_in_use_says_what_to_do() -> None:
+    """A name that is taken gives its hint under each of the codes libvirt uses for it."""
+    for code, text in ((Code.DOM_EXIST, "x"), (Code.OPERATION_FAILED, "domain 'a' already exists with uuid b")):
+        assert "another name" in translate(Failure(code, text), "cannot start domain", "a").hint
