@@ -31,7 +31,7 @@ from orchestrator.errors import ApplianceError
 Progress = Callable[[str, float | None], None]
 
 _LIBRARY = "libguestfs0"
-_TARBALLS = ("base", "init", "daemon", "udev-rules")  # the last ones win
+_TARBALLS = ("base", "daemon", "udev-rules")  # its "init" is replaced by ours
 _README = (
     "This is a libguestfs fixed appliance for {arch}, libguestfs {version}, Linux {kernel}.\n"
     "Set LIBGUESTFS_PATH to this directory to use it. manifest.json says what it is made of.\n"
@@ -113,18 +113,19 @@ def _excludes(supermin: Path) -> list[str]:
 
 
 def _install_guest_files(root: Path, supermin: Path, version: str) -> None:
-    """Put libguestfs's own init and daemon in place, and ours before the daemon.
+    """Put libguestfs's daemon in place, and our init.
 
     :raise ApplianceError: the daemon is not of the version that its package says.
     """
     for name in _TARBALLS:
         unpack_tarball(supermin / f"{name}.tar.gz", root)
-    daemon = root / "usr/sbin/guestfsd"
-    if version.encode() not in daemon.read_bytes():
+    if version.encode() not in (root / "usr/sbin/guestfsd").read_bytes():
         raise ApplianceError("cannot build the appliance", "guestfsd", f"is not of version {version}")
-    daemon.rename(daemon.with_name("guestfsd.real"))
-    daemon.write_bytes(guest_file("guestfsd"))
-    daemon.chmod(0o755)
+    ours = root / "usr/lib/guestlaunch"
+    ours.mkdir()
+    (ours / "marker.sh").write_bytes(guest_file("marker.sh"))
+    (root / "init").write_bytes(guest_file("root-init"))
+    (root / "init").chmod(0o755)
 
 
 def _package_versions(files: Iterable[Path]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -27,8 +27,11 @@ REQUIRED = (
     "ext4",
     "virtio_net",
     "virtio_rng",
+    "sg",
+    "dm_mod",
 )
 OPTIONAL = ("virtio_mmio", "crc32c_intel")  # where the kernel has them; loading may fail there, harmlessly
+SET_ASIDE = {"ata": ("ata_piix", "ahci"), "nvme": ("nvme",)}  # loaded where such a controller is found
 _APPLETS = ("sh", "grep", "hexdump", "insmod", "mount", "reboot", "sleep", "switch_root", "umount")
 
 
@@ -57,10 +60,11 @@ def _canonical(path: str) -> str:
     return re.sub(r"\.ko(\.\w+)?$", "", PurePosixPath(path).name).replace("-", "_")
 
 
-def module_order(modules: Path) -> list[Path]:
+def module_order(modules: Path, required: Sequence[str], optional: Sequence[str]) -> list[Path]:
     """Return the files of the modules to load, in an order in which each finds what it needs.
 
     :param modules: `lib/modules/VERSION`, with the index that depmod made.
+    :param optional: modules that are left out where the kernel has them not.
     :raise ApplianceError: the kernel has one of the required modules neither built in nor as a file.
     """
     needs: dict[str, tuple[str, list[str]]] = {}
@@ -77,10 +81,11 @@ def module_order(modules: Path) -> list[Path]:
                 add(need)
             order[name] = modules / path
 
-    for name in (*REQUIRED, *OPTIONAL):
+    must = set(required)
+    for name in (*required, *optional):
         if name in needs:
             add(name)
-        elif name in REQUIRED and name not in built_in:
+        elif name in must and name not in built_in:
             raise ApplianceError("cannot make the initrd", modules.name, f"the kernel has no module {name}")
     return list(order.values())
 
@@ -96,17 +101,23 @@ def _plain_module(path: Path) -> bytes:
     return data
 
 
-def _entries(busybox: Path, modules: Iterable[Path]) -> Iterator[Entry]:
-    for name in ("bin", "dev", "modules", "proc", "root", "sys"):
+def _module_entries(directory: str, modules: Iterable[Path]) -> Iterator[Entry]:
+    """Yield a directory of modules whose names sort in loading order."""
+    yield Entry(name=directory, mode=stat.S_IFDIR | 0o755)
+    for number, path in enumerate(modules):
+        name = f"{directory}/{number:02}-{_canonical(path.name)}.ko"
+        yield Entry(name=name, mode=stat.S_IFREG | 0o644, data=_plain_module(path))
+
+
+def _entries(busybox: Path) -> Iterator[Entry]:
+    for name in ("bin", "dev", "proc", "root", "sys"):
         yield Entry(name=name, mode=stat.S_IFDIR | 0o755)
     yield Entry(name="dev/console", mode=stat.S_IFCHR | 0o600, device=(5, 1))
     yield Entry(name="init", mode=stat.S_IFREG | 0o755, data=guest_file("initrd-init"))
+    yield Entry(name="marker.sh", mode=stat.S_IFREG | 0o644, data=guest_file("marker.sh"))
     yield Entry(name="bin/busybox", mode=stat.S_IFREG | 0o755, data=busybox.read_bytes())
     for applet in _APPLETS:
         yield Entry(name=f"bin/{applet}", mode=stat.S_IFLNK | 0o777, data=b"busybox")
-    for number, path in enumerate(modules):
-        name = f"modules/{number:02}-{_canonical(path.name)}.ko"
-        yield Entry(name=name, mode=stat.S_IFREG | 0o644, data=_plain_module(path))
 
 
 def guest_file(name: str) -> bytes:
@@ -115,15 +126,19 @@ def guest_file(name: str) -> bytes:
 
 
 def write_initrd(path: Path, busybox: Path, modules: Path) -> list[str]:
-    """Write the initrd and return the names of the modules in it, in loading order.
+    """Write the initrd and return the names of the modules that it always loads, in that order.
 
     :param busybox: a static busybox of the guest's arch.
     :param modules: `lib/modules/VERSION` of the root directory.
     :raise ApplianceError: a required module is missing.
     """
-    order = module_order(modules)
+    order = module_order(modules, REQUIRED, OPTIONAL)
+    entries = [*_entries(busybox), *_module_entries("modules", order)]
+    for name, drivers in SET_ASIDE.items():
+        files = [file for file in module_order(modules, (), drivers) if file not in order]
+        entries += _module_entries(f"modules.{name}", files)
     with path.open("wb") as out:
-        write_cpio(_entries(busybox, order), out)
+        write_cpio(entries, out)
         out.flush()
         os.fsync(out.fileno())
     return [_canonical(module.name) for module in order]
