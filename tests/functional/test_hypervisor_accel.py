@@ -26,7 +26,7 @@ def test_kernel_of_another_arch_does_not_boot(appliance: dict[str, Path]) -> Non
 
 
 def test_verdict_on_this_host(appliance: dict[str, Path], tmp_path: Path) -> None:
-    """Whatever this host's KVM is like, `auto` decides within the deadline, and the second time at once and the same."""
+    """Whatever this host's KVM is like, `auto` decides within the deadline, and next time at once and the same."""
     arch = host_arch()
     if arch is None:
         pytest.skip("no profile has this host's arch")

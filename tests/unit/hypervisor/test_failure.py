@@ -42,7 +42,7 @@ QEMU_LOCK = (
         (Code.INTERNAL_ERROR, QEMU_LOCK, errors.DiskInUseError, "/data/a b], [c].img"),
         (
             Code.INTERNAL_ERROR,
-            "internal error: process exited while connecting to monitor: qemu: Could not open '/a'b': Permission denied",
+            "internal error: qemu unexpectedly closed the monitor: qemu: Could not open '/a'b': Permission denied",
             errors.DiskError,
             "/a'b",
         ),
