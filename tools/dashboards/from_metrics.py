@@ -1,0 +1,236 @@
+"""What the dashboard of metrics shows: PromQL over what orchestrator/report/metrics.py counts.
+
+TCG and KVM are never pooled, nor are cold and warm launches: accelerator and start are chosen one at a time.
+"""
+
+from __future__ import annotations
+
+from panel import Panel, Row
+
+KIND = 'profile=~"$profile", accel="$accel", start="$start"'
+
+
+def _quantile(quantile: float, metric: str, by: str = "", window: str = "$window") -> str:
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({quantile}, sum by ({labels}) (rate({metric}_bucket{{{KIND}}}[{window}])))"
+
+
+def _mean(metric: str, by: str, more: str = "") -> str:
+    parts = (f"sum by ({by}) (rate({metric}_{part}{{{KIND}{more}}}[$window]))" for part in ("sum", "count"))
+    return " / ".join(parts)
+
+
+def _increase(metric: str, more: str = "", by: str = "", window: str = "$__rate_interval") -> str:
+    return f"sum {f'by ({by}) ' if by else ''}(increase({metric}{{{KIND}{more}}}[{window}]))"
+
+
+LAUNCH = "guestlaunch_launch_duration_seconds"
+PHASE = "guestlaunch_phase_duration_seconds"
+TRANSFER = "guestlaunch_transfer_duration_seconds"
+RATE = (
+    f"sum by (fw_cfg_dma) (rate(guestlaunch_transfer_bytes_total{{{KIND}}}[$window]))"
+    f" / sum by (fw_cfg_dma) (rate({TRANSFER}_sum{{{KIND}}}[$window]))"
+)
+FINISHED = ', outcome=~"success|failure"'
+
+ROWS = (
+    Row(
+        title="At a glance",
+        panels=(
+            Panel(
+                title="Launches",
+                why="Launches that ended in the time shown.",
+                shape="stat",
+                queries=[(_increase("guestlaunch_launches_total", window="$__range"), "")],
+                width=4,
+                height=4,
+            ),
+            Panel(
+                title="Succeeded",
+                why="Share of launches that succeeded, of those that were not cancelled.",
+                shape="stat",
+                queries=[
+                    (
+                        _increase("guestlaunch_launches_total", ', outcome="success"', window="$__range")
+                        + " / "
+                        + _increase("guestlaunch_launches_total", FINISHED, window="$__range"),
+                        "",
+                    )
+                ],
+                unit="percentunit",
+                width=4,
+                height=4,
+                alarm_below=0.99,
+            ),
+            Panel(
+                title="Launch, median and p95",
+                why="From the client's start until the tool had its launch flag.",
+                shape="stat",
+                queries=[
+                    (_quantile(0.5, LAUNCH, window="$__range"), "median"),
+                    (_quantile(0.95, LAUNCH, window="$__range"), "p95"),
+                ],
+                unit="s",
+                width=6,
+                height=4,
+            ),
+            Panel(
+                title="In flight",
+                why="Launches under way now, all kinds; only daemons know.",
+                shape="stat",
+                queries=[("sum(guestlaunch_launches_in_flight)", "")],
+                width=3,
+                height=4,
+            ),
+            Panel(
+                title="DMA asked for, not active",
+                why="Launches that asked for fw_cfg DMA and were found without it.",
+                shape="stat",
+                queries=[
+                    (
+                        _increase(
+                            "guestlaunch_fw_cfg_dma_checks_total",
+                            ', requested="true", verified="false"',
+                            window="$__range",
+                        ),
+                        "",
+                    )
+                ],
+                width=4,
+                height=4,
+                alarm_above=0.5,
+            ),
+            Panel(
+                title="Latest launch",
+                why="Time since a launch ended, all kinds.",
+                shape="stat",
+                queries=[("time() - max(guestlaunch_last_launch_timestamp_seconds)", "")],
+                unit="s",
+                width=3,
+                height=4,
+            ),
+        ),
+    ),
+    Row(
+        title="Launches",
+        panels=(
+            Panel(
+                title="Launches by outcome",
+                why="",
+                shape="bars",
+                queries=[(_increase("guestlaunch_launches_total", by="outcome"), "{{outcome}}")],
+            ),
+            Panel(
+                title="Launch time, DMA against MMIO",
+                why="Median and 95th percentile; true is fw_cfg DMA as verified.",
+                shape="lines",
+                queries=[
+                    (_quantile(0.5, LAUNCH, "fw_cfg_dma"), "median, DMA {{fw_cfg_dma}}"),
+                    (_quantile(0.95, LAUNCH, "fw_cfg_dma"), "p95, DMA {{fw_cfg_dma}}"),
+                ],
+                unit="s",
+            ),
+            Panel(
+                title="Distribution of launch times",
+                why="Two bands are two populations: look for what they differ in.",
+                shape="heatmap",
+                queries=[(_increase(f"{LAUNCH}_bucket", by="le"), "{{le}}")],
+                unit="s",
+                width=24,
+            ),
+        ),
+    ),
+    Row(
+        title="Where the time goes",
+        panels=(
+            Panel(
+                title="Mean of each phase",
+                why="The phases tile a launch: their stack is the mean launch.",
+                shape="stack",
+                queries=[(_mean(PHASE, "phase"), "{{phase}}")],
+                unit="s",
+            ),
+            Panel(
+                title="95th percentile of each phase",
+                why="Over the window, slowest phases first to suspect.",
+                shape="gauges",
+                queries=[(_quantile(0.95, PHASE, "phase"), "{{phase}}")],
+                unit="s",
+            ),
+        ),
+    ),
+    Row(
+        title="fw_cfg transfer",
+        panels=(
+            Panel(
+                title="Transfer time",
+                why="fw_cfg_kernel and fw_cfg_initrd together: mean and 95th percentile.",
+                shape="lines",
+                queries=[
+                    (_mean(TRANSFER, "fw_cfg_dma"), "mean, DMA {{fw_cfg_dma}}"),
+                    (_quantile(0.95, TRANSFER, "fw_cfg_dma"), "p95, DMA {{fw_cfg_dma}}"),
+                ],
+                unit="s",
+            ),
+            Panel(
+                title="Transfer rate",
+                why="All bytes by all time, and the median of the launches.",
+                shape="lines",
+                queries=[
+                    (
+                        RATE,
+                        "mean, DMA {{fw_cfg_dma}}",
+                    ),
+                    (
+                        _quantile(0.5, "guestlaunch_transfer_rate_bytes_per_second", "fw_cfg_dma"),
+                        "median, DMA {{fw_cfg_dma}}",
+                    ),
+                ],
+                unit="Bps",
+            ),
+            Panel(
+                title="Kernel against initrd",
+                why="Mean of the two transfer phases.",
+                shape="lines",
+                queries=[
+                    (
+                        _mean(PHASE, "phase, fw_cfg_dma", ', phase=~"fw_cfg_.+"'),
+                        "{{phase}}, DMA {{fw_cfg_dma}}",
+                    )
+                ],
+                unit="s",
+            ),
+            Panel(
+                title="DMA as asked for and as verified",
+                why="requested=true with verified=false means that launches pay for MMIO that they did not ask for.",
+                shape="bars",
+                queries=[
+                    (
+                        _increase("guestlaunch_fw_cfg_dma_checks_total", by="requested, verified"),
+                        "asked {{requested}}, verified {{verified}}",
+                    )
+                ],
+            ),
+        ),
+    ),
+    Row(
+        title="Failures and versions",
+        panels=(
+            Panel(
+                title="Failures by phase",
+                why="The phase in which a launch failed.",
+                shape="bars",
+                queries=[(_increase("guestlaunch_launch_failures_total", by="phase"), "{{phase}}")],
+            ),
+            Panel(
+                title="Versions",
+                why="What the latest launch of each host ran with.",
+                shape="table",
+                queries=[
+                    ("guestlaunch_component_info", ""),
+                    ("guestlaunch_build_info", ""),
+                ],
+            ),
+        ),
+    ),
+)
