@@ -104,9 +104,9 @@ class Boot:
         seconds = self._allowed.get(phase)
         return began is not None and seconds is not None and now_ns - began > seconds * 1e9
 
-    def allowed_s(self, phase: Phase) -> float:
-        """Return how long a phase may take, in seconds, those after it that cannot be seen included."""
-        return self._allowed[phase]
+    def allowed_s(self, phase: Phase) -> float | None:
+        """Return how long a phase may take, in seconds, those after it that cannot be seen included; None: unbounded."""
+        return self._allowed.get(phase)
 
     def settle(self) -> None:
         """Take the last of the trace and the final estimate of the kernel's start."""

@@ -7,6 +7,7 @@ Plan, stage, connect, create paused, verify the fw_cfg path, resume, watch, end.
 from __future__ import annotations
 
 import contextlib
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,30 +16,28 @@ from pathlib import Path
 from orchestrator.channel.console import Console
 from orchestrator.channel.port import LineBuffer, Port, listening
 from orchestrator.channel.ring import ConsoleRing
-from orchestrator.domain.model import Arch, Domain, FirmwareKind, Loader
+from orchestrator.domain.model import Domain, FirmwareKind, Loader
 from orchestrator.domain.passthrough import secrets_of
 from orchestrator.domain.policy import appliance_root, design
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import (
-    ConnectionLostError,
     DeadlineError,
     GuestlaunchError,
-    GuestPanicError,
     LaunchError,
     MonitorError,
     QemuExitedError,
-    TransferPathError,
 )
 from orchestrator.firmware.nvram import copy_nvram
 from orchestrator.hypervisor.connection import Connection
-from orchestrator.hypervisor.fw_cfg import examine
-from orchestrator.hypervisor.guest import Ending, Guest
+from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import NO_TRACE, Boot, limits, observed_phases
+from orchestrator.launch.diagnosis import Evidence, diagnose
 from orchestrator.launch.lifecycle import Event, Instruction, State, step
 from orchestrator.launch.plan import Plan, make_plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.staging import directory, root_overlay, write_secret
 from orchestrator.launch.stop import Stop
+from orchestrator.launch.verification import verify_fw_cfg
 from orchestrator.launch.watch import Ends, Watch
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase
@@ -47,6 +46,7 @@ from orchestrator.timeline.recorder import Recorder
 from orchestrator.timeline.trace import FLUSH_EVENT, TraceFile
 
 _TAIL_LINES = 20
+_KILLED_SECONDS = 5.0
 # libvirt's alias of the first channel of a domain, which `design` makes guestfsd's.
 _GUESTFSD_ALIAS = "channel0"
 _INTERRUPTIBLE = frozenset({State.REQUESTED, State.PLANNED, State.STAGED, State.CONNECTED, State.CREATED})
@@ -89,7 +89,7 @@ class Cold:
         self.fw_cfg = FwCfg(requested=settings.fw_cfg_dma)
         self.error: GuestlaunchError | None = None
         self.error_phase: Phase | None = None
-        self.ending: Ending | None = None
+        self.exit_status: int | None = None
         self.ready = False
 
     def run(self) -> None:
@@ -293,9 +293,22 @@ class Cold:
             return
         if not self._guest.exited.is_set():
             self._guest.kill()
-        self.ending = self._guest.end(self._settings.deadlines.shutdown)
+            with contextlib.suppress(DeadlineError):  # `end` below goes further
+                self._guest.wait_exited(_KILLED_SECONDS)
+        self.exit_status = self._guest.exit_code
         if self._watch is not None:
             self._watch.drain()
+        if self._guest.pid is not None and self.exit_status is not None:
+            # QEMU is dead and its status known. libvirt polls for that with pauses of 200 ms, which are not the
+            # client's to wait for.
+            threading.Thread(target=self._clear_away, args=(self._guest,), name=f"clear-{self.id}", daemon=True).start()
+            return
+        self.exit_status = self._guest.end(self._settings.deadlines.shutdown).exit_code
+
+    def _clear_away(self, guest: Guest) -> None:
+        """Wait until libvirt, too, is done with a domain whose QEMU is dead."""
+        with contextlib.suppress(GuestlaunchError):
+            guest.end(_KILLED_SECONDS)
 
     def _release(self) -> None:
         self._files.close()
@@ -306,58 +319,18 @@ class Cold:
         self._watch.drain()
         self._boot.settle()
         phase = self._boot.current()
-        error = self._reason(event, phase)
+        assert self._guest is not None  # only a watched guest gets here
+        evidence = Evidence(
+            phase=phase,
+            ready=self.ready,
+            exit_code=self._guest.exit_code,
+            last_line=next(iter(self.ring.tail(1)), None),
+            panic=self.ring.panic(),
+            allowed_s=self._boot.allowed_s(phase),
+            uri=self._settings.connect,
+        )
+        error = diagnose(event, evidence)
         if error is not None:
             error.phase, error.domain = str(phase), self.id
             error.console = "\n".join(self.ring.tail(_TAIL_LINES))
             self.error, self.error_phase = error, phase
-
-    def _reason(self, event: Event, phase: Phase) -> GuestlaunchError | None:
-        """Say what an event means in a phase; None where a guest that had served its tool ended in order."""
-        assert self._guest is not None and self._boot is not None  # noqa: PT018 - only a watched guest gets here
-        tail, panic = self.ring.tail(1), self.ring.panic()
-        last = f"the console's last line: {tail[0]}" if tail else "the console is empty"
-        where = f"phase {phase}"
-        if event is Event.FAILED:
-            hint = "see the log of the libvirt daemon"
-            return ConnectionLostError("the connection to libvirt broke", self._settings.connect, where, hint)
-        if panic is not None:
-            return GuestPanicError("the guest's kernel panicked", where, panic)
-        if event is Event.DEADLINE:
-            why = f"not over after {self._boot.allowed_s(phase):g} s; {last}"
-            hint = f"GUESTLAUNCH_DEADLINE_{deadline_name(phase).upper()} allows more"
-            return DeadlineError("the launch took too long", where, why, hint)
-        code = self._guest.exit_code
-        if self.ready:
-            what, ended = "QEMU ended before its tool did", code != 0
-            return QemuExitedError(what, where, f"exit status {code}; {last}") if ended else None
-        return QemuExitedError("QEMU ended before the launch was ready", where, f"exit status {code}; {last}")
-
-
-def deadline_name(phase: Phase) -> str:
-    """Return the settings key of the deadline that bounds a phase."""
-    named = {Phase.FW_CFG_KERNEL: "transfer", Phase.FW_CFG_INITRD: "transfer", Phase.FIRMWARE_HANDOFF: "handoff"}
-    return named.get(phase, str(phase))
-
-
-def verify_fw_cfg(guest: Guest, *, requested: bool, arch: Arch, scratch: Path) -> FwCfg:
-    """Read back the fw_cfg path: QEMU's property, the guest's device tree (on Arm), the DMA register itself.
-
-    :raise TransferPathError: the property is not what was asked for, or the guest could not use DMA.
-    """
-    found = examine(guest, arch, scratch)
-    if found.dma_enabled is not requested:
-        asked, got = ("on", "off") if requested else ("off", "on")
-        raise TransferPathError("fw_cfg DMA is not as asked for", guest.name, f"asked for {asked}, QEMU says {got}")
-    if not found.agrees:
-        why = f"its window {found.node} or its register (answers: {found.register_answers}) says otherwise"
-        raise TransferPathError("fw_cfg DMA is not what QEMU's property says", guest.name, why)
-    node = found.node
-    return FwCfg(
-        requested=requested,
-        dma_property=found.dma_enabled,
-        window_base=node.base if node else None,
-        window_size=node.size if node else None,
-        window_has_dma=node.holds_dma_register if node else None,
-        register_answers=found.register_answers,
-    )

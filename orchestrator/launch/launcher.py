@@ -188,7 +188,7 @@ class Launcher:
             tiles=recorder.tiles(outcome=outcome, sizes=sizes),
             wall_start_ns=recorder.wall_start_ns,
             connection=settings.connect or "qemu:///embed",
-            exit_status=cold.ending.exit_code if cold.ending else None,
+            exit_status=cold.exit_status,
             error=str(error) if error else stop.reason if outcome == "cancelled" else None,
             error_phase=str(cold.error_phase) if cold.error_phase else None,
             ready=cold.ready,

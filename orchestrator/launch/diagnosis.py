@@ -1,0 +1,62 @@
+"""Why a guest is at its end that should not be: what was seen of it, turned into the error that says so. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.errors import (
+    ConnectionLostError,
+    DeadlineError,
+    GuestlaunchError,
+    GuestPanicError,
+    QemuExitedError,
+)
+from orchestrator.launch.lifecycle import Event
+from orchestrator.timeline.phases import Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known of a guest at its end.
+
+    :ivar ready: its tool had the launch flag.
+    :ivar exit_code: QEMU's exit status, None while it runs.
+    :ivar last_line: last line of the console, escaped.
+    :ivar panic: the kernel's own words.
+    :ivar allowed_s: seconds that the phase may take.
+    """
+
+    phase: Phase
+    ready: bool
+    exit_code: int | None
+    last_line: str | None
+    panic: str | None
+    allowed_s: float | None
+    uri: str | None
+
+
+def diagnose(event: Event, seen: Evidence) -> GuestlaunchError | None:
+    """Return what an event means; None where a guest that had served its tool ended in order."""
+    last = f"the console's last line: {seen.last_line}" if seen.last_line else "the console is empty"
+    where = f"phase {seen.phase}"
+    if event is Event.FAILED:
+        hint = "see the log of the libvirt daemon"
+        return ConnectionLostError("the connection to libvirt broke", seen.uri or "qemu:///embed", where, hint)
+    if seen.panic is not None:
+        return GuestPanicError("the guest's kernel panicked", where, seen.panic)
+    if event is Event.DEADLINE:
+        why = f"not over after {seen.allowed_s:g} s; {last}"
+        return DeadlineError(
+            "the launch took too long", where, why, f"GUESTLAUNCH_{deadline_variable(seen.phase)} allows more"
+        )
+    if not seen.ready:
+        return QemuExitedError("QEMU ended before the launch was ready", where, f"exit status {seen.exit_code}; {last}")
+    if seen.exit_code != 0:
+        return QemuExitedError("QEMU ended before its tool did", where, f"exit status {seen.exit_code}; {last}")
+    return None
+
+
+def deadline_variable(phase: Phase) -> str:
+    """Return the variable, without its prefix, of the deadline that bounds a phase."""
+    named = {Phase.FW_CFG_KERNEL: "transfer", Phase.FW_CFG_INITRD: "transfer", Phase.FIRMWARE_HANDOFF: "handoff"}
+    return f"DEADLINE_{named.get(phase, str(phase)).upper()}"
