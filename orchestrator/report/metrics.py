@@ -16,6 +16,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 import orchestrator
+from orchestrator.timeline.phases import SEQUENCE, Start
 from orchestrator.timeline.record import EVENT
 
 # From a hot-plug under KVM (milliseconds) to a guest that hangs until its deadline under TCG (minutes).
@@ -31,6 +32,7 @@ LAUNCH_BUCKETS = (
 # MMIO under KVM on Arm moves about 1.5 MB/s, DMA up to some GB/s.
 RATE_BUCKETS = tuple(factor * 10.0**power for power in range(5, 10) for factor in (1, 2.5, 5))
 
+OUTCOMES = ("success", "failure", "cancelled")
 DMA = {True: "true", False: "false", None: "unknown"}
 
 
@@ -66,7 +68,8 @@ def _facts(event: Mapping[str, Any]) -> _Facts:
             raise ValueError(f"not a {EVENT} event of schema version 1")
         durations = {p["name"]: p["duration_ns"] / 1e9 for p in event["phases"] if p["duration_ns"] is not None}
         return _Facts(
-            kind={name: str(event[name] or "unknown") for name in ("profile", "accel", "start")},
+            kind={name: str(event[name] or "unknown") for name in ("profile", "accel")}
+            | {"start": Start(event["start"])},
             dma=DMA[event["fw_cfg_dma"]],
             outcome=str(event["outcome"]),
             requested=bool(event["fw_cfg"]["requested"]),
@@ -183,6 +186,7 @@ class LaunchMetrics:
         :raise ValueError: when the event is not one; nothing is counted then.
         """
         facts = _facts(event)
+        self._announce(facts.kind)
         self._launches.labels(**facts.kind, outcome=facts.outcome, fw_cfg_dma=facts.dma).inc()
         if facts.outcome == "failure":
             self._failures.labels(**facts.kind, phase=facts.error_phase).inc()
@@ -192,6 +196,16 @@ class LaunchMetrics:
         self._time(facts)
         self._last.labels(facts.outcome).set(facts.finished_at)
         self._show_versions(facts.versions)
+
+    def _announce(self, kind: Mapping[str, str]) -> None:
+        """Show the counters of a kind of launch from 0 on: a counter that appears with 1 has no increase to see."""
+        for dma in DMA.values():
+            for outcome in OUTCOMES:
+                self._launches.labels(**kind, outcome=outcome, fw_cfg_dma=dma)
+            for requested in (DMA[True], DMA[False]):
+                self._checks.labels(**kind, requested=requested, verified=dma)
+        for phase in SEQUENCE[Start(kind["start"])]:
+            self._failures.labels(**kind, phase=phase)
 
     def _show_versions(self, versions: Mapping[str, str]) -> None:
         with self._versions_lock:

@@ -106,7 +106,7 @@ def test_the_transfer_has_bytes_time_and_rate() -> None:
         ({"dma": False}, "false", "false", 1),
         ({"dma": False, "requested": True}, "true", "false", 1),
         ({"dma": None, "requested": True}, "true", "unknown", 1),
-        ({"dma": None, "requested": True, "failed_in": Phase.CREATE}, "true", "unknown", None),
+        ({"dma": None, "requested": True, "failed_in": Phase.CREATE}, "true", "unknown", 0),
     ],
 )
 def test_dma_is_counted_as_asked_and_as_verified(
@@ -117,6 +117,18 @@ def test_dma_is_counted_as_asked_and_as_verified(
     metrics.observe(event(1, **options))
     name = "guestlaunch_fw_cfg_dma_checks_total"
     assert value(metrics, name, **TCG_COLD, requested=requested, verified=verified) == count
+
+
+def test_counters_of_a_kind_start_at_zero() -> None:
+    """With the first launch of a kind all its counters are there, so that the first failure is an increase."""
+    metrics = LaunchMetrics()
+    metrics.observe(event(1))
+    for phase in ("plan", "fw_cfg_kernel", "shutdown"):
+        assert value(metrics, "guestlaunch_launch_failures_total", **TCG_COLD, phase=phase) == 0
+    assert value(metrics, "guestlaunch_launch_failures_total", **TCG_COLD, phase="restore") is None
+    assert value(metrics, "guestlaunch_launches_total", **TCG_COLD, outcome="failure", fw_cfg_dma="true") == 0
+    name = "guestlaunch_fw_cfg_dma_checks_total"
+    assert value(metrics, name, **TCG_COLD, requested="true", verified="false") == 0
 
 
 def test_versions_follow_the_latest_launch() -> None:
@@ -150,6 +162,7 @@ def test_in_flight_is_asked_at_the_scrape_or_left_out() -> None:
         lambda line: line.update(fw_cfg_dma="yes"),
         lambda line: line.update(timestamp="yesterday"),
         lambda line: line.update(versions=[]),
+        lambda line: line.update(start="lukewarm"),
     ],
 )
 def test_a_damaged_event_counts_nowhere(damage: Callable[[dict[str, object]], object]) -> None:
@@ -158,7 +171,7 @@ def test_a_damaged_event_counts_nowhere(damage: Callable[[dict[str, object]], ob
     before = exposition(metrics.registry)
     line = event(1)
     damage(line)
-    with pytest.raises(ValueError, match="launch_finished|timestamp|isoformat"):
+    with pytest.raises(ValueError, match="launch_finished|timestamp|isoformat|lukewarm"):
         metrics.observe(line)
     assert exposition(metrics.registry) == before
 
