@@ -105,7 +105,7 @@ class Boot:
         return began is not None and seconds is not None and now_ns - began > seconds * 1e9
 
     def allowed_s(self, phase: Phase) -> float | None:
-        """Return how long a phase may take, in seconds, those after it that cannot be seen included; None: unbounded."""
+        """Return how long a phase may take, in seconds, those after it that cannot be seen included; None: no bound."""
         return self._allowed.get(phase)
 
     def settle(self) -> None:

@@ -58,6 +58,7 @@ class Cold:
     :param connect: returns the process's libvirt connection, opening it when need be.
     :param claim: has a path removed if this process dies (`orchestrator.hypervisor.embed.Root.claim`).
     :param console: descriptors that the guest's serial console is relayed (from, to).
+    :param emit: takes events for the log.
     """
 
     def __init__(
@@ -70,11 +71,12 @@ class Cold:
         connect: Callable[[], Connection],
         claim: Callable[[Path], contextlib.AbstractContextManager[None]],
         console: tuple[int, int] | None,
+        emit: Callable[..., None],
     ) -> None:
         self.id = f"gl-{uuid.uuid4().hex[:12]}"
         self._uuid = str(uuid.uuid4())
         self._request, self._settings, self._recorder, self._stop = request, settings, recorder, stop
-        self._connect, self._claim, self._client = connect, claim, console
+        self._connect, self._claim, self._client, self._emit = connect, claim, console, emit
         self._files = contextlib.ExitStack()
         self._queue: deque[Event] = deque([Event.BEGIN])
         self._watch: Watch | None = None
@@ -253,6 +255,26 @@ class Cold:
         self._recorder.begin(Phase.FIRMWARE, "vCPUs resumed")
         if not self._request.start_paused:
             self._guest.resume()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Log what was started and why so; the guest boots meanwhile, and structlog is imported."""
+        assert self.plan is not None and self.domain is not None  # noqa: PT018 - the table's order
+        firmware = self.plan.firmware
+        changed = [f"{c.before} -> {c.after or 'dropped'}: {c.reason}" for c in self.plan.changes]
+        skipped = [f"{s.descriptor}: {s.reason}" for s in firmware.skipped] if firmware else []
+        self._emit(
+            "launch_started",
+            launch_id=self.id,
+            profile=self.plan.profile.name,
+            accel=str(self.plan.accel),
+            accel_reason=self.plan.accel_reason,
+            fw_cfg_dma=self.fw_cfg.verified,
+            firmware=firmware.code if firmware else None,
+            firmware_skipped=skipped,
+            cmdline_changes=changed,
+            domain_xml=domain_xml(self.domain),
+        )
 
     def _explain_unseen(self, *, transfers: bool, markers: bool) -> None:
         """Tell the recorder why it will not see some phases."""

@@ -45,10 +45,8 @@ def diagnose(event: Event, seen: Evidence) -> GuestlaunchError | None:
     if seen.panic is not None:
         return GuestPanicError("the guest's kernel panicked", where, seen.panic)
     if event is Event.DEADLINE:
-        why = f"not over after {seen.allowed_s:g} s; {last}"
-        return DeadlineError(
-            "the launch took too long", where, why, f"GUESTLAUNCH_{deadline_variable(seen.phase)} allows more"
-        )
+        hint = f"GUESTLAUNCH_{deadline_variable(seen.phase)} allows more"
+        return DeadlineError("the launch took too long", where, f"not over after {seen.allowed_s} s; {last}", hint)
     if not seen.ready:
         return QemuExitedError("QEMU ended before the launch was ready", where, f"exit status {seen.exit_code}; {last}")
     if seen.exit_code != 0:

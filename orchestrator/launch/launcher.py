@@ -128,6 +128,7 @@ class Launcher:
             connect=lambda: self._connection(own),
             claim=self._claim,
             console=console,
+            emit=self.log.emit,
         )
         with self._listed(_Running(cold, own, recorder, client_pid)):
             cold.run()

@@ -13,6 +13,7 @@ from orchestrator.appliance.fixed import check_version, open_appliance, verify
 from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.probe import check_initrd, require_kernel_arch
 from orchestrator.appliance.version import host_version
+from orchestrator.domain.cmdline import Change, fix_cmdline
 from orchestrator.domain.model import Accel, Arch, Disk, FileSource, FirmwareKind, Profile
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import ApplianceError, CapabilityError, DiskError
@@ -29,6 +30,7 @@ class Plan:
 
     :ivar appliance: None when kernel and initrd are not an appliance's (a domain of the user's own).
     :ivar firmware: None for profiles that start without UEFI.
+    :ivar changes: what `design` will change in the kernel command line.
     """
 
     profile: Profile
@@ -42,6 +44,7 @@ class Plan:
     kernel_bytes: int
     initrd_bytes: int
     libguestfs: str | None
+    changes: tuple[Change, ...] = ()
 
 
 def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
@@ -76,6 +79,7 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
         kernel_bytes=_size(request.kernel, "kernel"),
         initrd_bytes=_size(request.initrd, "initrd"),
         libguestfs=library,
+        changes=fix_cmdline(request.cmdline, profile, verdict.accel)[1],
     )
 
 
