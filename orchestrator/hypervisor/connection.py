@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
-from orchestrator.errors import CapabilityError, GuestlaunchError, HypervisorError, NotFoundError
+from orchestrator.errors import CapabilityError, GuestlaunchError, NotFoundError
 from orchestrator.hypervisor import embed, retry
 from orchestrator.hypervisor.binding import libvirt, start_event_loop
 from orchestrator.hypervisor.emulator import emulator_version
@@ -23,6 +22,7 @@ from orchestrator.hypervisor.failure import translate
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.hypervisor.process import Adoption, Process, adopting, read_pid
 from orchestrator.hypervisor.routing import EventRouter
+from orchestrator.hypervisor.summary import Summary, summarise
 
 KEEPALIVE_S = 5
 KEEPALIVE_MISSES = 3
@@ -84,14 +84,14 @@ class Connection:
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         if self.root is None:
             flags |= libvirt.VIR_DOMAIN_START_AUTODESTROY  # the embedded driver refuses it; the guardian stands in
-        return self._start(_summary(xml), lambda: self._handle.createXML(xml, flags))
+        return self._start(summarise(xml), lambda: self._handle.createXML(xml, flags))
 
     def define(self, xml: str) -> str:
         """Store a domain without starting it, or change a stored one; return its name."""
         try:
             return self._handle.defineXML(xml).name()
         except libvirt.libvirtError as failure:
-            raise translate(failure, "cannot define domain", _summary(xml).name) from failure
+            raise translate(failure, "cannot define domain", summarise(xml).name) from failure
 
     def undefine(self, name: str) -> None:
         """Forget a stored domain, with its NVRAM; one that runs becomes transient."""
@@ -108,7 +108,7 @@ class Connection:
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         try:
             domain = self._handle.lookupByName(name)
-            summary = _summary(domain.XMLDesc(0))
+            summary = summarise(domain.XMLDesc(0))
         except libvirt.libvirtError as failure:
             raise translate(failure, "cannot start domain", name, domain=name) from failure
 
@@ -227,32 +227,6 @@ class Connection:
         runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
         session = Path(runtime) / "libvirt" / "qemu" / "run" / f"{name}.pid"
         return (session, Path("/run/libvirt/qemu") / f"{name}.pid")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """The little of a domain's XML that starting it needs to know."""
-
-    name: str
-    emulator: str | None
-    arch: str | None
-    machine: str | None
-    virt_type: str | None
-
-
-def _summary(xml: str) -> Summary:
-    try:
-        root = ET.fromstring(xml)  # noqa: S314 - written by us or by libvirt, and libvirt parses it again
-    except ET.ParseError as error:
-        raise HypervisorError("cannot read the domain's XML", "", error) from error
-    kind = root.find("os/type")
-    return Summary(
-        name=root.findtext("name", ""),
-        emulator=root.findtext("devices/emulator"),
-        arch=kind.get("arch") if kind is not None else None,
-        machine=kind.get("machine") if kind is not None else None,
-        virt_type=root.get("type"),
-    )
 
 
 def _ignoring_libvirt(function: Callable[[], object]) -> None:
