@@ -1,0 +1,172 @@
+"""Plans a domain of the user's own, by the same policy as launches, and keeps what outlives this process for it.
+
+The domain is printed, or handed to a libvirt daemon, which then owns it; its variable store stays in the state
+directory. Launches of appliances are `orchestrator.launch`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from orchestrator.appliance.probe import check_initrd, require_kernel_arch
+from orchestrator.appliance.store import resolve
+from orchestrator.domain.model import Accel, Arch, Disk, Domain, FileSource, FirmwareKind, Loader, Profile
+from orchestrator.domain.policy import design
+from orchestrator.domain.profiles import load_profile
+from orchestrator.errors import CapabilityError, DiskError, NotFoundError, UsageError
+from orchestrator.firmware.descriptors import find_firmware
+from orchestrator.firmware.nvram import copy_nvram
+from orchestrator.hypervisor.accel import choose_accel
+from orchestrator.hypervisor.emulator import find_emulator, host_arch
+from orchestrator.settings import Settings
+
+_QCOW2_MAGIC = b"QFI\xfb"
+
+
+class Boot(StrEnum):
+    """What a domain starts."""
+
+    APPLIANCE = "appliance"
+    KERNEL = "kernel"
+    DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A domain as the user describes it. Paths are absolute; None leaves the choice to the profile.
+
+    :ivar disks: in guest order. Image formats are told apart by their first bytes, raw unless qcow2.
+    """
+
+    name: str
+    boot: Boot
+    kernel: Path | None = None
+    initrd: Path | None = None
+    cmdline: str = ""
+    disks: Sequence[Path] = ()
+
+
+def plan_domain(wish: Wish, settings: Settings) -> Domain:
+    """Return the domain that a wish leads to; nothing is made. Its variable store does not exist yet.
+
+    :raise GuestlaunchError: a file is missing or does not fit, or the host lacks what is needed.
+    """
+    profile = load_profile(settings.profile)
+    kernel, initrd, cmdline = _payload(wish, settings, profile)
+    root = _root(settings, profile) if wish.boot is Boot.APPLIANCE else None
+    host = host_arch()
+    if host is None:
+        raise CapabilityError("cannot launch", "this host", "its arch is neither aarch64 nor x86_64")
+    emulator = find_emulator(profile.arch, native=host)
+    loader = None
+    if profile.firmware is FirmwareKind.UEFI:
+        firmware = find_firmware(profile.arch, profile.machine)
+        loader = Loader(
+            code=firmware.code,
+            nvram=str(nvram_path(wish.name, settings)),
+            code_format=firmware.code_format,
+            nvram_format=firmware.nvram_format,
+        )
+    return design(
+        profile,
+        name=wish.name,
+        uuid=str(uuid.uuid4()),
+        emulator=emulator,
+        accel=_accel(settings, profile.arch, emulator, kernel),
+        host_arch=host,
+        kernel=None if kernel is None else str(kernel),
+        initrd=None if initrd is None else str(initrd),
+        cmdline=cmdline,
+        loader=loader,
+        disks=tuple(_disk(path) for path in wish.disks),
+        root=root,
+        memory_mib=settings.memory_mib,
+        vcpus=settings.vcpus,
+        cpu=settings.cpu,
+        fw_cfg_dma=settings.fw_cfg_dma,
+    )
+
+
+def _payload(wish: Wish, settings: Settings, profile: Profile) -> tuple[Path | None, Path | None, str]:
+    """Return kernel, initrd and command line."""
+    if wish.boot is Boot.DISK:
+        if not wish.disks:
+            raise UsageError("nothing to boot", wish.name, "no disk", "give --disk FILE or --kernel FILE")
+        return None, None, ""
+    if wish.boot is Boot.APPLIANCE:
+        appliance = resolve(settings.appliance_store, profile.arch)
+        return (
+            appliance.kernel,
+            appliance.initrd,
+            wish.cmdline or f"console={profile.console} root=UUID={appliance.root_uuid}",
+        )
+    if wish.kernel is None:
+        raise UsageError("nothing to boot", wish.name, "no kernel", "give --kernel FILE")
+    require_kernel_arch(wish.kernel, profile.arch)
+    if wish.initrd is not None:
+        check_initrd(wish.initrd)
+    return wish.kernel, wish.initrd, wish.cmdline
+
+
+def _root(settings: Settings, profile: Profile) -> Disk:
+    """Return an appliance's root as a launch would see it, but for the launch's own overlay over it."""
+    appliance = resolve(settings.appliance_store, profile.arch)
+    return Disk(source=FileSource(path=str(appliance.root)), format="raw", readonly=True, serial="appliance")
+
+
+def _accel(settings: Settings, arch: Arch, emulator: str, kernel: Path | None) -> Accel:
+    """Decide the accelerator; without a kernel of its own to probe KVM with, an appliance's serves."""
+    if kernel is None and settings.accel == "auto" and arch is host_arch():
+        try:
+            kernel = resolve(settings.appliance_store, arch).kernel
+        except NotFoundError:
+            return Accel.TCG  # KVM that nothing has proven may hang the guest
+    return choose_accel(
+        settings.accel,
+        arch,
+        emulator=emulator,
+        kernel=kernel or Path("/nonexistent"),  # only looked at when KVM is to be proven, and then it is there
+        state_dir=settings.state_dir,
+        deadline_s=settings.deadlines.kvm_probe,
+    ).accel
+
+
+def _disk(path: Path) -> Disk:
+    """Return a disk of the user's.
+
+    :raise DiskError: it is missing or cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            qcow2 = stream.read(4) == _QCOW2_MAGIC
+    except OSError as error:
+        raise DiskError("cannot open the disk", path, error.strerror or error) from error
+    source = FileSource(path=str(path), block_device=path.is_block_device())
+    return Disk(source=source, format="qcow2" if qcow2 else "raw", described=qcow2)
+
+
+def nvram_path(name: str, settings: Settings) -> Path:
+    """Return where the variable store of a defined domain is kept."""
+    return settings.state_dir / "nvram" / f"{name}_VARS.fd"
+
+
+def keep_nvram(domain: Domain) -> None:
+    """Make a defined domain's variable store, unless it has one already.
+
+    :raise FirmwareError: it cannot be made.
+    """
+    if domain.loader is None:
+        return
+    path = Path(domain.loader.nvram)
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    firmware = find_firmware(domain.profile.arch, domain.profile.machine)
+    with copy_nvram(firmware.nvram_template, path.parent) as copy, contextlib.suppress(FileExistsError):
+        os.link(copy, path)
