@@ -1,0 +1,67 @@
+"""The options that all measuring benchmarks share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from orchestrator.cli.options import json_option
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)")
+
+
+class _Seconds(click.ParamType[float]):
+    """A duration such as 90s, 20m or 1.5h."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
+        """Return seconds."""
+        match = _DURATION.fullmatch(str(value).strip())
+        if match is None or float(match[1]) <= 0:
+            self.fail(f"{value!r} is no duration such as 90s, 20m or 1.5h", param, ctx)
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a benchmark is to run: what all of them share."""
+
+    runs: int
+    warm_ups: int
+    time_budget: float | None
+    deadline: float
+    seed: int
+    out: Path | None
+    disk: Path | None
+    as_json: bool
+
+
+def plan_options(function: _F) -> _F:
+    """Add what all measuring commands share; they receive it as `plan`."""
+
+    def with_plan(**options: Any) -> object:  # noqa: ANN401 - click's options
+        names = ("runs", "warm_ups", "time_budget", "deadline", "seed", "out", "disk", "as_json")
+        return function(plan=Plan(**{name: options.pop(name) for name in names}), **options)
+
+    with_plan.__name__, with_plan.__doc__ = function.__name__, function.__doc__
+    decorated: Any = with_plan
+    for option in (
+        json_option,
+        click.option("--disk", type=click.Path(path_type=Path), help="Disk that every run uses; a small one is made."),
+        click.option("--out", type=click.Path(path_type=Path), help="Result file; else below the state directory."),
+        click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random order."),
+        click.option("--deadline", type=_Seconds(), default="10m", show_default=True, help="For a single run."),
+        click.option("--time-budget", type=_Seconds(), help="Start no round that would end after this."),
+        click.option("--warm-ups", type=click.IntRange(0), default=1, show_default=True, help="Rounds not counted."),
+        click.option("--runs", type=click.IntRange(1), default=10, show_default=True, help="Rounds that count."),
+    ):
+        decorated = option(decorated)
+    decorated.__click_params__ = [*getattr(function, "__click_params__", []), *decorated.__click_params__]
+    return decorated  # type: ignore[no-any-return]

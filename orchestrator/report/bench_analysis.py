@@ -1,0 +1,160 @@
+"""From samples to figures: what a benchmark's result says, as JSON-ready values and as lines for a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.report import compare, environment
+from orchestrator.report.compare import Columns, Comparison, Difference
+from orchestrator.report.result import Result
+from orchestrator.report.statistics import ALPHA, CONFIDENCE, Summary, fit_line, summarize
+
+PRIMARY = {"fw-cfg": ("transfer", "launch"), "launch": ("wall", "answer")}
+
+
+def metrics_of(event: Mapping[str, Any] | None, *, wall_ns: int, answer_ns: int | None) -> dict[str, int | None]:
+    """Return a sample's metrics in ns, from its outside boundaries and its launch's canonical line."""
+    metrics: dict[str, int | None] = {"wall": wall_ns, "answer": answer_ns}
+    if event is not None:
+        metrics |= {"launch": event["launch_ns"], "transfer": event["transfer_ns"], "total": event["total_ns"]}
+        metrics |= {f"phase.{phase['name']}": phase["duration_ns"] for phase in event["phases"]}
+    return metrics
+
+
+def columns(result: Result, side: str, rounds: Sequence[int] | None = None) -> Columns:
+    """Return metric name to values of one side's good runs, in the order of the rounds.
+
+    :param rounds: those to take, a missing run as None; by default the side's own, warm-ups left out.
+    """
+    good = {s["round"]: s["metrics"] for s in result["samples"] if s["side"] == side and s["ok"] and s["round"] >= 0}
+    taken = sorted(good) if rounds is None else rounds
+    names = dict.fromkeys(name for metrics in good.values() for name in metrics)
+    return {name: [good.get(number, {}).get(name) for number in taken] for name in names}
+
+
+def analyse(result: Result) -> dict[str, Any]:
+    """Return the analysis of a result, by its kind.
+
+    :raise UsageError: when its sides must not be compared.
+    """
+    failed = [s for s in result["samples"] if not s["ok"]]
+    base: dict[str, Any] = {
+        "confidence": CONFIDENCE,
+        "alpha": ALPHA,
+        "failed_runs": len(failed),
+        "first_failure": failed[0]["error"] if failed else None,
+    }
+    if result["kind"] == "sweep":
+        return base | {"lines": _sweep_lines(result)}
+    base["sides"] = {side["name"]: _summaries(columns(result, side["name"])) for side in result["sides"]}
+    if result["kind"] == "matrix" or len(result["sides"]) != 2:
+        return base
+    return base | _pairwise(result)
+
+
+def _pairwise(result: Result) -> dict[str, Any]:
+    first, second = (side["name"] for side in result["sides"])
+    _require_same_accel(result)
+    rounds = sorted({s["round"] for s in result["samples"] if s["round"] >= 0})
+    a, b = columns(result, first, rounds), columns(result, second, rounds)
+    rows = compare.compare(a, b, paired=True, primary=PRIMARY.get(result["kind"], ()))
+    found: dict[str, Any] = {"comparisons": [comparison_to_dict(row) for row in rows]}
+    if result["kind"] == "fw-cfg":
+        accel = str(facts(result)["accel"])
+        said = compare.verdict(a, b, rows, accel=accel, modelled_trap_cost_ns=result["modelled_trap_cost_ns"])
+        found |= {"verdict": said.text, "halved": str(said.halved)}
+    return found
+
+
+def facts(result: Result) -> dict[str, Any]:
+    """Return what decides whether results compare: accel, arch, modelled trap cost."""
+    launches = result["environment"]["launches"]
+    return {
+        "accel": launches.get("accel"),
+        "arch": launches.get("arch"),
+        "modelled_trap_cost_ns": result["modelled_trap_cost_ns"],
+    }
+
+
+def _require_same_accel(result: Result) -> None:
+    accels = {s["accel"] for s in result["samples"] if s["ok"] and s.get("accel")}
+    if len(accels) > 1:
+        why = f"its runs used different accelerators: {', '.join(sorted(accels))}"
+        raise UsageError("cannot compare the sides", result["kind"], why, "name one with --accel")
+
+
+def _sweep_lines(result: Result) -> list[dict[str, Any]]:
+    lines = []
+    for side in result["sides"]:
+        good = [s for s in result["samples"] if s["side"] == side["name"] and s["ok"] and s["round"] >= 0]
+        fit = fit_line([s["size_bytes"] / 1e6 for s in good], [s["metrics"]["transfer"] / 1e6 for s in good])
+        lines.append(
+            {
+                "side": side["name"],
+                "ms_per_mb": fit and fit.slope,
+                "interval": fit and [fit.interval.low, fit.interval.high],
+                "at_zero_ms": fit and fit.intercept,
+                "mb_per_s": 1e3 / fit.slope if fit and fit.slope > 0 else None,
+            }
+        )
+    return lines
+
+
+def _summaries(side: Columns) -> dict[str, Any]:
+    seen = {name: [value for value in values if value is not None] for name, values in side.items()}
+    return {name: _summary(summarize(values)) for name, values in seen.items() if values}
+
+
+def _summary(summary: Summary) -> dict[str, Any]:
+    value = dataclasses.asdict(summary)
+    value["outliers"] = list(summary.outliers)
+    return value
+
+
+def comparison_to_dict(row: Comparison) -> dict[str, Any]:
+    """Return a comparison as JSON-ready values."""
+    value = dataclasses.asdict(row)
+    value["difference"] = str(row.difference)
+    for side in ("first", "second"):
+        value[side]["outliers"] = list(value[side]["outliers"])
+    return value
+
+
+def compare_results(first: Result, second: Result, subject: str) -> dict[str, Any]:
+    """Compare two result files side by side (each side of the first with the same of the second), unpaired.
+
+    :raise UsageError: when accelerator, guest arch or trap cost differ, or they have no side in common.
+    """
+    compare.require_comparable(facts(first), facts(second), subject)
+    common = [s["name"] for s in first["sides"] if s["name"] in {t["name"] for t in second["sides"]}]
+    if not common:
+        raise UsageError("cannot compare results", subject, "they have no side in common")
+    primary = PRIMARY.get(first["kind"], ())
+    sides = {}
+    for name in common:
+        rows = compare.compare(columns(first, name), columns(second, name), paired=False, primary=primary)
+        sides[name] = [comparison_to_dict(row) for row in rows]
+    return {
+        "sides": sides,
+        "conditions_that_differ": environment.differences(first["environment"]["host"], second["environment"]["host"]),
+    }
+
+
+def regressions(baseline: Result, current: Result, *, tolerance: float, subject: str) -> list[dict[str, Any]]:
+    """Return the metrics that got slower than a stored baseline.
+
+    Slower: the permutation test says so at its level, and the median by more than the tolerance (a fraction).
+
+    :raise UsageError: when the two must not be compared.
+    """
+    primary = (*PRIMARY.get(current["kind"], ()), "wall")
+    found = []
+    for side, rows in compare_results(baseline, current, subject)["sides"].items():
+        for row in rows:
+            slower = row["difference"] == Difference.SLOWER and row["ratio"] < 1 / (1 + tolerance)
+            if row["metric"] in primary and slower:
+                found.append({"side": side, **row})
+    return found

@@ -1,0 +1,116 @@
+"""Collects a benchmark's samples into its result file, which is whole and analysed after every round."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import UsageError
+from orchestrator.report import bench_analysis, environment
+from orchestrator.report.result import Result, new_result, save
+from orchestrator.workload.bench import Sample, Side
+from orchestrator.workload.firmware_run import Transfer
+
+
+class Recording:
+    """A result under way.
+
+    :param path: the result file.
+    """
+
+    def __init__(
+        self, kind: str, path: Path, *, seed: int, firmware: str | None = None, trap_cost_ns: int | None = None
+    ) -> None:
+        surroundings = {"host": environment.host(), "launches": {}, "firmware": environment.firmware(firmware)}
+        self.path = path
+        self.result: Result = new_result(kind, seed=seed, environment=surroundings, trap_cost_ns=trap_cost_ns)
+        self._events: list[Mapping[str, Any]] = []
+
+    def sides(self, sides: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Name the sides and what distinguishes them."""
+        self.result["sides"] = [{"name": name, "facts": dict(facts)} for name, facts in sides]
+
+    def take(self, samples: Sequence[Sample], sides: Sequence[Side]) -> None:
+        """Add the samples of a round and save."""
+        for sample in samples:
+            stated = next(side.facts for side in sides if side.name == sample.side)
+            self.result["samples"].append(_sample(sample, stated))
+            if sample.event is not None:
+                self._events.append(sample.event)
+            elif sample.status == 0:
+                self._events.append({key: stated.get(key) for key in ("accel", "arch")})
+        # A side that is no launch of ours states its accel and arch; ours are as verified.
+        self.result["environment"]["launches"] = environment.of_launches(self._events)
+        self.save()
+
+    def take_transfer(
+        self, transfer: Transfer, *, side: str, number: int, position: int, accel: str, load: float
+    ) -> None:
+        """Add one timed transfer of a sweep and save."""
+        self.result["samples"].append(
+            {
+                "side": side, "round": number, "position": position, "started_wall_ns": 0, "ok": True, "error": None,
+                "launch_id": None, "accel": accel, "fw_cfg_dma": transfer.fw_cfg_dma, "load": load,
+                "size_bytes": transfer.kernel_bytes + transfer.initrd_bytes,
+                "metrics": {"transfer": transfer.duration_ns},
+            }
+        )  # fmt: skip
+        self.save()
+
+    def count(self, transfer: Transfer, predicted: int | None) -> None:
+        """Add the access count of a counting run and save."""
+        self.result["counts"].append(
+            {
+                "fw_cfg_dma": transfer.fw_cfg_dma,
+                "payload_bytes": transfer.kernel_bytes + transfer.initrd_bytes,
+                "accesses": transfer.accesses,
+                "accesses_total": transfer.accesses_total,
+                "predicted": None if transfer.fw_cfg_dma else predicted,
+            }
+        )
+        self.save()
+
+    def finish(self) -> None:
+        """Mark the result as complete and save it.
+
+        :raise UsageError: when its sides must not be compared; the samples are saved.
+        """
+        self.result["complete"] = True
+        self.save()
+        bench_analysis.analyse(self.result)
+
+    def save(self) -> None:
+        """Analyse what is there and write the file."""
+        self.result["analysis"] = None
+        with contextlib.suppress(UsageError):  # said at the end; until then the samples are kept without it
+            self.result["analysis"] = bench_analysis.analyse(self.result)
+        save(self.result, self.path)
+
+
+def record_rounds(
+    recording: Recording, sides: Sequence[Side], found: Iterable[tuple[Sample, ...]], progress: Callable[[int], None]
+) -> None:
+    """Take rounds as they come, telling progress the round's number after each."""
+    for samples in found:
+        recording.take(samples, sides)
+        progress(samples[0].round)
+
+
+def _sample(sample: Sample, stated: Mapping[str, Any]) -> dict[str, Any]:
+    event = sample.event
+    ok = sample.status == 0 and (event is None or event["outcome"] == "success")
+    return {
+        "side": sample.side,
+        "round": sample.round,
+        "position": sample.position,
+        "started_wall_ns": sample.started_wall_ns,
+        "ok": ok,
+        "error": sample.error,
+        "launch_id": event["launch_id"] if event else None,
+        "accel": event["accel"] if event else stated.get("accel"),
+        "fw_cfg_dma": event["fw_cfg_dma"] if event else None,
+        "load": sample.load,
+        "metrics": bench_analysis.metrics_of(event, wall_ns=sample.wall_ns, answer_ns=sample.answer_ns),
+    }
