@@ -105,10 +105,10 @@ def invoke(arguments: Sequence[str]) -> int:
     """
     try:
         result: Any = cli.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:  # a group without a command: that is its help
-        click.echo(error.format_message())
-        return 2
     except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2's way to print a group's help
+            click.echo(error.format_message())
+            return 2
         complain(PROGRAM, _usage(error))
         return 2
     except click.Abort:

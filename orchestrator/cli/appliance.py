@@ -1,0 +1,152 @@
+"""guestlaunch appliance: build, list, show, verify and remove fixed appliances."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.appliance.fixed import check_version, open_appliance
+from orchestrator.appliance.fixed import verify as verify_files
+from orchestrator.appliance.model import FILES, Appliance
+from orchestrator.appliance.store import appliances, resolve
+from orchestrator.appliance.store import remove as remove_all
+from orchestrator.appliance.version import host_version
+from orchestrator.cli.options import examples, json_option
+from orchestrator.domain.model import Arch
+from orchestrator.settings import Settings, load
+
+_BUILD_SECONDS = 1800.0
+
+_ARCH = click.Choice([str(arch) for arch in Arch])
+
+
+@click.group(
+    epilog=examples(
+        "guestlaunch appliance build",
+        "guestlaunch appliance build --arch x86_64",
+        "guestlaunch appliance list",
+        "guestlaunch appliance verify --arch aarch64",
+    )
+)
+@click.option("--state-dir", metavar="DIR", help="Where appliances are kept.")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
+@click.pass_context
+def appliance(context: click.Context, *, state_dir: str | None, config: Path | None) -> None:
+    """Build, list, check and remove fixed appliances (kernel, initrd, root)."""
+    context.obj = load(config=config, overrides={"state_dir": state_dir})
+
+
+@appliance.command(epilog=examples("guestlaunch appliance build", "guestlaunch appliance build --arch x86_64 --json"))
+@click.option("--arch", type=_ARCH, default=str(Arch.AARCH64), show_default=True, help="Arch of the guests.")
+@click.option("--deadline", metavar="SECONDS", type=click.FloatRange(min=1), default=_BUILD_SECONDS, show_default=True)
+@json_option
+@click.pass_obj
+def build(settings: Settings, *, arch: str, deadline: float, as_json: bool) -> int:
+    """Build the appliance for an arch from the distribution's packages, running none of their code."""
+    from orchestrator.appliance.build import build as build_appliance  # here: only building needs all of it
+    from orchestrator.appliance.command import Deadline
+    from orchestrator.cli.progress import shown
+
+    with shown(f"appliance for {arch}") as progress:
+        built = build_appliance(
+            Arch(arch), settings.appliance_store, progress=progress, deadline=Deadline.after(deadline)
+        )
+    if as_json:
+        click.echo(json.dumps(_facts(built), indent=2))
+    else:
+        click.echo(_line(built))
+    return 0
+
+
+@appliance.command("list", epilog=examples("guestlaunch appliance list", "guestlaunch appliance list --json"))
+@json_option
+@click.pass_obj
+def list_(settings: Settings, *, as_json: bool) -> int:
+    """List the appliances that launches use, one an arch."""
+    found = appliances(settings.appliance_store)
+    if as_json:
+        click.echo(json.dumps([_facts(one) for one in found], indent=2))
+        return 0
+    for one in found:
+        click.echo(_line(one))
+    if not found:
+        click.echo(f"none in {settings.appliance_store} (guestlaunch appliance build makes one)", err=True)
+    return 0
+
+
+@appliance.command(epilog=examples("guestlaunch appliance show", "guestlaunch appliance show --json /srv/appliance"))
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.option("--arch", type=_ARCH, default=str(Arch.AARCH64), show_default=True)
+@json_option
+@click.pass_obj
+def show(settings: Settings, *, directory: Path | None, arch: str, as_json: bool) -> int:
+    """Show what an appliance is made of: the current one of an arch, or the one in DIRECTORY."""
+    found = _named(settings, directory, arch)
+    facts = _facts(found)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return 0
+    packages = facts.pop("packages")
+    for key, value in facts.items():
+        click.echo(f"{key:<12} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    click.echo(f"{'packages':<12} {len(packages)} (--json names them)")
+    return 0
+
+
+@appliance.command(epilog=examples("guestlaunch appliance verify", "guestlaunch appliance verify /srv/appliance"))
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.option("--arch", type=_ARCH, default=str(Arch.AARCH64), show_default=True)
+@click.pass_obj
+def verify(settings: Settings, *, directory: Path | None, arch: str) -> int:
+    """Compare an appliance's files with their digests, and its version with the host's libguestfs."""
+    found = _named(settings, directory, arch)
+    verify_files(found, deep=True)
+    library = host_version()
+    if library is not None:
+        check_version(found, library)
+    if found.manifest is None:
+        click.echo(f"{found.path}: usable; it has no manifest, so there is nothing to compare its files with")
+    else:
+        click.echo(f"{found.path}: as built, and fits libguestfs {library or '(none on this host)'}")
+    return 0
+
+
+@appliance.command(epilog=examples("guestlaunch appliance remove --arch x86_64"))
+@click.option("--arch", type=_ARCH, required=True)
+@click.pass_obj
+def remove(settings: Settings, *, arch: str) -> int:
+    """Remove all appliances of an arch that no launch is using."""
+    for path in remove_all(settings.appliance_store, Arch(arch)):
+        click.echo(f"removed {path}")
+    return 0
+
+
+def _named(settings: Settings, directory: Path | None, arch: str) -> Appliance:
+    return resolve(settings.appliance_store, Arch(arch)) if directory is None else open_appliance(directory)
+
+
+def _line(one: Appliance) -> str:
+    size = sum((one.path / name).stat().st_blocks * 512 for name in FILES) / 2**20
+    if one.manifest is None:
+        return f"{one.arch}  {size:.0f} MiB  not built by guestlaunch  {one.path}"
+    return f"{one.arch}  libguestfs {one.manifest.libguestfs}  Linux {one.manifest.kernel}  {size:.0f} MiB  {one.path}"
+
+
+def _facts(one: Appliance) -> dict[str, Any]:
+    """Return an appliance as it is printed with --json."""
+    manifest = one.manifest
+    return {
+        "arch": str(one.arch),
+        "path": str(one.path),
+        "root_uuid": one.root_uuid,
+        "libguestfs": manifest.libguestfs if manifest else None,
+        "kernel": manifest.kernel if manifest else None,
+        "built": manifest.built if manifest else None,
+        "bytes": [f"{name} {(one.path / name).stat().st_size}" for name in FILES],
+        "digests": [f"{name} {manifest.files[name].digest}" for name in FILES] if manifest else [],
+        "unavailable": list(manifest.unavailable) if manifest else [],
+        "packages": dict(manifest.packages) if manifest else {},
+    }
