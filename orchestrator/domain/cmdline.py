@@ -103,7 +103,7 @@ RULES = (
 def fix_cmdline(cmdline: str, profile: Profile, accel: Accel) -> tuple[str, tuple[Change, ...]]:
     """Return cmdline as the guest needs it, and what was changed.
 
-    Words after `--` belong to init and stay. A console that is named twice after the change stays once.
+    Words after `--` belong to init and stay. The same console named twice stays once.
     """
     words = _WORD.findall(cmdline)
     end = words.index("--") if "--" in words else len(words)
@@ -112,8 +112,8 @@ def fix_cmdline(cmdline: str, profile: Profile, accel: Accel) -> tuple[str, tupl
     changes: list[Change] = []
     for word in words[:end]:
         after, reason = _apply(word, guest)
-        if after is not None and after != word and after in kept:
-            after = None
+        if after is not None and after.startswith("console=") and after in kept:
+            after, reason = None, reason or "the same console again"
         if after is not None:
             kept.append(after)
         if after != word:

@@ -136,6 +136,8 @@ def cpu_element(cpu: str) -> ET.Element:
     :raise UsageError: the text is not of that form.
     """
     model, *features = cpu.split(",")
+    if not model:
+        raise UsageError("bad CPU", cpu or "''", "it names no model")
     modes = {"host": "host-passthrough", "max": "maximum"}
     if model in modes:
         element = ET.Element("cpu", mode=modes[model], check="none")
@@ -145,7 +147,7 @@ def cpu_element(cpu: str) -> ET.Element:
         ET.SubElement(element, "model", fallback="forbid").text = model
     for feature in features:
         parsed = re.fullmatch(r"([+-])?([\w.-]+?)(?:=(on|off))?", feature)
-        if not model or parsed is None or bool(parsed[1]) == bool(parsed[3]):
+        if parsed is None or bool(parsed[1]) == bool(parsed[3]):
             raise UsageError("bad CPU", cpu, f"'{feature}' is no feature=on, feature=off, +feature or -feature")
         wanted = "+" in (parsed[1], "+" if parsed[3] == "on" else "")
         ET.SubElement(element, "feature", policy="require" if wanted else "disable", name=parsed[2])

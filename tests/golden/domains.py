@@ -1,0 +1,149 @@
+"""The domains of which golden files are kept: every profile, DMA on and off, and one with every kind of disk."""
+
+from __future__ import annotations
+
+from orchestrator.domain.model import (
+    Accel,
+    Arch,
+    Disk,
+    DiskBus,
+    Domain,
+    FileSource,
+    FirmwareKind,
+    Loader,
+    Network,
+    NetworkSource,
+    Profile,
+)
+from orchestrator.domain.policy import appliance_root, design
+from orchestrator.domain.profiles import load_profile, profile_names
+
+UUID = "3b1e2f3c-6b0e-4e44-9a3c-0123456789ab"
+CMDLINE = "panic=1 console=ttyS0 edd=off no_timer_check lpj=123 root=UUID=4f root_delay=1 quiet TERM=xterm"
+
+RICH_DISKS = (
+    Disk(source=FileSource(path="/images/plain.img"), format="raw", cache="writeback", serial="first"),
+    Disk(
+        source=FileSource(path="/dev/vg/lv", block_device=True),
+        format="raw",
+        discard=True,
+        copy_on_read=True,
+        logical_block_size=512,
+        physical_block_size=4096,
+    ),
+    Disk(
+        source=FileSource(path="/images/a & <b>, c: 'd' \"e\" ü.qcow2"), format="qcow2", described=True, readonly=True
+    ),
+    Disk(source=FileSource(path="/images/unknown,format"), cache="unsafe", discard=True, copy_on_read=True),
+    Disk(source=FileSource(path="/dev/sdz", block_device=True), readonly=True, serial="with space"),
+    Disk(source=FileSource(path="/images/overlay.qcow2"), format="qcow2", shared_read=True, cache="unsafe"),
+    Disk(
+        source=NetworkSource(
+            driver="https",
+            options=(("url", "https://host/a,b"), ("username", "me")),
+            secrets=(("password-secret", "not in the XML"),),
+        ),
+        format="raw",
+        readonly=True,
+    ),
+    Disk(source=FileSource(path="/images/v1.img"), format="raw", bus=DiskBus.VIRTIO),
+    Disk(
+        source=FileSource(path="/images/v2.img"),
+        bus=DiskBus.VIRTIO,
+        logical_block_size=4096,
+        physical_block_size=4096,
+    ),
+    Disk(source=FileSource(path="/images/after.img"), format="raw"),
+)
+SATA_DISKS = (
+    Disk(source=FileSource(path="/images/s1.img"), format="raw", bus=DiskBus.SATA),
+    Disk(source=FileSource(path="/images/s2.img"), bus=DiskBus.SATA),
+)
+
+
+def loader_of(profile: Profile) -> Loader | None:
+    """Return firmware for profile, where it starts from any."""
+    if profile.firmware is not FirmwareKind.UEFI:
+        return None
+    return Loader(code="/firmware/code.fd", nvram="/launch/nvram.fd")
+
+
+def plain(profile: Profile, *, fw_cfg_dma: bool) -> Domain:
+    """Return what a launch with one read-only disk makes of profile."""
+    return design(
+        profile,
+        name=f"guestlaunch-{profile.name}",
+        uuid=UUID,
+        emulator=f"/usr/bin/qemu-system-{profile.arch}",
+        accel=Accel.TCG,
+        host_arch=Arch.X86_64,
+        kernel="/appliance/kernel",
+        initrd="/appliance/initrd",
+        cmdline=CMDLINE,
+        loader=loader_of(profile),
+        disks=(Disk(source=FileSource(path="/launch/overlay1.qcow2"), format="qcow2", shared_read=True),),
+        root=appliance_root("/launch/root.qcow2"),
+        fw_cfg_dma=fw_cfg_dma,
+        guestfsd_path="/tmp/libguestfs/guestfsd.sock",
+        control_path="/launch/control",
+        console_path="/launch/console",
+        trace_path="/launch/trace.log",
+    )
+
+
+def rich(profile: Profile) -> Domain:
+    """Return a domain that uses everything there is."""
+    return design(
+        profile,
+        name=f"rich-{profile.name}",
+        uuid=UUID,
+        emulator=f"/opt/qemu 9/qemu-system-{profile.arch}",
+        accel=Accel.KVM,
+        host_arch=profile.arch,
+        kernel="/appliance dir/kernel",
+        initrd="/appliance dir/initrd",
+        cmdline=CMDLINE + ' quoted="a  b" <&>',
+        loader=loader_of(profile),
+        disks=RICH_DISKS + (SATA_DISKS if profile.arch is Arch.X86_64 else ()),
+        root=appliance_root("/launch/root.qcow2", serial="rich"),
+        memory_mib=2048,
+        vcpus=12,
+        cpu="host,pmu=off",
+        guestfsd_path="/tmp/libguestfs/guestfsd.sock",
+        control_path="/launch/control",
+        console_path="/launch/console",
+        network=Network(net="169.254.0.0/16"),
+        trace_path="/launch/trace, 1.log",
+        secret_paths=(("secret6-password-secret", "/launch/secret,6"),),
+        extra_args=("-device", "virtio-balloon-pci,id=x"),
+    )
+
+
+def bare_minimum() -> Domain:
+    """Return a domain that leaves out all that can be left out, and takes the other choice where there are two."""
+    return Domain(
+        name="minimum",
+        uuid=UUID,
+        profile=load_profile("aarch64-uefi"),
+        accel=Accel.TCG,
+        emulator="/usr/bin/qemu-system-aarch64",
+        memory_mib=512,
+        vcpus=9,
+        cpu="max,+sve,pauth=off,-pmu",
+        loader=Loader(code="/c.qcow2", nvram="/n.qcow2", code_format="qcow2", nvram_format="qcow2"),
+        network=Network(stream_path="/run/passt, 1.sock"),
+        rng=False,
+    )
+
+
+def all_domains() -> dict[str, Domain]:
+    """Return the golden files' names and domains."""
+    domains = {"minimum": bare_minimum()}
+    for name in profile_names():
+        profile = load_profile(name)
+        domains |= {
+            f"{name}-dma-on": plain(profile, fw_cfg_dma=True),
+            f"{name}-dma-off": plain(profile, fw_cfg_dma=False),
+        }
+        domains[f"{name}-rich"] = rich(profile)
+    return domains

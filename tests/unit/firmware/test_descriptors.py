@@ -1,0 +1,170 @@
+"""The choice of firmware by descriptors: precedence, masking, and a reason for each one passed over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import FirmwareError
+from orchestrator.firmware.descriptors import descriptor_dirs, descriptor_files, find_firmware
+
+
+@pytest.fixture
+def dirs(tmp_path: Path) -> list[Path]:
+    """The user's, the administrator's and the packages' directory."""
+    made = [tmp_path / name for name in ("user", "etc", "usr")]
+    for directory in made:
+        directory.mkdir()
+    return made
+
+
+def write(path: Path, **changes: object) -> Path:
+    """Write a good aarch64 descriptor with changes, and the files it names; None takes a key away."""
+    code, nvram = path.with_suffix(".code"), path.with_suffix(".vars")
+    code.touch()
+    nvram.touch()
+    document: dict[str, object] = {
+        "description": path.stem,
+        "interface-types": ["uefi"],
+        "mapping": {
+            "device": "flash",
+            "executable": {"filename": str(code), "format": "raw"},
+            "nvram-template": {"filename": str(nvram), "format": "raw"},
+        },
+        "targets": [{"architecture": "aarch64", "machines": ["virt-*"]}],
+        "features": [],
+        "tags": [],
+    }
+    document |= changes
+    path.write_text(json.dumps({key: value for key, value in document.items() if value is not None}))
+    return path
+
+
+def test_chosen_in_name_order_over_all_directories(dirs: list[Path]) -> None:
+    """The first name wins, whichever directory it is in."""
+    write(dirs[0] / "60-user.json")
+    wanted = write(dirs[2] / "50-usr.json")
+    found = find_firmware("aarch64", "virt", dirs)
+    assert (found.descriptor, found.code) == (wanted, str(wanted.with_suffix(".code")))
+    assert found.nvram_template == str(wanted.with_suffix(".vars"))
+
+
+def test_same_name_masks(dirs: list[Path]) -> None:
+    """A file masks those of the same name in less important directories."""
+    for directory in reversed(dirs):
+        write(directory / "50-x.json")
+        assert descriptor_files(dirs) == [directory / "50-x.json"]
+
+
+def test_empty_file_masks_only(dirs: list[Path]) -> None:
+    """An empty file takes a less important one away and is no candidate itself."""
+    write(dirs[2] / "50-x.json")
+    (dirs[1] / "50-x.json").touch()
+    assert descriptor_files(dirs) == []
+
+
+def test_only_json_files_count(dirs: list[Path]) -> None:
+    """Other names and directories are no descriptors; a missing directory holds none."""
+    (dirs[0] / "50-x.txt").write_text("{}")
+    (dirs[0] / "60-x.json").mkdir()
+    assert descriptor_files([*dirs, dirs[0] / "missing"]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"targets": [{"architecture": "aarch64", "machines": ["sbsa-*"]}]}, "not for machine virt, only sbsa-*"),
+        ({"interface-types": ["bios"]}, "not UEFI"),
+        ({"features": ["secure-boot", "enrolled-keys"]}, "enforces Secure Boot"),
+        ({"features": ["requires-smm"]}, "requires SMM"),
+        ({"mapping": {"device": "memory", "filename": "/x"}}, "mapped as memory"),
+        ({"targets": None}, "not a valid firmware descriptor: KeyError 'targets'"),
+        ({"targets": {}}, "not a valid firmware descriptor: TypeError"),
+        ({"mapping": []}, "not a valid firmware descriptor: TypeError"),
+    ],
+)
+def test_skipped_with_its_reason(dirs: list[Path], changes: dict[str, Any], reason: str) -> None:
+    """An unsuitable candidate is passed over, and both the choice and the error say why."""
+    bad = write(dirs[2] / "10-bad.json", **changes)
+    with pytest.raises(FirmwareError, match="no firmware descriptor for aarch64") as caught:
+        find_firmware("aarch64", "virt", dirs)
+    assert reason in str(caught.value)
+    assert "install qemu-efi-aarch64" in str(caught.value)
+    write(dirs[2] / "20-good.json")
+    [skipped] = find_firmware("aarch64", "virt", dirs).skipped
+    assert skipped.descriptor == bad
+    assert reason in skipped.reason
+
+
+@pytest.mark.parametrize("suffix", [".code", ".vars"])
+def test_missing_file_is_skipped(dirs: list[Path], suffix: str) -> None:
+    """A descriptor of an image that is not installed does not count."""
+    path = write(dirs[0] / "10-x.json")
+    path.with_suffix(suffix).unlink()
+    with pytest.raises(FirmwareError, match="does not exist"):
+        find_firmware("aarch64", "virt", dirs)
+
+
+def test_flash_modes(dirs: list[Path]) -> None:
+    """Split is taken, said or unsaid; combined and stateless are not."""
+    path = write(dirs[0] / "10-x.json")
+    document = json.loads(path.read_text())
+    for mode, fits in (("split", True), ("combined", False), ("stateless", False)):
+        document["mapping"]["mode"] = mode
+        path.write_text(json.dumps(document))
+        if fits:
+            assert find_firmware("aarch64", "virt", dirs).descriptor == path
+        else:
+            with pytest.raises(FirmwareError, match=f"flash mode {mode}, not split"):
+                find_firmware("aarch64", "virt", dirs)
+
+
+def test_formats_are_the_callers(dirs: list[Path]) -> None:
+    """qcow2 images are chosen only by a caller that can use them."""
+    path = write(dirs[0] / "10-x.json")
+    document = json.loads(path.read_text())
+    document["mapping"]["executable"]["format"] = "qcow2"
+    path.write_text(json.dumps(document))
+    assert find_firmware("aarch64", "virt", dirs).code_format == "qcow2"
+    with pytest.raises(FirmwareError, match="code format qcow2, not raw"):
+        find_firmware("aarch64", "virt", dirs, formats=("raw",))
+
+
+def test_unreadable_json_is_skipped(dirs: list[Path]) -> None:
+    """A broken file is a candidate passed over, not the end."""
+    (dirs[0] / "10-x.json").write_text("{")
+    (dirs[0] / "11-x.json").write_bytes(b"\xff\xfe")
+    write(dirs[0] / "20-x.json")
+    assert [s.reason.startswith("cannot be read") for s in find_firmware("aarch64", "virt", dirs).skipped] == [True] * 2
+
+
+@pytest.mark.parametrize("machine", ["q35", "pc-q35-7.2"])
+def test_machine_names(dirs: list[Path], machine: str) -> None:
+    """A machine's alias finds what is meant for its versions; another machine's firmware does not fit."""
+    write(dirs[0] / "10-x.json", targets=[{"architecture": "x86_64", "machines": ["pc-q35-*"]}])
+    assert find_firmware("x86_64", machine, dirs).description == "10-x"
+    with pytest.raises(FirmwareError, match="not for machine pc,"):
+        find_firmware("x86_64", "pc", dirs)
+
+
+def test_error_says_where_it_looked(dirs: list[Path]) -> None:
+    """With no candidate at all the error names the directories, and no other arch's descriptors."""
+    write(dirs[0] / "10-x.json")
+    with pytest.raises(FirmwareError) as caught:
+        find_firmware("x86_64", "q35", dirs)
+    assert str(dirs[1]) in str(caught.value)
+    assert "10-x" not in str(caught.value)
+    assert "install ovmf" in str(caught.value)
+
+
+def test_directories_follow_the_specification() -> None:
+    """User before administrator before packages, as QEMU's firmware.json has it; the home is the fallback."""
+    assert [str(d) for d in descriptor_dirs({"XDG_CONFIG_HOME": "/c"})] == [
+        "/c/qemu/firmware",
+        "/etc/qemu/firmware",
+        "/usr/share/qemu/firmware",
+    ]
+    assert str(descriptor_dirs({"HOME": "/h"})[0]) == "/h/.config/qemu/firmware"

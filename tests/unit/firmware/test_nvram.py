@@ -1,0 +1,108 @@
+"""NVRAM copies: equal to the template, sparse, and gone with the launch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import FirmwareError
+from orchestrator.firmware.nvram import copy_nvram
+
+MIB = 1024 * 1024
+CONTENT = b"\xff" * 5000 + bytes(3 * MIB) + b"variables" + bytes(MIB + 1) + b"end" + bytes(700_000)
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    """A fully allocated file that is mostly zeros."""
+    path = tmp_path / "template.fd"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_copy_is_equal_private_and_removed(tmp_path: Path, template: Path, cached: bool) -> None:
+    """The copy has the template's bytes, is the owner's alone, and is removed whatever happens."""
+    cache = tmp_path / "cache" if cached else None
+    target = tmp_path / "launch"
+    target.mkdir()
+    for _ in range(2):  # the second time from the cache
+        with pytest.raises(RuntimeError, match="boom"), copy_nvram(template, target, cache=cache) as path:  # noqa: PT012
+            assert path.read_bytes() == CONTENT
+            assert path.stat().st_mode & 0o777 == 0o600
+            path.write_bytes(b"the guest's")
+            raise RuntimeError("boom")
+        assert list(target.iterdir()) == []
+    assert template.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_copy_takes_little_room(tmp_path: Path, template: Path, cached: bool) -> None:
+    """The zeros of a fully allocated template take no blocks in the copy."""
+    assert template.stat().st_blocks * 512 >= len(CONTENT)
+    with copy_nvram(template, tmp_path, cache=tmp_path / "cache" if cached else None) as path:
+        assert path.stat().st_blocks * 512 < len(CONTENT) // 2
+
+
+def test_sparse_template(tmp_path: Path) -> None:
+    """A template with holes, at its end too, is copied whole."""
+    template = tmp_path / "sparse.fd"
+    with template.open("wb") as file:
+        file.seek(MIB)
+        file.write(b"data")
+        file.truncate(8 * MIB)
+    with copy_nvram(template, tmp_path) as path:
+        assert path.read_bytes() == template.read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(10)])
+def test_tiny_templates(tmp_path: Path, content: bytes) -> None:
+    """Files smaller than a chunk are copied, too."""
+    template = tmp_path / "tiny.fd"
+    template.write_bytes(content)
+    with copy_nvram(template, tmp_path, cache=tmp_path / "cache") as path:
+        assert path.read_bytes() == content
+
+
+def test_changed_template_is_noticed(tmp_path: Path, template: Path) -> None:
+    """A package upgrade that keeps the size is not answered from the cache."""
+    cache = tmp_path / "cache"
+    with copy_nvram(template, tmp_path, cache=cache):
+        pass
+    template.write_bytes(CONTENT[::-1])
+    with copy_nvram(template, tmp_path, cache=cache) as path:
+        assert path.read_bytes() == CONTENT[::-1]
+
+
+def test_damaged_twin_is_replaced(tmp_path: Path, template: Path) -> None:
+    """A twin of the wrong size is made again."""
+    cache = tmp_path / "cache"
+    with copy_nvram(template, tmp_path, cache=cache):
+        pass
+    [twin] = cache.iterdir()
+    os.truncate(twin, 10)
+    with copy_nvram(template, tmp_path, cache=cache) as path:
+        assert path.read_bytes() == CONTENT
+
+
+def test_copies_are_apart(tmp_path: Path, template: Path) -> None:
+    """Two launches from one template write to different files."""
+    with copy_nvram(template, tmp_path) as one, copy_nvram(template, tmp_path) as two:
+        one.write_bytes(b"x")
+        assert two.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_errors_are_one_line(tmp_path: Path, template: Path, cached: bool) -> None:
+    """A missing template or directory is a FirmwareError that names the template, and leaves nothing."""
+    cache = tmp_path / "cache" if cached else None
+    with (
+        pytest.raises(FirmwareError, match=r"missing\.fd.*No such file"),
+        copy_nvram("/missing.fd", tmp_path, cache=cache),
+    ):
+        pass
+    with pytest.raises(FirmwareError, match="No such file"), copy_nvram(template, tmp_path / "no", cache=cache):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} <= {"template.fd", "cache"}
