@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from orchestrator.cli.main import PROGRAM
 from orchestrator.daemon import client, private
@@ -72,6 +72,12 @@ def report(finished: list[Finished], settings: Settings) -> None:
         if launch.message:
             complain(PROGRAM, launch.message)
         if settings.timeline == "-" and launch.record is not None:
-            import json  # here: most commands write none
+            write_timeline(settings, launch.record)
 
-            sys.stdout.write(json.dumps(launch.record) + "\n")
+
+def write_timeline(settings: Settings, record: Mapping[str, Any]) -> None:
+    """Write a launch's canonical line where `--timeline` says, if it does."""
+    if settings.timeline is not None:
+        from orchestrator.timeline import log  # here: most commands write none
+
+        log.write_timeline(settings.timeline, record)

@@ -39,15 +39,22 @@ class ToolNotExecutableError(CapabilityError):
     exit_status = NOT_EXECUTABLE
 
 
-def run(command: Sequence[str], environ: Mapping[str, str]) -> int:
+def run(command: Sequence[str], environ: Mapping[str, str], *, quiet: bool = False) -> int:
     """Run a program to its end and return its exit status, 128+N when signal N ended it.
 
+    :param quiet: throw its standard output away and give it no input.
     :raise ToolNotFoundError: it is not there.
     :raise ToolNotExecutableError: it cannot be executed.
     """
     with _signals() as deliver_signals_to:
         try:
-            process = subprocess.Popen(list(command), env=dict(environ), close_fds=False)
+            process = subprocess.Popen(
+                list(command),
+                env=dict(environ),
+                close_fds=False,
+                stdin=subprocess.DEVNULL if quiet else None,
+                stdout=subprocess.DEVNULL if quiet else None,
+            )
         except FileNotFoundError as error:
             hint = f"install {_PACKAGES.get(command[0], 'libguestfs-tools')}" if _is_tool(command[0]) else ""
             raise ToolNotFoundError("cannot run", command[0], "no such program", hint) from error

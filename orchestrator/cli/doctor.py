@@ -1,0 +1,37 @@
+"""guestlaunch doctor: what this host has and lacks for launches."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import click
+
+from orchestrator.cli.options import examples, json_option, settings_options
+from orchestrator.settings import Settings
+from orchestrator.workload.diagnosis import Verdict, examine
+
+
+@click.command(
+    epilog=examples("guestlaunch doctor", "guestlaunch doctor --profile x86_64-ovmf", "guestlaunch doctor --json")
+)
+@settings_options
+@json_option
+def doctor(*, settings: Settings, as_json: bool) -> int:
+    """Report programs, firmware, appliances, accelerators and directories; exit status 1 when launches cannot work.
+
+    Probes KVM once a boot of the host, which can take some seconds.
+    """
+    findings = []
+    for finding in examine(settings, os.environ):
+        findings.append(finding)
+        if not as_json:
+            mark = {Verdict.OK: "ok  ", Verdict.NOTE: "note", Verdict.BAD: "BAD "}[finding.verdict]
+            click.echo(f"{mark} {finding.topic:<22} {finding.detail}")
+    bad = [finding for finding in findings if finding.verdict is Verdict.BAD]
+    if as_json:
+        listed = [{"topic": one.topic, "verdict": str(one.verdict), "detail": one.detail} for one in findings]
+        click.echo(json.dumps({"profile": settings.profile, "usable": not bad, "findings": listed}, indent=2))
+    else:
+        click.echo(f"profile {settings.profile}: {'cannot launch' if bad else 'ready to launch'}")
+    return 1 if bad else 0

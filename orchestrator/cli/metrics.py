@@ -1,0 +1,57 @@
+"""guestlaunch metrics: what was launched, in Prometheus' format, for node_exporter or for looking at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from orchestrator.cli.main import PROGRAM
+from orchestrator.cli.options import examples
+from orchestrator.daemon.boundary import complain
+from orchestrator.errors import CapabilityError, UsageError
+from orchestrator.settings import load
+
+TEXTFILE_FOLDER = "/var/lib/prometheus/node-exporter"
+
+
+@click.command(
+    epilog=examples(
+        "guestlaunch metrics | grep launches_total",
+        f"guestlaunch metrics --textfile {TEXTFILE_FOLDER}/guestlaunch.prom      (from a timer)",
+    )
+)
+@click.option("--textfile", metavar="FILE", type=click.Path(path_type=Path), help="Write FILE (*.prom) in one rename.")
+@click.option("--log", metavar="FILE", help="Event log to count; that of the settings by default.")
+@click.option(
+    "--totals", metavar="FILE", type=click.Path(path_type=Path), help="Where totals are kept; beside the log."
+)
+@click.option("--state-dir", metavar="DIR", help="Where the default event log is.")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
+def metrics(
+    *, textfile: Path | None, log: str | None, totals: Path | None, state_dir: str | None, config: Path | None
+) -> int:
+    """Count the launches in the event log and print their metrics, or write them for node_exporter.
+
+    Totals only ever grow, also when the log is rotated: what was counted is kept. A running guestlaunchd shows the
+    same metrics of its own launches by HTTP (--metrics-listen): let Prometheus read the one or the other.
+    """
+    settings = load(config=config, overrides={"log": log, "state_dir": state_dir})
+    if settings.log_target == "-":
+        raise UsageError(
+            "cannot count launches", "log -", "events on stderr cannot be read again", "name a file: --log"
+        )
+    try:
+        from orchestrator.report import metrics_textfile
+    except ImportError as error:
+        hint = "pip install 'guestlaunch[report]'"
+        raise CapabilityError("cannot show metrics", "", "prometheus_client is not installed", hint) from error
+    path = Path(settings.log_target)
+    counted = metrics_textfile.count(path, totals or path.with_name(f"{path.name}.metrics"))
+    if counted.broken:
+        complain(PROGRAM, f"{counted.broken} lines of {path} could not be understood and are not counted")
+    if textfile is not None:
+        metrics_textfile.write(counted.registry, textfile)
+    else:
+        click.echo(metrics_textfile.exposition(counted.registry), nl=False)
+    return 0

@@ -1,0 +1,176 @@
+"""What this host has and lacks for launches, as findings. Starts nothing but version queries and the KVM probe."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+
+from orchestrator.appliance.fixed import check_version, verify
+from orchestrator.appliance.store import resolve
+from orchestrator.appliance.version import host_version
+from orchestrator.domain.model import Arch, FirmwareKind
+from orchestrator.domain.profiles import load_profile, profile_names
+from orchestrator.errors import GuestlaunchError, NotFoundError
+from orchestrator.firmware.descriptors import find_firmware
+from orchestrator.hypervisor.accel import choose_accel
+from orchestrator.hypervisor.emulator import emulator_version, find_emulator, host_arch
+from orchestrator.settings import Settings, private_directory
+from orchestrator.workload.environment import choose_appliance, wrapper_path
+
+# A launch writes its overlay and log there; a build needs more and says so itself.
+_ROOM_BYTES = 1 << 30
+
+
+class Verdict(StrEnum):
+    """How a finding bears on launches."""
+
+    OK = "ok"
+    NOTE = "note"  # worth knowing; launches of the chosen profile work
+    BAD = "bad"  # launches of the chosen profile cannot work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing looked at."""
+
+    topic: str
+    verdict: Verdict
+    detail: str
+
+
+def examine(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield what is found, in reading order. Only what the chosen profile needs can be bad."""
+    chosen = load_profile(settings.profile)
+    yield Finding(topic="host", verdict=Verdict.OK, detail=_host())
+    yield _checked("wrapper", lambda: str(wrapper_path()), needed=True)
+    yield _checked("libvirt", lambda: _libvirt(settings), needed=True)
+    yield _libguestfs()
+    for arch in Arch:
+        yield _checked(f"qemu {arch}", partial(_qemu, arch), needed=arch is chosen.arch)
+    yield from _firmware(settings)
+    for arch in Arch:
+        yield _checked(f"appliance {arch}", partial(_appliance, settings, arch, environ), needed=arch is chosen.arch)
+    for name in profile_names():
+        yield _checked(f"accel {name}", partial(_accel, settings, name), needed=name == chosen.name)
+    yield _checked("state", lambda: _room(settings.state_dir), needed=True)
+    yield _checked("runtime", lambda: _room(private_directory(settings.runtime_dir)), needed=True)
+
+
+def _checked(topic: str, look: Callable[[], str], *, needed: bool) -> Finding:
+    """Turn what a look finds, or the error it raises, into a finding."""
+    try:
+        return Finding(topic=topic, verdict=Verdict.OK, detail=look())
+    except GuestlaunchError as error:
+        return Finding(topic=topic, verdict=Verdict.BAD if needed else Verdict.NOTE, detail=str(error))
+
+
+def _host() -> str:
+    known = host_arch()
+    system = (
+        platform.freedesktop_os_release().get("PRETTY_NAME", "unknown system")
+        if Path("/etc/os-release").exists()
+        else ""
+    )
+    cpus = len(os.sched_getaffinity(0))
+    versions = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{known or platform.machine()}, {cpus} CPUs, {system}, {versions}"
+
+
+def _libvirt(settings: Settings) -> str:
+    from orchestrator.hypervisor.connection import open_connection  # here: libvirt may be what is missing
+
+    with open_connection(settings.connect, settings.state_dir) as connection:
+        return f"{connection.versions().libvirt}, {settings.connect or 'qemu:///embed'} opens"
+
+
+def _libguestfs() -> Finding:
+    library = host_version()
+    if library is None:
+        detail = "no libguestfs on this host: guestfish and the bindings are missing (install libguestfs-tools)"
+        return Finding(topic="libguestfs", verdict=Verdict.BAD, detail=detail)
+    try:
+        import guestfs  # noqa: F401 - only whether it is there
+    except ImportError:
+        detail = f"{library}; no Python bindings, so no jobs (install python3-guestfs)"
+        return Finding(topic="libguestfs", verdict=Verdict.NOTE, detail=detail)
+    return Finding(topic="libguestfs", verdict=Verdict.OK, detail=f"{library}, with Python bindings")
+
+
+def _qemu(arch: Arch) -> str:
+    emulator = find_emulator(arch)
+    return f"{emulator_version(emulator)}, {emulator}"
+
+
+def _firmware(settings: Settings) -> Iterator[Finding]:
+    """Yield the firmware of each UEFI profile, and the candidates passed over."""
+    for name in profile_names():
+        profile = load_profile(name)
+        if profile.firmware is not FirmwareKind.UEFI:
+            continue
+        needed = name == settings.profile
+        try:
+            found = find_firmware(profile.arch, profile.machine)
+        except GuestlaunchError as error:
+            verdict = Verdict.BAD if needed else Verdict.NOTE
+            yield Finding(topic=f"firmware {name}", verdict=verdict, detail=str(error))
+            continue
+        detail = f"{found.code} ({found.descriptor.name})"
+        skipped = [
+            f"{one.descriptor.name}: {one.reason}" for one in found.skipped if one.reason != f"not for {profile.arch}"
+        ]
+        if skipped:
+            detail += f"; passed over: {'; '.join(skipped)}"
+        yield Finding(topic=f"firmware {name}", verdict=Verdict.OK, detail=detail)
+
+
+def _appliance(settings: Settings, arch: Arch, environ: Mapping[str, str]) -> str:
+    if arch is load_profile(settings.profile).arch:
+        path, _ = choose_appliance(settings, environ)
+        if path != _built(settings, arch):
+            return f"{path} (named by the settings or LIBGUESTFS_PATH)"
+    appliance = resolve(settings.appliance_store, arch)
+    verify(appliance)
+    library = host_version()
+    if library is not None:
+        check_version(appliance, library)
+    manifest = appliance.manifest
+    about = "" if manifest is None else f", libguestfs {manifest.libguestfs}, Linux {manifest.kernel}"
+    return f"{appliance.path}{about}"
+
+
+def _built(settings: Settings, arch: Arch) -> Path | None:
+    try:
+        return resolve(settings.appliance_store, arch).path
+    except NotFoundError:
+        return None
+
+
+def _accel(settings: Settings, name: str) -> str:
+    profile = load_profile(name)
+    verdict = choose_accel(
+        settings.accel,
+        profile.arch,
+        emulator=find_emulator(profile.arch),
+        kernel=resolve(settings.appliance_store, profile.arch).kernel,
+        state_dir=settings.state_dir,
+        deadline_s=settings.deadlines.kvm_probe,
+    )
+    return f"{verdict.accel}: {verdict.reason}{' (found out earlier)' if verdict.cached else ''}"
+
+
+def _room(path: Path) -> str:
+    """Return a directory with its free space.
+
+    :raise NotFoundError: it cannot be written to, or has too little space.
+    """
+    there = next(one for one in (path, *path.parents) if one.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise NotFoundError("no usable directory", path, "we cannot write to it", "set GUESTLAUNCH_STATE_DIR")
+    free = shutil.disk_usage(there).free
+    return f"{path}, {free / 2**30:.1f} GiB free" + ("" if free >= _ROOM_BYTES else " (little: launches may fail)")
