@@ -11,11 +11,11 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import GuestlaunchError, NotFoundError
+from orchestrator.timeline.selection import Selection, is_modelled
 
 if TYPE_CHECKING:
     import sqlite3  # imported where it is used: a launch that never ends pays nothing for it
@@ -43,6 +43,7 @@ CREATE TABLE launches (
     launch_ns INTEGER,
     transfer_ns INTEGER,
     total_ns INTEGER NOT NULL,
+    modelled INTEGER NOT NULL,
     line BLOB NOT NULL
 );
 CREATE INDEX launches_by_time ON launches (wall_start_ns);
@@ -53,40 +54,9 @@ _COLUMNS = (
     "launch_ns", "transfer_ns", "total_ns",
 )  # fmt: skip
 _INSERT = (
-    f"INSERT OR REPLACE INTO launches ({', '.join(_COLUMNS)}, line) "  # noqa: S608 - our own column names
-    f"VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"
+    f"INSERT OR REPLACE INTO launches ({', '.join(_COLUMNS)}, modelled, line) "  # noqa: S608 - our own column names
+    f"VALUES ({', '.join('?' * (len(_COLUMNS) + 2))})"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Which launches are asked for; None stands for any. Times are wall-clock nanoseconds since the epoch."""
-
-    since_ns: int | None = None
-    until_ns: int | None = None
-    profile: str | None = None
-    accel: str | None = None
-    start: str | None = None
-    fw_cfg_dma: bool | None = None
-    outcome: str | None = None
-
-    def where(self) -> tuple[str, list[object]]:
-        """Return the SQL condition and its values."""
-        terms: list[str] = []
-        values: list[object] = []
-        for term, value in (
-            ("wall_start_ns >= ?", self.since_ns),
-            ("wall_start_ns <= ?", self.until_ns),
-            ("profile = ?", self.profile),
-            ("accel = ?", self.accel),
-            ("start = ?", self.start),
-            ("fw_cfg_dma = ?", self.fw_cfg_dma),
-            ("outcome = ?", self.outcome),
-        ):
-            if value is not None:
-                terms.append(term)
-                values.append(value)
-        return (" WHERE " + " AND ".join(terms) if terms else ""), values
 
 
 def append(
@@ -201,10 +171,11 @@ class Store:
     def totals(self, selection: Selection) -> list[dict[str, Any]]:
         """Return exact counts of launches by profile, accel, start, DMA and outcome, with first and last time."""
         where, values = selection.where()
-        names = ("profile", "accel", "start", "fw_cfg_dma", "outcome", "launches", "first_ns", "last_ns")
+        names = ("profile", "accel", "start", "fw_cfg_dma", "outcome", "modelled", "launches", "first_ns", "last_ns")
         sql = (
-            "SELECT profile, accel, start, fw_cfg_dma, outcome, count(*), min(wall_start_ns), max(wall_start_ns) "  # noqa: S608 - the same
-            f"FROM launches{where} GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
+            "SELECT profile, accel, start, fw_cfg_dma, outcome, modelled, count(*), "  # noqa: S608 - the same
+            "min(wall_start_ns), max(wall_start_ns) "
+            f"FROM launches{where} GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6"
         )
         return [dict(zip(names, row, strict=True)) for row in self._ask(sql, values)]
 
@@ -273,7 +244,7 @@ def _create(db: sqlite3.Connection) -> None:
 
 def _row(event: Mapping[str, Any]) -> tuple[object, ...]:
     line = zlib.compress(json.dumps(event, separators=(",", ":")).encode(), 1)
-    return (*(event.get(column) for column in _COLUMNS), line)
+    return (*(event.get(column) for column in _COLUMNS), is_modelled(event), line)
 
 
 def _prune(db: sqlite3.Connection, now_ns: int, keep_launches: int, keep_days: int) -> None:

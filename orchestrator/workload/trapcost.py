@@ -16,11 +16,12 @@ from pathlib import Path
 
 from orchestrator.domain.model import Arch, FirmwareKind, Profile
 from orchestrator.errors import CapabilityError, UsageError
+from orchestrator.timeline.selection import INSTRUMENT_MARK
 
 # QEMU's `virt` board: the fw_cfg device's window in its memory map (hw/arm/virt.c); the data register comes first.
 DATA_REGISTER = 0x0902_0000
-# Only arguments with this file name mark a launch as modelled: reports look for it in the canonical line.
-PLUGIN_NAME = "guestlaunch-trapcost"
+# The file name marks a launch as modelled: reports look for it in the canonical line.
+PLUGIN_NAME = INSTRUMENT_MARK
 
 _UNITS = {"ns": 1.0, "us": 1e3, "µs": 1e3, "ms": 1e6}
 _COST = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|µs|ms)")

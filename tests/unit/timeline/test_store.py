@@ -14,7 +14,7 @@ import simulated
 
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.timeline import store
-from orchestrator.timeline.store import Selection
+from orchestrator.timeline.selection import Selection
 
 _SPAWN = multiprocessing.get_context("spawn")
 

@@ -1,0 +1,163 @@
+"""Many launches in bounded memory: exact totals, a random sample for charts, the slowest and the failed whole.
+
+Fed from log lines or from the store. Launches of different accelerators are never put together: every key here has
+the accelerator in it, and whether a trap cost was modelled.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from orchestrator.errors import NotFoundError
+from orchestrator.report.result import Result
+from orchestrator.timeline.selection import Selection, is_modelled
+from orchestrator.timeline.store import Store
+
+SAMPLE = 4_000
+SHOWN = 15
+_SEED = 1
+
+
+class Group(NamedTuple):
+    """Launches that may be looked at together."""
+
+    profile: str
+    accel: str
+    start: str
+    modelled: bool
+
+    @property
+    def title(self) -> str:
+        """The group in words."""
+        modelled = ", MODELLED trap cost" if self.modelled else ""
+        return f"{self.profile}, {self.accel}, {self.start} start{modelled}"
+
+
+class Total(NamedTuple):
+    """What exact counts are kept by."""
+
+    group: Group
+    dma: str  # "on", "off", "unknown"
+    outcome: str
+
+
+@dataclass(slots=True)
+class Collection:
+    """Launches for a report.
+
+    :ivar sample: canonical lines chosen at random, each with the same chance, in order of time.
+    :ivar slowest: those with the longest launch, the longest first; `failures` the newest that failed.
+    """
+
+    totals: Counter[Total] = field(default_factory=Counter)
+    sample: list[Mapping[str, Any]] = field(default_factory=list)
+    slowest: list[Mapping[str, Any]] = field(default_factory=list)
+    failures: list[Mapping[str, Any]] = field(default_factory=list)
+    first_ns: int = 0
+    last_ns: int = 0
+    results: list[tuple[Path, Result]] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How many launches there are in all."""
+        return sum(self.totals.values())
+
+    def groups(self) -> list[Group]:
+        """Return the groups, that with the most launches first."""
+        sizes: Counter[Group] = Counter()
+        for total, count in self.totals.items():
+            sizes[total.group] += count
+        return [group for group, _ in sizes.most_common()]
+
+    def of(self, group: Group) -> list[Mapping[str, Any]]:
+        """Return the sampled launches of a group."""
+        return [event for event in self.sample if group_of(event) == group]
+
+
+def group_of(event: Mapping[str, Any]) -> Group:
+    """Return the group of a launch."""
+    return Group(event["profile"], event["accel"], event["start"], is_modelled(event))
+
+
+def dma_of(event: Mapping[str, Any]) -> str:
+    """Return the transfer path of a launch as verified: "on", "off" or "unknown"."""
+    return {True: "on", False: "off"}.get(event.get("fw_cfg_dma"), "unknown")  # type: ignore[arg-type]
+
+
+def collect(
+    events: Iterable[Mapping[str, Any]], *, size: int = SAMPLE, selection: Selection | None = None
+) -> Collection:
+    """Return a collection of canonical lines; a launch that comes twice (log and timeline file) counts once."""
+    found = Collection()
+    chance = random.Random(_SEED)  # noqa: S311 - a sample for charts
+    seen: set[str] = set()
+    slow: list[tuple[int, int, Mapping[str, Any]]] = []
+    failed: list[tuple[int, int, Mapping[str, Any]]] = []
+    for event in _selected(events, selection or Selection()):
+        if event["launch_id"] in seen:
+            continue
+        seen.add(event["launch_id"])
+        number = len(seen)
+        _count(found, event)
+        _reservoir(found.sample, event, number, size, chance)
+        _keep(slow, (event.get("launch_ns") or -1, number, event))
+        if event["outcome"] == "failure":
+            _keep(failed, (event["wall_start_ns"], number, event))
+    found.sample.sort(key=lambda event: event["wall_start_ns"])
+    found.slowest = [event for launch_ns, _, event in sorted(slow, reverse=True) if launch_ns > 0]
+    found.failures = [event for _, _, event in sorted(failed, reverse=True)]
+    return found
+
+
+def from_store(store: Store, selection: Selection, *, size: int = SAMPLE) -> Collection:
+    """Return the same from the store, without reading every launch.
+
+    :raise NotFoundError: when no launch fits.
+    """
+    found = Collection(sample=list(store.sample(selection, size)))
+    for row in store.totals(selection):
+        dma = {1: "on", 0: "off"}.get(row["fw_cfg_dma"], "unknown")
+        group = Group(row["profile"], row["accel"], row["start"], bool(row["modelled"]))
+        found.totals[Total(group, dma, row["outcome"])] += row["launches"]
+        found.first_ns = min(found.first_ns or row["first_ns"], row["first_ns"])
+        found.last_ns = max(found.last_ns, row["last_ns"])
+    if not found.totals:
+        raise NotFoundError("no launches recorded", "that fit", "the selection is empty", "widen it")
+    slowest = store.lines(selection, order="-launch_ns", limit=SHOWN)
+    found.slowest = [event for event in slowest if event.get("launch_ns")]
+    found.failures = list(store.lines(selection.failures(), order="-wall_start_ns", limit=SHOWN))
+    return found
+
+
+def _selected(events: Iterable[Mapping[str, Any]], selection: Selection) -> Iterator[Mapping[str, Any]]:
+    return (event for event in events if selection.takes(event))
+
+
+def _count(found: Collection, event: Mapping[str, Any]) -> None:
+    found.totals[Total(group_of(event), dma_of(event), event["outcome"])] += 1
+    at = event["wall_start_ns"]
+    found.first_ns = min(found.first_ns or at, at)
+    found.last_ns = max(found.last_ns, at)
+
+
+def _reservoir(
+    sample: list[Mapping[str, Any]], event: Mapping[str, Any], number: int, size: int, chance: random.Random
+) -> None:
+    """Keep each of the `number` events so far with the same probability."""
+    if len(sample) < size:
+        sample.append(event)
+    elif (place := chance.randrange(number)) < size:
+        sample[place] = event
+
+
+def _keep(heap: list[tuple[int, int, Mapping[str, Any]]], entry: tuple[int, int, Mapping[str, Any]]) -> None:
+    if len(heap) < SHOWN:
+        heapq.heappush(heap, entry)
+    else:
+        heapq.heappushpop(heap, entry)
