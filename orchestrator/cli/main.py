@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, Entry] = {
     "run": Entry("orchestrator.cli.jobs", "run", "Run a workload described by a job file."),
     "demo": Entry("orchestrator.cli.demo", "demo", "Show what fw_cfg DMA saves, on a disk image made on the spot."),
     "status": Entry("orchestrator.cli.status", "status", "Show the running daemon and its launches."),
+    "metrics": Entry("orchestrator.cli.metrics", "metrics", "Show launches as Prometheus metrics."),
     "doctor": Entry("orchestrator.cli.doctor", "doctor", "Report what this host has and lacks."),
     "appliance": Entry("orchestrator.cli.appliance", "appliance", "Build, list, check and remove appliances."),
     "domain": Entry("orchestrator.cli.domain", "domain", "Print, define or start a libvirt domain."),

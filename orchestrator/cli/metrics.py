@@ -49,7 +49,8 @@ def metrics(
     path = Path(settings.log_target)
     counted = metrics_textfile.count(path, totals or path.with_name(f"{path.name}.metrics"))
     if counted.broken:
-        complain(PROGRAM, f"{counted.broken} lines of {path} could not be understood and are not counted")
+        lines = "line" if counted.broken == 1 else "lines"
+        complain(PROGRAM, f"{path}: {counted.broken} broken {lines} of launches: not counted")
     if textfile is not None:
         metrics_textfile.write(counted.registry, textfile)
     else:

@@ -6,7 +6,9 @@ launch, with its own timestamps, and sent in the background: the launch waits fo
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,6 +56,8 @@ def traces_url(configured: str | None, environ: Mapping[str, str]) -> str | None
 def opened(url: str | None, complain: Callable[[str], None]) -> Iterator[Export]:
     """Give a function that exports one canonical event; the end of the context sends what is left.
 
+    OpenTelemetry is imported with the first event, which comes after its launch: no launch waits for that.
+
     :param url: from `traces_url`; None gives a function that does nothing.
     :param complain: told in one line each time that spans could not be sent, which fails nothing.
     :raise CapabilityError: when an endpoint is set and the exporter is not installed.
@@ -61,30 +65,62 @@ def opened(url: str | None, complain: Callable[[str], None]) -> Iterator[Export]
     if url is None:
         yield _export_nothing
         return
+    _require_exporter(url)
+    exporter = _Exporter(url)
     with _complaints(complain):
-        provider = _provider(url)
-        tracer = provider.get_tracer("guestlaunch", orchestrator.__version__)
         try:
-            yield lambda event: export(tracer, event)
+            yield exporter
         finally:
-            provider.force_flush(int(FLUSH_SECONDS * 1000))
-            provider.shutdown()
+            exporter.close()
 
 
 def _export_nothing(event: Mapping[str, Any]) -> None:
     del event
 
 
+def _require_exporter(url: str) -> None:
+    """Check that the exporter can be imported, without importing it.
+
+    :raise CapabilityError: when it is not installed.
+    """
+    try:
+        found = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http")
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        hint = "pip install 'guestlaunch[otel]', or unset the endpoint"
+        raise CapabilityError("cannot export traces", url, "OpenTelemetry is not installed", hint)
+
+
+class _Exporter:
+    """Exports events; safe to call from several threads. The first one starts it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock = threading.Lock()
+        self._provider: TracerProvider | None = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        with self._lock:
+            if self._provider is None:
+                self._provider = _provider(self._url)
+            tracer = self._provider.get_tracer("guestlaunch", orchestrator.__version__)
+        export(tracer, event)
+
+    def close(self) -> None:
+        """Send what is left, within the deadline."""
+        if self._provider is not None:
+            self._provider.force_flush(int(FLUSH_SECONDS * 1000))
+            self._provider.shutdown()
+
+
 def _provider(url: str) -> TracerProvider:
     """Return a source of spans that go to the collector in batches, from a thread of their own."""
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ImportError as error:
-        hint = "pip install 'guestlaunch[otel]', or unset the endpoint"
-        raise CapabilityError("cannot export traces", url, "OpenTelemetry is not installed", hint) from error
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
     ours = Resource({"service.name": "guestlaunch", "service.version": orchestrator.__version__})
     # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, read by the detector, override what we say.
     resource = Resource.create().merge(ours).merge(OTELResourceDetector().detect())

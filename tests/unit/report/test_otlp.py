@@ -237,6 +237,22 @@ def test_off_is_free() -> None:
     assert run.stdout == "[]\n"
 
 
+def test_an_idle_process_imports_nothing() -> None:
+    """With an endpoint set, OpenTelemetry is imported by the first event and not before the launch."""
+    probe = _PROBE.replace('export({{}} if "E" not in os.environ else None)', "pass").replace(
+        'startswith("opentelemetry")', 'startswith("opentelemetry.sdk")'
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", probe.format(block="")],
+        env={"E": "http://127.0.0.1:9", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert run.stdout == "[]\n"
+
+
 def test_a_missing_package_says_how_to_get_it() -> None:
     """An endpoint without the optional packages is one line with what to install."""
     block = "sys.modules['opentelemetry'] = None"
