@@ -100,6 +100,11 @@ def event(seed: int, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - as in 
 
 
 def mixture(seed: int = 0, count: int = 60) -> list[dict[str, Any]]:
+    """Return the canonical lines of simulated launches of all kinds, in the order they ran."""
+    return [to_event(launch) for launch in records(seed, count)]
+
+
+def records(seed: int = 0, count: int = 60) -> list[LaunchRecord]:
     """Return simulated launches of all kinds, in the order they ran."""
     chance = random.Random(seed)
     kinds: list[dict[str, Any]] = [
@@ -114,4 +119,4 @@ def mixture(seed: int = 0, count: int = 60) -> list[dict[str, Any]]:
         {"profile": "x86_64-seabios", "accel": "kvm", "factor": 0.2},
     ]
     rest = chance.choices(kinds, weights=[10, 8, 1, 4, 2, 1, 1, 1, 4], k=max(0, count - len(kinds)))
-    return [event(seed * 1000 + index, **kind) for index, kind in enumerate(kinds + rest)]
+    return [record(seed * 1000 + index, **kind) for index, kind in enumerate(kinds + rest)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from orchestrator import __version__
 from orchestrator.errors import GuestlaunchError
@@ -22,7 +22,7 @@ from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
 from orchestrator.timeline.log import EventLog, write_timeline
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase
-from orchestrator.timeline.record import PHASE_EVENT, LaunchRecord, tile_to_dict, to_event
+from orchestrator.timeline.record import LaunchRecord, phase_event, to_event
 from orchestrator.timeline.recorder import Recorder
 
 _TAIL_LINES = 40
@@ -222,13 +222,8 @@ class Launcher:
         """Write the phases and the canonical line to the log, and the line where the launch asked for it."""
         for tile in record.tiles:
             if tile.outcome != "not_reached":
-                self.log.emit(PHASE_EVENT, launch_id=record.launch_id, **_renamed(tile_to_dict(tile)))
+                self.log.emit(**phase_event(record, tile))
         event = to_event(record)
         self.log.emit(**event)
         if settings.timeline is not None:
             write_timeline(settings.timeline, event)
-
-
-def _renamed(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return a phase's entry for an event of its own, where `name` alone would say too little."""
-    return {("phase" if key == "name" else key): value for key, value in entry.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 import orchestrator
-from orchestrator.timeline.phases import SEQUENCE, Start
+from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Start
 from orchestrator.timeline.record import EVENT
 
 # From a hot-plug under KVM (milliseconds) to a guest that hangs until its deadline under TCG (minutes).
@@ -58,6 +58,11 @@ def _seconds(nanoseconds: int | None) -> float | None:
     return None if nanoseconds is None else nanoseconds / 1e9
 
 
+def _transferred(phases: Iterable[Mapping[str, Any]]) -> bool:
+    """Tell whether both transfer phases came to their end: a launch that broke off in one moved less than all."""
+    return {p["name"] for p in phases if p["outcome"] == "success"} >= set(TRANSFER_PHASES)
+
+
 def _facts(event: Mapping[str, Any]) -> _Facts:
     """Take an event apart.
 
@@ -77,7 +82,7 @@ def _facts(event: Mapping[str, Any]) -> _Facts:
             finished_at=datetime.fromisoformat(event["timestamp"]).timestamp(),
             launch=_seconds(event["launch_ns"]),
             phases=durations,
-            transfer=_seconds(event["transfer_ns"]),
+            transfer=_seconds(event["transfer_ns"]) if _transferred(event["phases"]) else None,
             transferred=(event["bytes"]["kernel"] or 0) + (event["bytes"]["initrd"] or 0),
             error_phase=str(event["error_phase"] or "unknown"),
             versions={name: str(version) for name, version in event["versions"].items() if version},

@@ -159,6 +159,20 @@ def tile_to_dict(tile: Tile) -> dict[str, Any]:
     return entry
 
 
+def phase_event(record: LaunchRecord, tile: Tile) -> dict[str, Any]:
+    """Return the event of one phase: the phase as it stands in the canonical line, and which kind of launch it was."""
+    entry = {("phase" if key == "name" else key): value for key, value in tile_to_dict(tile).items()}
+    return {
+        "event": PHASE_EVENT,
+        "launch_id": record.launch_id,
+        "start": str(record.start),
+        "profile": record.profile,
+        "accel": record.accel,
+        "fw_cfg_dma": record.fw_cfg.verified,
+        **entry,
+    }
+
+
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the canonical line."""
     text = resources.files(__package__).joinpath("launch_finished.schema.json").read_text("utf-8")

@@ -14,10 +14,13 @@ def _fields(*names: str, **renamed: str) -> str:
     return "| json " + ", ".join(f'{label}="{path}"' for label, path in taken.items())
 
 
+def _kind(event: str) -> str:
+    return f'| event="{event}" | profile=~"$profile" | accel=~"$accel" | start=~"$start"'
+
+
 def _launches(*names: str, **renamed: str) -> str:
     fields = _fields("profile", "accel", "start", *names, **renamed)
-    kind = '| event="launch_finished" | profile=~"$profile" | accel=~"$accel" | start=~"$start"'
-    return f"{LAUNCH_LINES} {fields} {kind}"
+    return f"{LAUNCH_LINES} {fields} {_kind('launch_finished')}"
 
 
 def _over_time(function: str, field: str, by: str, *names: str, **renamed: str) -> str:
@@ -27,8 +30,9 @@ def _over_time(function: str, field: str, by: str, *names: str, **renamed: str) 
 
 
 PHASES = (
-    f"avg_over_time({PHASE_LINES} {_fields('phase', 'duration_ns')} "
-    '| event="phase_finished" | duration_ns!="" | unwrap duration_ns | __error__="" [$window]) by (phase)'
+    f"avg_over_time({PHASE_LINES} {_fields('profile', 'accel', 'start', 'phase', 'duration_ns')} "
+    f"{_kind('phase_finished')} "
+    '| duration_ns!="" | unwrap duration_ns | __error__="" [$window]) by (phase)'
 )
 
 ROWS = (

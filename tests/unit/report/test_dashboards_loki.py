@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from orchestrator.timeline.log import EventLog
-from orchestrator.timeline.record import PHASE_EVENT
+from orchestrator.timeline.record import phase_event, to_event
 from tests.dashboards import LOKI, Query, at_path, lets_through, load, log_fields, queries
-from tests.simulated_launches import mixture
+from tests.simulated_launches import records
 
 VARIABLES = {"job": "guestlaunch", "profile": ".+", "accel": "tcg", "start": "cold", "window": "1h", "__interval": "1m"}
 QUERIES = list(queries(LOKI, VARIABLES))
@@ -20,11 +20,10 @@ QUERIES = list(queries(LOKI, VARIABLES))
 def written(path: Path) -> list[dict[str, Any]]:
     """Return the lines that the event log itself writes for launches of all kinds, as they stand in the file."""
     log = EventLog(str(path))
-    for line in mixture():
-        for phase in line["phases"]:
-            values = {("phase" if key == "name" else key): value for key, value in phase.items()}
-            log.emit(PHASE_EVENT, launch_id=line["launch_id"], **values)
-        log.emit(**line)
+    for launch in records():
+        for tile in launch.tiles:
+            log.emit(**phase_event(launch, tile))
+        log.emit(**to_event(launch))
     log.emit("client_refused", level="warning", error="for a test")
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -97,6 +97,18 @@ def test_the_transfer_has_bytes_time_and_rate() -> None:
     assert value(metrics, "guestlaunch_transfer_bytes_total", **{**labels, "start": "warm"}) is None
 
 
+@pytest.mark.parametrize("phase", [Phase.FW_CFG_KERNEL, Phase.FW_CFG_INITRD])
+def test_a_transfer_that_broke_off_is_none(phase: Phase) -> None:
+    """A launch that ended in the middle of the transfer adds neither bytes nor time to it."""
+    metrics = LaunchMetrics()
+    metrics.observe(event(1, failed_in=phase))
+    labels = {**TCG_COLD, "fw_cfg_dma": "true"}
+    assert value(metrics, "guestlaunch_transfer_bytes_total", **labels) is None
+    assert value(metrics, "guestlaunch_transfer_duration_seconds_count", **labels) is None
+    metrics.observe(event(2, cancelled_in=Phase.FIRMWARE_HANDOFF))
+    assert value(metrics, "guestlaunch_transfer_bytes_total", **labels) == KERNEL_BYTES + INITRD_BYTES
+
+
 @pytest.mark.parametrize(
     ("options", "requested", "verified", "count"),
     [
