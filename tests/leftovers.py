@@ -22,6 +22,8 @@ LASTING = (
     "state/libvirt/roots/.lock",
     "state/log",
     "state/templates",
+    f"tmp/.guestfs-{os.geteuid()}",  # libguestfs's own cache
+    "xdg/guestlaunch/.lock",
 )
 # A guest that was killed hard must be gone within this time.
 GONE_WITHIN_S = 10.0

@@ -210,10 +210,10 @@ def test_disk_open_for_writing_elsewhere(guestlaunch: Guestlaunch, disk_image: D
     """A second writer is refused, the disk named; the first keeps its lock."""
     disk = disk_image()
     holder = subprocess.Popen(
-        ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio"]
-        + ["-blockdev", f"driver=raw,node-name=d,file.driver=file,file.filename={disk}"]
-        + ["-device", "help"][:0]
-        + ["-object", "iothread,id=i0", "-monitor", "none"],
+        [
+            *("qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio"),
+            *("-blockdev", f"driver=raw,node-name=d,file.driver=file,file.filename={disk}"),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -246,8 +246,8 @@ def test_no_space_in_the_state_directory(
     small = tmp_path / "small"
     small.mkdir()
     script = 'mount -t tmpfs -o size=64k none "$0" && exec "$@"'
-    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, "--state-dir", small)
-    command = (*command, "--appliance", appliance["aarch64"], "--", "--ro", "-a", disk_image(), *RUN)
+    options = (*TCG, "--state-dir", small, "--appliance", appliance["aarch64"])
+    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *options, "--", "--ro", "-a", disk_image(), *RUN)
     result = guestlaunch.run("unshare", "--mount", "sh", "-c", script, small, *command)
     assert "No space left on device" in result.error_line
 
