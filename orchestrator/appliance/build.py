@@ -122,7 +122,7 @@ def _install_guest_files(root: Path, supermin: Path, version: str) -> None:
     if version.encode() not in (root / "usr/sbin/guestfsd").read_bytes():
         raise ApplianceError("cannot build the appliance", "guestfsd", f"is not of version {version}")
     ours = root / "usr/lib/guestlaunch"
-    ours.mkdir()
+    ours.mkdir(exist_ok=True)
     (ours / "marker.sh").write_bytes(guest_file("marker.sh"))
     (root / "init").write_bytes(guest_file("root-init"))
     (root / "init").chmod(0o755)

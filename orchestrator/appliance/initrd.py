@@ -32,7 +32,7 @@ REQUIRED = (
 )
 OPTIONAL = ("virtio_mmio", "crc32c_intel")  # where the kernel has them; loading may fail there, harmlessly
 SET_ASIDE = {"ata": ("ata_piix", "ahci"), "nvme": ("nvme",)}  # loaded where such a controller is found
-_APPLETS = ("sh", "grep", "hexdump", "insmod", "mount", "reboot", "sleep", "switch_root", "umount")
+_APPLETS = ("sh", "hexdump", "insmod", "mount", "reboot", "sleep", "strings", "switch_root")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,3 +154,22 @@ def configure(root: Path, kernel_version: str, deadline: Deadline) -> None:
     (root / "etc/hostname").write_text("guestlaunch\n")
     (root / "etc/hosts").write_text("127.0.0.1 localhost guestlaunch\n::1 localhost\n")
     run([require("depmod", "kmod"), "-a", "-b", str(root), kernel_version], deadline)
+    modules = root / "usr/lib/modules" / kernel_version
+    write_static_nodes(modules / "modules.devname", root / "usr/lib/guestlaunch/static-nodes.tar")
+
+
+def write_static_nodes(index: Path, archive: Path) -> None:
+    """Write a tar archive of the device nodes whose opening loads a module, for the guest to unpack in /dev.
+
+    :param index: depmod's `modules.devname`: lines of module, node, type and number (`fuse fuse c10:229`).
+    """
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, kind, major, minor in re.findall(
+            r"^\S+ ([\w/-]+) ([cb])(\d+):(\d+)$", index.read_text(), re.MULTILINE
+        ):
+            node = tarfile.TarInfo(name)
+            node.type = tarfile.CHRTYPE if kind == "c" else tarfile.BLKTYPE
+            node.mode = 0o600
+            node.devmajor, node.devminor = int(major), int(minor)
+            tar.addfile(node)
