@@ -105,11 +105,13 @@ def _inherited(descriptor: int) -> socket.socket:
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             raise UsageError("bad arguments", f"--serve-fd {descriptor}", "not a socket")
         os.set_inheritable(descriptor, False)
-        sock = socket.socket(fileno=descriptor)
-        sock.getpeername()
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(socket.socket(fileno=descriptor))
+            sock.getpeername()
+            stack.pop_all()
     except (OSError, OverflowError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise UsageError("bad arguments", f"--serve-fd {descriptor}", why) from error
+        raise UsageError("bad arguments", f"--serve-fd {descriptor}", str(why).lower()) from error
     return sock
 
 

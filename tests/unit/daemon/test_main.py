@@ -1,0 +1,125 @@
+"""guestlaunchd as a program: arguments, the inherited connection, the service manager, and failures as one line."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from orchestrator.daemon import boundary, main
+from orchestrator.errors import LaunchError, UsageError
+
+
+def test_unknown_option_names_the_nearest() -> None:
+    """A typo is an error that says what was meant."""
+    with pytest.raises(UsageError, match="did you mean '--socket'"):
+        main.run(["--sockt", "x"])
+
+
+def test_serve_fd_must_be_a_socket(tmp_path: Path) -> None:
+    """A descriptor that is closed, or no connected socket, is named."""
+    with pytest.raises(UsageError, match="--serve-fd 999"):
+        main.run(["--serve-fd", "999"])
+    with (tmp_path / "f").open("w") as file, pytest.raises(UsageError, match="not a socket"):
+        main.run(["--serve-fd", str(file.fileno())])
+    with socket.socket(socket.AF_UNIX) as lonely, pytest.raises(UsageError, match="not connected"):
+        main.run(["--serve-fd", str(os.dup(lonely.fileno()))])
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_service_manager_is_told(tmp_path: Path, abstract: bool) -> None:
+    """READY=1 goes to $NOTIFY_SOCKET, in both of its forms; without one nothing happens."""
+    address = f"@guestlaunch-test-{os.getpid()}" if abstract else str(tmp_path / "n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + address[1:] if abstract else address)
+        manager.settimeout(5)
+        main.notify({"NOTIFY_SOCKET": address}, "READY=1")
+        assert manager.recv(100) == b"READY=1"
+    main.notify({}, "READY=1")
+    main.notify({"NOTIFY_SOCKET": str(tmp_path / "nobody")}, "READY=1")
+
+
+def test_version_and_help_need_no_libvirt() -> None:
+    """--version answers even where libvirt is missing."""
+    code = (
+        "import sys; sys.modules['libvirt'] = None; sys.argv = ['guestlaunchd', '--version']\n"
+        "from orchestrator.daemon.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("guestlaunchd "), done.stderr
+
+
+def test_failures_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error of ours is its own line, and its status is its class's."""
+
+    def fail() -> int:
+        raise UsageError("what", "sub\nject", "why")
+
+    assert boundary.guarded("prog", fail) == 2
+    assert capsys.readouterr().err == "prog: what: sub\\nject: why\n"
+
+
+def test_interruption_is_130(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C is no failure worth a word."""
+
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    assert boundary.guarded("prog", interrupt) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_defect_is_one_line_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unexpected exception names the file that holds its traceback."""
+    monkeypatch.setenv("GUESTLAUNCH_STATE_DIR", str(tmp_path))
+
+    def fail() -> int:
+        raise ZeroDivisionError("oops")
+
+    assert boundary.guarded("prog", fail) == 1
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "this is a bug" in line
+    [kept] = (tmp_path / "log").glob("crash-prog-*.txt")
+    assert str(kept) in line
+    assert "ZeroDivisionError: oops" in kept.read_text()
+
+
+def test_defect_with_nowhere_to_write(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even then it is one line."""
+    monkeypatch.setenv("GUESTLAUNCH_STATE_DIR", "/proc/nowhere")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/proc/nowhere")
+
+    def fail() -> int:
+        raise ZeroDivisionError
+
+    assert boundary.guarded("prog", fail) == 1
+    assert "nowhere to write" in capsys.readouterr().err
+
+
+def test_closed_pipe_is_quiet() -> None:
+    """A reader that goes away (| head) costs no line."""
+    code = (
+        "import sys\nfrom orchestrator.daemon.boundary import guarded\n"
+        "def body():\n  while True: print('x' * 1000)\nsys.exit(guarded('prog', body))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait(10) == 141
+    process.stderr.close()
+
+
+def test_error_statuses() -> None:
+    """The class decides the status: wrong input is 2, a launch that failed is 1."""
+    assert (UsageError.exit_status, LaunchError.exit_status) == (2, 1)
