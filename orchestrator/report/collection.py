@@ -21,6 +21,8 @@ from orchestrator.timeline.store import Store
 
 SAMPLE = 4_000
 SHOWN = 15
+# A launch that failed before an accelerator was chosen.
+NO_ACCEL = "none"
 _SEED = 1
 
 
@@ -82,7 +84,7 @@ class Collection:
 
 def group_of(event: Mapping[str, Any]) -> Group:
     """Return the group of a launch."""
-    return Group(event["profile"], event["accel"], event["start"], is_modelled(event))
+    return Group(event["profile"], event["accel"] or NO_ACCEL, event["start"], is_modelled(event))
 
 
 def dma_of(event: Mapping[str, Any]) -> str:
@@ -123,7 +125,7 @@ def from_store(store: Store, selection: Selection, *, size: int = SAMPLE) -> Col
     found = Collection(sample=list(store.sample(selection, size)))
     for row in store.totals(selection):
         dma = {1: "on", 0: "off"}.get(row["fw_cfg_dma"], "unknown")
-        group = Group(row["profile"], row["accel"], row["start"], bool(row["modelled"]))
+        group = Group(row["profile"], row["accel"] or NO_ACCEL, row["start"], bool(row["modelled"]))
         found.totals[Total(group, dma, row["outcome"])] += row["launches"]
         found.first_ns = min(found.first_ns or row["first_ns"], row["first_ns"])
         found.last_ns = max(found.last_ns, row["last_ns"])

@@ -106,6 +106,7 @@ def difference_p(a: Sequence[float], b: Sequence[float], *, paired: bool, factor
             permutation_type="independent",
             n_resamples=RESAMPLES,
             vectorized=True,
+            batch=1_000,
             rng=_SEED,
         )
     return float(result.pvalue)

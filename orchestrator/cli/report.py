@@ -1,0 +1,153 @@
+"""guestlaunch report: recorded launches and results to a page, a trace, a figure or a summary."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.options import json_option
+from orchestrator.cli.selecting import selection_options
+from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError
+from orchestrator.settings import Settings, load
+from orchestrator.timeline.selection import Selection
+
+if TYPE_CHECKING:  # imported where they are used: the chart library and SciPy take their time
+    from orchestrator.report.collection import Collection
+    from orchestrator.report.reader import Broken, Reading
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("logs", nargs=-1, type=_PATH)
+@selection_options
+@click.option("--html", "page", type=_PATH, metavar="FILE", help="Write one self-contained HTML page.")
+@click.option("--trace", type=_PATH, metavar="FILE", help="Write Chrome trace events, for Perfetto.")
+@click.option("--figure", metavar="NAME", help="Draw one chart: waterfall, phases, phase-ab, trend, launch-ecdf, ...")
+@click.option("--out", type=_PATH, metavar="FILE", help="Where --figure is drawn: an .svg or .png file.")
+@click.option("--title", default="Launches", show_default=True, help="Title of the page.")
+@click.option("--config", metavar="FILE", type=_PATH, help="Settings file (TOML).")
+@click.option("--state-dir", metavar="DIR", help="Where launches are recorded.")
+@json_option
+def report(
+    *, logs: Sequence[Path], selection: Selection, page: Path | None, trace: Path | None, figure: str | None,
+    out: Path | None, title: str, config: Path | None, state_dir: str | None, as_json: bool,
+) -> int:  # fmt: skip
+    r"""Report on launches: from LOGs (log files, timelines, results of bench), or from the store of launches.
+
+    \b
+    Examples:
+      guestlaunch report --since 1d --html day.html
+      guestlaunch report events.jsonl bench/fw-cfg-*.json --html proof.html
+      guestlaunch report events.jsonl --trace launches.json
+      guestlaunch report --figure phase-ab --out ab.svg
+    """
+    if (figure is None) != (out is None):
+        raise UsageError("incomplete", "--figure and --out", "each needs the other")
+    settings = load(config=config, overrides={"state_dir": state_dir})
+    if trace is not None:
+        _write_trace(logs, selection, settings, trace)
+    if trace is not None and page is None and figure is None and not as_json:
+        return 0
+    collection, broken = _collected(logs, selection, settings)
+    if page is not None:
+        from orchestrator.report import export, html
+
+        text = html.render(collection, broken=broken, cache=settings.state_dir / "cache", title=title)
+        export.write_file(page, text.encode())
+    if figure is not None and out is not None:
+        from orchestrator.report import export
+
+        export.write_figure(figure, collection, out)
+    if as_json or (page is None and figure is None):
+        _summary(collection, broken, as_json=as_json)
+    for line in broken.named:
+        click.echo(f"broken line: {line}", err=True)
+    if broken.count:
+        click.echo(f"{broken.count} broken lines were left out", err=True)
+    return 0
+
+
+def _collected(logs: Sequence[Path], selection: Selection, settings: Settings) -> tuple[Collection, Broken]:
+    """Return the launches to report on, from files or else from the store.
+
+    :raise NotFoundError: when there is nothing to report.
+    """
+    from orchestrator.report.collection import collect, from_store
+    from orchestrator.report.reader import Broken, Reading
+    from orchestrator.timeline.store import open_store
+
+    if not logs:
+        with open_store(settings.state_dir) as store:
+            return from_store(store, selection), Broken()
+    reading = Reading(paths=logs)
+    collection = collect(reading.launches(), selection=selection)
+    collection.results = reading.results
+    if not collection.count and not collection.results:
+        raise NotFoundError("nothing to report", ", ".join(map(str, logs)), _why_empty(reading))
+    return collection, reading.broken
+
+
+def _why_empty(reading: Reading) -> str:
+    named = f"; the first: {reading.broken.named[0]}" if reading.broken.named else ""
+    return f"no launch that fits among {reading.lines} lines, {reading.broken.count} of them broken{named}"
+
+
+def _write_trace(logs: Sequence[Path], selection: Selection, settings: Settings, path: Path) -> None:
+    from orchestrator.report.reader import Reading
+    from orchestrator.report.trace import write_trace
+    from orchestrator.timeline.record import EVENT
+    from orchestrator.timeline.store import open_store
+
+    try:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+            if logs:
+                events = Reading(paths=logs).events()
+                write_trace((e for e in events if e["event"] != EVENT or selection.takes(e)), file)
+            else:
+                with open_store(settings.state_dir) as store:
+                    write_trace(store.lines(selection), file)
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise GuestlaunchError("cannot write", path, error.strerror or error) from error
+    finally:
+        with contextlib.suppress(OSError, UnboundLocalError):
+            os.unlink(file.name)  # noqa: PTH108 - only there when something went wrong
+
+
+def _summary(collection: Collection, broken: Broken, *, as_json: bool) -> None:
+    """Print exact counts and what the launches say of DMA."""
+    import json
+
+    from orchestrator.report.html import observed
+
+    rows = [
+        {**total.group._asdict(), "fw_cfg_dma": total.dma, "outcome": total.outcome, "launches": count}
+        for total, count in sorted(collection.totals.items())
+    ]
+    verdicts = observed(collection)
+    if as_json:
+        analyses = {str(path): result["analysis"] for path, result in collection.results}
+        found = {"launches": rows, "observed": verdicts, "results": analyses, "broken_lines": broken.count}
+        click.echo(json.dumps(found, indent=1))
+        return
+    text = io.StringIO()
+    for row in rows:
+        modelled = " MODELLED" if row["modelled"] else ""
+        text.write(
+            f"{row['launches']:>8}  {row['profile']}  {row['accel']}{modelled}  {row['start']}"
+            f"  DMA {row['fw_cfg_dma']}  {row['outcome']}\n"
+        )
+    for verdict in verdicts:
+        text.write(f"observed, {verdict['title']}: {verdict['verdict']}\n")
+    for path, result in collection.results:
+        text.write(f"{path}: {(result['analysis'] or {}).get('verdict', result['kind'])}\n")
+    click.echo(text.getvalue(), nl=False)

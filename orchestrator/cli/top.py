@@ -1,0 +1,94 @@
+"""guestlaunch top: what the daemon is launching now, redrawn until interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.daemon import client
+from orchestrator.errors import GuestlaunchError, NotFoundError
+from orchestrator.settings import Settings, load
+from orchestrator.timeline.phases import SEQUENCE, Start
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_PHASES = {str(phase): number for number, phase in enumerate(SEQUENCE[Start.COLD])}
+_LATEST = 8
+
+
+@click.command()
+@click.option("--interval", type=click.FloatRange(0.1, 60), default=0.5, show_default=True, help="Seconds.")
+@click.option("--socket", metavar="PATH", type=click.Path(path_type=Path), help="Ask the server that listens there.")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
+def top(interval: float, socket: Path | None, config: Path | None) -> int:
+    """Show running launches live, and the latest that ended. Not on a terminal: once."""
+    from rich.console import Console
+    from rich.live import Live
+
+    settings = load(config=config)
+    paths = [socket] if socket else client.daemon_sockets(settings, os.environ)
+    if not paths:
+        raise NotFoundError("no guestlaunchd runs", settings.runtime_dir, "nobody listens there", "start guestlaunchd")
+    console = Console()
+    first = picture(client.status(paths[0]), latest(settings))
+    if not console.is_terminal:
+        console.print(first)
+        return 0
+    with contextlib.suppress(KeyboardInterrupt), Live(first, console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(interval)
+            live.update(picture(client.status(paths[0]), latest(settings)), refresh=True)
+    return 0
+
+
+def latest(settings: Settings) -> list[dict[str, Any]]:
+    """Return the launches that ended last, none when there is no store."""
+    from orchestrator.timeline.selection import Selection
+    from orchestrator.timeline.store import open_store
+
+    try:
+        with open_store(settings.state_dir) as store:
+            return store.rows(Selection(), limit=_LATEST)
+    except GuestlaunchError:
+        return []
+
+
+def picture(status: Mapping[str, Any], ended: list[dict[str, Any]]) -> RenderableType:
+    """Return the picture of one moment."""
+    from rich import box
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    from orchestrator.cli.render import milliseconds
+
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(status["outcomes"].items())) or "none yet"
+    head = Text(f"guestlaunchd {status['version']}, pid {status['pid']}; ended: {counts}", style="bold")
+    running = Table(box=box.SIMPLE, title=f"running: {len(status['launches'])}", title_justify="left")
+    for name in ("launch", "profile", "accel", "phase", "", "elapsed", "client"):
+        running.add_column(name, justify="right" if name == "elapsed" else "left", no_wrap=True)
+    for one in status["launches"]:
+        place = _PHASES.get(one["phase"], 0)
+        running.add_row(
+            one["launch_id"], one["profile"], one["accel"] or "-", one["phase"],
+            ProgressBar(total=len(_PHASES) - 1, completed=place, width=16), f"{one['elapsed_s']:.1f} s",
+            str(one["client_pid"]),
+        )  # fmt: skip
+    done = Table(box=box.SIMPLE, title="latest", title_justify="left")
+    for name in ("launch", "profile", "DMA", "outcome", "launch time", "transfer"):
+        done.add_column(name, justify="right" if name in {"launch time", "transfer"} else "left", no_wrap=True)
+    for row in ended:
+        dma = {True: "on", False: "off", None: "-"}[row["fw_cfg_dma"]]
+        done.add_row(
+            row["launch_id"], row["profile"], dma, row["outcome"], milliseconds(row["launch_ns"]),
+            milliseconds(row["transfer_ns"]), style="red" if row["outcome"] == "failure" else "",
+        )  # fmt: skip
+    return Group(head, running, done)

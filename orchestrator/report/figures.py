@@ -1,0 +1,283 @@
+"""The charts, as Vega-Lite specifications over named data sets.
+
+One specification serves the page (drawn by the browser) and papers (drawn by vl-convert). Colours are names that
+the page resolves by its colour scheme; `LIGHT` has those for paper. Rows come from `rows`, files from `export`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.report.rows import PARTS
+from orchestrator.timeline.phases import SEQUENCE, Start
+
+Spec = dict[str, Any]
+
+# Okabe and Ito's colours, told apart with any colour vision; darker where theirs are too light on white.
+LIGHT = {
+    "fg": "#1b1f24", "muted": "#59636e", "grid": "#d9dee3", "bg": "#ffffff", "on": "#0072b2", "off": "#c44e00",
+    "unknown": "#6e7781", "host": "#6e7781", "firmware": "#b07d00", "transfer": "#c44e00", "guest": "#0072b2",
+    "tool": "#00845f", "bad": "#c1121f",
+}  # fmt: skip
+_COLD, _WARM = SEQUENCE[Start.COLD], SEQUENCE[Start.WARM]
+PHASES = [str(phase) for phase in dict.fromkeys((*_COLD[:-4], *_WARM, *_COLD))]
+
+_DMA_SCALE = {"domain": ["on", "off"], "range": ["var(--on)", "var(--off)"]}
+_PART_SCALE = {
+    "domain": list(PARTS),
+    "range": ["var(--host)", "var(--firmware)", "var(--transfer)", "var(--guest)", "var(--tool)"],
+}
+_NARROW = {"columns": 3}  # so that the legend fits a phone
+_MS = {"type": "quantitative", "axis": {"format": "~s"}}
+
+
+def _phase_axis() -> Spec:
+    return {"field": "phase", "type": "nominal", "sort": PHASES, "title": None, "axis": {"labelLimit": 130}}
+
+
+def _dma_color(title: str | None = "fw_cfg DMA") -> Spec:
+    return {"field": "dma", "type": "nominal", "scale": _DMA_SCALE, "title": title}
+
+
+def _part_color() -> Spec:
+    return {"field": "part", "type": "nominal", "scale": _PART_SCALE, "title": None, "legend": _NARROW}
+
+
+def waterfall() -> Spec:
+    """Phases of one launch over time. Rows: phase, part, begin, end (s), label."""
+    return {
+        "data": {"name": "rows"},
+        "height": {"step": 22},
+        "padding": {"left": 0, "top": 0, "bottom": 0, "right": 50},  # for the last label
+        "encoding": {"y": _phase_axis()},
+        "layer": [
+            {
+                "mark": {"type": "bar", "height": 14, "minBandSize": 2, "cornerRadius": 2},
+                "encoding": {
+                    "x": {"field": "begin", "type": "quantitative", "title": "seconds since the launch began"},
+                    "x2": {"field": "end"},
+                    "color": _part_color(),
+                    "tooltip": [{"field": "phase"}, {"field": "label", "title": "duration"}, {"field": "source"}],
+                },
+            },
+            {
+                "mark": {"type": "text", "align": "left", "dx": 5, "fontSize": 11, "clip": False},
+                "encoding": {"x": {"field": "end", "type": "quantitative"}, "text": {"field": "label"}},
+            },
+        ],
+    }
+
+
+def phases() -> Spec:
+    """Distribution per phase. Rows: phase, ms, part."""
+    x = {**_MS, "field": "ms", "title": "milliseconds (log scale)", "scale": {"type": "log"}}
+    return {
+        "data": {"name": "rows"},
+        "height": {"step": 24},
+        "encoding": {"y": _phase_axis()},
+        "layer": [
+            {
+                "mark": {"type": "rule", "color": "var(--muted)"},
+                "encoding": {"x": {**x, "aggregate": "min"}, "x2": {"field": "ms", "aggregate": "max"}},
+            },
+            {
+                "mark": {"type": "bar", "height": 12, "cornerRadius": 2},
+                "encoding": {
+                    "x": {**x, "aggregate": "q1"},
+                    "x2": {"field": "ms", "aggregate": "q3"},
+                    "color": _part_color(),
+                    "tooltip": [
+                        {"field": "phase"},
+                        *(
+                            {"field": "ms", "aggregate": op, "title": title, "format": ".4~r"}
+                            for op, title in (
+                                ("min", "least, ms"), ("q1", "first quartile"), ("median", "median"),
+                                ("q3", "third quartile"), ("max", "most, ms"), ("count", "launches"),
+                            )
+                        ),
+                    ],
+                },
+            },
+            {
+                "mark": {"type": "tick", "color": "var(--fg)", "thickness": 2, "size": 16},
+                "encoding": {"x": {**x, "aggregate": "median"}},
+            },
+        ],
+    }  # fmt: skip
+
+
+def phase_ab() -> Spec:
+    """DMA on and off side by side, per phase. Rows: phase, ms, dma."""
+    x = {**_MS, "field": "ms", "title": "milliseconds (log scale)", "scale": {"type": "log"}}
+    offset = {"field": "dma", "type": "nominal", "sort": ["off", "on"], "scale": {"paddingOuter": 0.25}}
+    return {
+        "data": {"name": "rows"},
+        "height": {"step": 26, "for": "position"},
+        "encoding": {"y": _phase_axis(), "yOffset": offset, "color": _dma_color()},
+        "layer": [
+            {
+                "mark": {"type": "rule", "strokeWidth": 4, "opacity": 0.45},
+                "encoding": {"x": {**x, "aggregate": "q1"}, "x2": {"field": "ms", "aggregate": "q3"}},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 55, "opacity": 1},
+                "encoding": {
+                    "x": {**x, "aggregate": "median"},
+                    "tooltip": [
+                        {"field": "phase"},
+                        {"field": "dma", "title": "DMA"},
+                        {"field": "ms", "aggregate": "median", "title": "median, ms", "format": ".4~r"},
+                        {"aggregate": "count", "title": "launches"},
+                    ],
+                },
+            },
+        ],
+    }
+
+
+def trend() -> Spec:
+    """Launch time over the calendar. Rows: at (ms since the epoch), launch_s, dma, outcome, id."""
+    return {
+        "data": {"name": "rows"},
+        "height": 260,
+        "encoding": {
+            "x": {"field": "at", "type": "temporal", "title": None, "axis": {"labelOverlap": True}},
+            "color": _dma_color(),
+        },
+        "layer": [
+            {
+                "mark": {"type": "point", "filled": True, "size": 14, "opacity": 0.35},
+                "encoding": {
+                    "y": {"field": "launch_s", "type": "quantitative", "title": "launch, seconds"},
+                    "tooltip": [
+                        {"field": "id"},
+                        {"field": "at", "type": "temporal", "format": "%Y-%m-%d %H:%M:%S"},
+                        {"field": "launch_s", "format": ".2f"},
+                        {"field": "dma"},
+                    ],
+                },
+            },
+            {
+                "transform": [
+                    {
+                        "window": [{"op": "median", "field": "launch_s", "as": "rolling"}],
+                        "frame": [-15, 15],
+                        "groupby": ["dma"],
+                        "sort": [{"field": "at"}],
+                    }
+                ],
+                "mark": {"type": "line", "strokeWidth": 2},
+                "encoding": {"y": {"field": "rolling", "type": "quantitative"}},
+            },
+        ],
+    }
+
+
+def launch_ecdf() -> Spec:
+    """Share of launches done by a time. Rows: launch_s, dma."""
+    return {
+        "data": {"name": "rows"},
+        "height": 260,
+        "transform": [
+            {
+                "window": [{"op": "cume_dist", "as": "share"}],
+                "groupby": ["dma"],
+                "sort": [{"field": "launch_s"}],
+            }
+        ],
+        "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2},
+        "encoding": {
+            "x": {"field": "launch_s", "type": "quantitative", "title": "launch, seconds", "scale": {"zero": False}},
+            "y": {"field": "share", "type": "quantitative", "title": "share of launches", "axis": {"format": "%"}},
+            "color": _dma_color(),
+        },
+    }
+
+
+def ratios() -> Spec:
+    """Ratio of the sides of a benchmark with its interval. Rows: metric, ratio, low, high, difference."""
+    x = {"type": "quantitative", "scale": {"type": "log"}, "axis": {"format": "~r"}}
+    return {
+        "data": {"name": "rows"},
+        "height": {"step": 22},
+        "layer": [
+            {
+                "data": {"values": [{"at": 1, "what": "equal"}, {"at": 2, "what": "halved"}]},
+                "mark": {"type": "rule", "strokeDash": [4, 3], "color": "var(--muted)"},
+                "encoding": {"x": {**x, "field": "at"}},
+            },
+            {
+                "mark": {"type": "rule", "strokeWidth": 4, "opacity": 0.45, "color": "var(--on)"},
+                "encoding": {
+                    "y": {"field": "metric", "type": "nominal", "sort": None, "title": None},
+                    "x": {
+                        **x,
+                        "field": "low",
+                        "title": "times faster (log scale), 95 % interval; dashed: equal, halved",
+                    },
+                    "x2": {"field": "high"},
+                },
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1, "color": "var(--on)"},
+                "encoding": {
+                    "y": {"field": "metric", "type": "nominal", "sort": None, "title": None},
+                    "x": {**x, "field": "ratio"},
+                    "tooltip": [
+                        {"field": "metric"},
+                        *({"field": f, "format": ".3~r"} for f in ("ratio", "low", "high", "p")),
+                        {"field": "difference"},
+                    ],
+                },
+            },
+        ],
+    }
+
+
+def sweep() -> Spec:
+    """Transfer time by payload size. Rows: mb, ms, dma."""
+    x = {"field": "mb", "type": "quantitative", "title": "kernel + initrd, MB"}
+    y = {"field": "ms", "type": "quantitative", "title": "transfer, milliseconds (log scale)", "scale": {"type": "log"}}
+    return {
+        "data": {"name": "rows"},
+        "height": 260,
+        "encoding": {"x": x, "y": y, "color": _dma_color()},
+        "layer": [
+            {"mark": {"type": "point", "filled": True, "size": 30, "opacity": 0.6}},
+            {"mark": {"type": "line"}, "encoding": {"y": {**y, "aggregate": "median"}}},
+        ],
+    }
+
+
+FIGURES = {
+    "waterfall": waterfall, "phases": phases, "phase-ab": phase_ab, "trend": trend, "launch-ecdf": launch_ecdf,
+    "ratios": ratios, "sweep": sweep,
+}  # fmt: skip
+
+
+def themed(spec: Spec) -> Spec:
+    """Return the specification with the looks of the page."""
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": "container",
+        "background": "transparent",
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "config": {
+            "font": "system-ui, sans-serif",
+            "view": {"stroke": None},
+            "axis": {
+                "labelColor": "var(--fg)", "titleColor": "var(--muted)", "gridColor": "var(--grid)",
+                "domainColor": "var(--grid)", "tickColor": "var(--grid)", "titleFontWeight": "normal",
+                "labelFontSize": 12, "titleFontSize": 12,
+            },
+            "axisY": {"grid": False},
+            "legend": {
+                "labelColor": "var(--fg)", "titleColor": "var(--muted)", "orient": "top", "symbolOpacity": 1,
+                "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12,
+            },
+            "title": {"color": "var(--fg)", "subtitleColor": "var(--muted)", "anchor": "start"},
+            "text": {"color": "var(--fg)"},
+            "line": {"strokeCap": "round"},
+        },
+        **spec,
+    }  # fmt: skip

@@ -1,0 +1,114 @@
+"""The rows that fill the charts: launches and results to flat values. Drawing is for `figures`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.report.collection import dma_of
+from orchestrator.report.result import Result
+from orchestrator.timeline.phases import TRANSFER_PHASES
+
+Rows = list[dict[str, Any]]
+
+# Who a phase's time belongs to.
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "host": ("plan", "stage", "connect", "create", "qemu", "restore", "attach", "shutdown"),
+    "firmware": ("firmware", "firmware_handoff"),
+    "transfer": TRANSFER_PHASES,
+    "guest": ("kernel", "initrd", "init", "guestfsd", "ready", "gate"),
+    "tool": ("workload",),
+}
+DMA = ("off", "on")  # launches whose path was not verified are in no chart: they failed before it could be
+PART_OF = {str(phase): part for part, phases in PARTS.items() for phase in phases}
+
+
+def waterfall_rows(event: Mapping[str, Any]) -> Rows:
+    """Return the rows of one launch's waterfall."""
+    return [
+        {
+            "phase": phase["name"],
+            "part": PART_OF[phase["name"]],
+            "begin": phase["start_ns"] / 1e9,
+            "end": (phase["start_ns"] + phase["duration_ns"]) / 1e9,
+            "label": duration(phase["duration_ns"]),
+            "source": phase.get("source", ""),
+        }
+        for phase in event["phases"]
+        if phase["duration_ns"] is not None
+    ]
+
+
+def phase_rows(events: Iterable[Mapping[str, Any]]) -> Rows:
+    """Return a row for each phase of each successful launch. Zero durations are shown as a microsecond (log scale)."""
+    return [
+        {
+            "phase": phase["name"],
+            "part": PART_OF[phase["name"]],
+            "ms": max(phase["duration_ns"] / 1e6, 1e-3),
+            "dma": dma_of(event),
+        }
+        for event in events
+        if event["outcome"] == "success" and dma_of(event) in DMA
+        for phase in event["phases"]
+        if phase["duration_ns"] is not None
+    ]
+
+
+def launch_rows(events: Iterable[Mapping[str, Any]]) -> Rows:
+    """Return a row for each launch that became ready."""
+    return [
+        {
+            "id": event["launch_id"],
+            "at": event["wall_start_ns"] / 1e6,
+            "launch_s": event["launch_ns"] / 1e9,
+            "dma": dma_of(event),
+        }
+        for event in events
+        if event.get("launch_ns") is not None and dma_of(event) in DMA
+    ]
+
+
+def ratio_rows(result: Result) -> Rows:
+    """Return a row for each metric of a two-sided benchmark that has an interval."""
+    rows = (result["analysis"] or {}).get("comparisons", ())
+    return [
+        {
+            "metric": row["metric"].removeprefix("phase."),
+            "ratio": row["ratio"],
+            "low": row["interval"]["low"],
+            "high": row["interval"]["high"],
+            "p": row["p_adjusted"],
+            "difference": row["difference"],
+        }
+        for row in rows
+        if row["interval"] is not None and row["interval"]["low"] > 0
+    ]
+
+
+def sweep_rows(result: Result) -> Rows:
+    """Return a row for each transfer of a sweep."""
+    return [
+        {
+            "mb": sample["size_bytes"] / 1e6,
+            "ms": sample["metrics"]["transfer"] / 1e6,
+            "dma": "on" if sample["fw_cfg_dma"] else "off",
+        }
+        for sample in result["samples"]
+        if sample["ok"] and sample.get("size_bytes")
+    ]
+
+
+def duration(ns: float) -> str:
+    """Return a duration in the unit that suits it."""
+    if ns >= 1e9:
+        return f"{ns / 1e9:.2f} s"
+    return f"{ns / 1e6:.0f} ms" if ns >= 1e8 else f"{ns / 1e6:.3g} ms"
+
+
+def typical(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the successful launch with the median launch time, None when there is none."""
+    ready = sorted(
+        (e for e in events if e["outcome"] == "success" and e.get("launch_ns")), key=lambda e: int(e["launch_ns"])
+    )
+    return ready[len(ready) // 2] if ready else None
