@@ -303,7 +303,10 @@ class Cold:
         self._recorder.begin(Phase.SHUTDOWN, f"stop requested: {self._stop.reason}")
         self._guest.terminate()
         with contextlib.suppress(DeadlineError):  # KILL follows, and the ending says that it was forced
-            self._guest.wait_exited(self._settings.deadlines.shutdown)
+            code = self._guest.wait_exited(self._settings.deadlines.shutdown)
+            if self._watch is not None and (code != 0 or self.ring.panic() is not None):
+                # It was dying by itself already: its tool saw that sooner than we did.
+                self._explain(Event.QEMU_GONE)
 
     def _kill(self) -> None:
         """Make sure that QEMU is gone, and libvirt's domain with it."""

@@ -87,10 +87,11 @@ class Watch:
 
     def _pending(self) -> Event | None:
         """Look at the state of things; the order is that of importance."""
-        if self._stop.requested:
-            return Event.STOP
+        # A QEMU that died comes first: its tool notices too, and asks for the end in the same moment.
         if self._guest.exited.is_set():
             return Event.QEMU_GONE
+        if self._stop.requested:
+            return Event.STOP
         if self._lost.is_set():
             return Event.FAILED
         if self._ready:
