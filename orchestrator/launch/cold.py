@@ -320,6 +320,8 @@ class Cold:
             self._guest.kill()
             with contextlib.suppress(DeadlineError):  # `end` below goes further
                 self._guest.wait_exited(_KILLED_SECONDS)
+        if self._guest.log_file is not None:
+            self._files.callback(self._guest.log_file.unlink, missing_ok=True)
         self.exit_status = self._guest.exit_code
         if self._watch is not None:
             self._watch.drain()

@@ -20,6 +20,7 @@ from orchestrator.launch.plan import appliance_versions
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
+from orchestrator.timeline import store
 from orchestrator.timeline.log import EventLog, write_timeline
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase
 from orchestrator.timeline.record import LaunchRecord, phase_event, to_event
@@ -69,7 +70,7 @@ class Launcher:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.log = EventLog(settings.log or str(settings.state_dir / "log" / "events.jsonl"))
+        self.log = EventLog(settings.log_target)
         self._stack = contextlib.ExitStack()
         self._connections: dict[str | None, Connection] = {}
         self._opening = threading.Lock()
@@ -225,5 +226,8 @@ class Launcher:
                 self.log.emit(**phase_event(record, tile))
         event = to_event(record)
         self.log.emit(**event)
+        trouble = store.append(self.settings.state_dir, event)
+        if trouble is not None:
+            self.log.emit("store_failed", level="warning", launch_id=record.launch_id, reason=trouble)
         if settings.timeline is not None:
             write_timeline(settings.timeline, event)
