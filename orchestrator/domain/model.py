@@ -157,3 +157,4 @@ class Domain:
     trace_path: str | None = None  # QEMU log with the fw_cfg_select trace
     secret_paths: tuple[tuple[str, str], ...] = ()  # secret object id -> 0600 file that holds it
     extra_args: tuple[str, ...] = ()  # the user's own QEMU arguments, verbatim
+    run_as: tuple[int, int] | None = None  # uid and gid of QEMU, where libvirt's daemon would choose another user

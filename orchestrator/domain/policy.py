@@ -50,6 +50,7 @@ def design(
     trace_path: str | None = None,
     secret_paths: tuple[tuple[str, str], ...] = (),
     extra_args: tuple[str, ...] = (),
+    run_as: tuple[int, int] | None = None,
 ) -> Domain:
     """Return the domain to launch.
 
@@ -89,6 +90,7 @@ def design(
         trace_path=trace_path,
         secret_paths=secret_paths,
         extra_args=extra_args,
+        run_as=run_as,
     )
 
 

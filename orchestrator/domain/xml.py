@@ -47,10 +47,19 @@ def domain_xml(domain: Domain) -> str:
     for event in ("on_poweroff", "on_reboot", "on_crash"):
         ET.SubElement(root, event).text = "destroy"
     root.append(devices_element(domain, layout))
+    if domain.run_as is not None:
+        root.append(seclabel_element(domain.run_as))
     commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
     for argument in qemu_arguments(domain, layout):
         ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=argument)
     return to_text(root)
+
+
+def seclabel_element(run_as: tuple[int, int]) -> ET.Element:
+    """Return the label that has QEMU run as a user, whose files libvirt must not change the owner of."""
+    label = ET.Element("seclabel", type="static", model="dac", relabel="no")
+    ET.SubElement(label, "label").text = ":".join(f"+{number}" for number in run_as)
+    return label
 
 
 def disk_xml(disk: Disk, index: int, place: DiskPlace) -> str:

@@ -7,11 +7,13 @@ Plan, stage, connect, create paused, verify the fw_cfg path, resume, watch, end.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from orchestrator.channel.console import Console
 from orchestrator.channel.port import LineBuffer, Port, listening
@@ -202,6 +204,7 @@ class Cold:
             trace_path=str(self._data / "trace.log") if settings.measure else None,
             secret_paths=tuple(secrets),
             extra_args=request.extra_args,
+            run_as=_own_user(settings.connect),
         )
 
     def _loader(self, plan: Plan) -> Loader | None:
@@ -361,3 +364,8 @@ class Cold:
             error.phase, error.domain = str(phase), self.id
             error.console = "\n".join(self.ring.tail(_TAIL_LINES))
             self.error, self.error_phase = error, phase
+
+
+def _own_user(uri: str | None) -> tuple[int, int] | None:
+    """Return the user that QEMU must run as: the system daemon would take one who may not open our files."""
+    return (os.geteuid(), os.getegid()) if uri is not None and urlsplit(uri).path == "/system" else None

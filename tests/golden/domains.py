@@ -116,6 +116,7 @@ def rich(profile: Profile) -> Domain:
         trace_path="/launch/trace, 1.log",
         secret_paths=(("secret6-password-secret", "/launch/secret,6"),),
         extra_args=("-device", "virtio-balloon-pci,id=x"),
+        run_as=(1000, 1001),
     )
 
 
