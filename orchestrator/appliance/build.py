@@ -31,6 +31,7 @@ from orchestrator.errors import ApplianceError
 Progress = Callable[[str, float | None], None]
 
 _LIBRARY = "libguestfs0"
+_BUSYBOX = "busybox-static"
 _TARBALLS = ("base", "daemon", "udev-rules")  # its "init" is replaced by ours
 _README = (
     "This is a libguestfs fixed appliance for {arch}, libguestfs {version}, Linux {kernel}.\n"
@@ -42,6 +43,7 @@ _README = (
 class _Choice:
     """Which packages make the appliance."""
 
+    arch: Arch
     library: Package
     kernel: str  # the package with the image, not the metapackage
     wanted: tuple[str, ...]
@@ -68,12 +70,9 @@ def _library(versions: list[Package], arch: Arch, host: str | None) -> Package:
 
 def _features(library: Package, known: dict[str, list[Package]]) -> list[str]:
     """Return the packages that libguestfs's own feature packages (libguestfs-xfs, ...) stand for."""
-    names = []
-    for feature in library.depends:
-        for alternatives in known[feature][0].depends if feature.startswith("libguestfs-") and feature in known else ():
-            if not alternatives.startswith("libguestfs"):
-                names.append(alternatives)
-    return names
+    features = (name for name in library.depends if name.startswith("libguestfs-") and name in known)
+    needs = (need for feature in features for need in known[feature][0].depends)
+    return [need for need in needs if not need.startswith("libguestfs")]
 
 
 def _choose(repository: Repository, arch: Arch, scratch: Path, host: str | None, deadline: Deadline) -> _Choice:
@@ -93,11 +92,13 @@ def _choose(repository: Repository, arch: Arch, scratch: Path, host: str | None,
     [supermin] = unpacked.glob("usr/lib/*/guestfs/supermin.d")
     named = (supermin / "packages").read_text().split() + _features(library, known)
     have = repository.candidates([name for group in named for name in group.split("|")], deadline)
-    wanted, unavailable = [], []
+    wanted: list[str] = []
+    unavailable: list[str] = []
     for group in named:
         there = [name for name in group.split("|") if name in have]
         (wanted if there else unavailable).append(there[0] if there else group)
     return _Choice(
+        arch=arch,
         library=library,
         kernel=first[image][0].depends[0],
         wanted=tuple(dict.fromkeys(wanted)),
@@ -135,20 +136,22 @@ def _package_versions(files: Iterable[Path]) -> dict[str, str]:
 
 
 def _populate(
-    repository: Repository, choice: _Choice, root: Path, arch: Arch, deadline: Deadline, progress: Progress
+    repository: Repository, choice: _Choice, root: Path, deadline: Deadline, progress: Progress
 ) -> tuple[dict[str, str], str]:
     """Fill the root directory; return the packages in it and the kernel's version."""
-
-    def fetching(fraction: float) -> None:
-        progress("download", fraction)
-
     files = repository.download(
-        ["?essential", *choice.wanted], deadline, dependencies=True, progress=lambda done: fetching(0.6 * done)
+        ["?essential", *choice.wanted],
+        deadline,
+        dependencies=True,
+        progress=lambda done: progress("download", 0.6 * done),
     )
     alone = repository.download(
-        [choice.kernel, "busybox-static"], deadline, dependencies=False, progress=lambda done: fetching(0.6 + 0.4 * done)
+        [choice.kernel, _BUSYBOX],
+        deadline,
+        dependencies=False,
+        progress=lambda done: progress("download", 0.6 + 0.4 * done),
     )
-    merge_usr(root, arch)
+    merge_usr(root, choice.arch)
     unpack(files, root, _excludes(choice.supermin), deadline, lambda done: progress("unpack", 0.7 * done))
     unpack(alone, root, ["/usr/share/*"], deadline, lambda done: progress("unpack", 0.7 + 0.3 * done))
     progress("configure", None)
@@ -185,7 +188,7 @@ def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline:
     repository = Repository(arch, store / ".cache", scratch)
     repository.update(deadline)
     choice = _choose(repository, arch, scratch, host and manifests.short_version(host), deadline)
-    packages, kernel = _populate(repository, choice, root, arch, deadline, progress)
+    packages, kernel = _populate(repository, choice, root, deadline, progress)
     progress("initrd", None)
     modules = write_initrd(out / "initrd", root / "usr/bin/busybox", root / "usr/lib/modules" / kernel)
     shutil.move(root / "boot" / f"vmlinuz-{kernel}", out / "kernel")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from orchestrator.appliance.command import Deadline, require, run
 from orchestrator.domain.model import Arch
-from orchestrator.errors import ApplianceError, CapabilityError
+from orchestrator.errors import CapabilityError
 
 DEBIAN_ARCH = {Arch.AARCH64: "arm64", Arch.X86_64: "amd64"}
 

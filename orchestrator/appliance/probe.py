@@ -68,7 +68,10 @@ def require_kernel_arch(path: Path, arch: Arch) -> None:
     found = kernel_arch(path)
     if found is not arch:
         raise ApplianceError(
-            "cannot use the kernel", path, f"{found} kernel on {arch}", f"give an {arch} kernel, or a profile for {found}"
+            "cannot use the kernel",
+            path,
+            f"{found} kernel on {arch}",
+            f"give an {arch} kernel, or a profile for {found}",
         )
 
 

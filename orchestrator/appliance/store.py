@@ -7,7 +7,6 @@ holder, so what a killed build left is recognised and swept. How an appliance is
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil

@@ -22,7 +22,12 @@ from orchestrator.errors import ApplianceError
 _MERGED = {Arch.AARCH64: ("bin", "lib", "sbin"), Arch.X86_64: ("bin", "lib", "lib64", "sbin")}
 _DIRECTORIES = ("dev", "proc", "run", "sys", "sysroot", "root", "var/tmp", "var/lib/dbus", "etc/ssl/certs")
 # Links that update-alternatives makes when packages are configured.
-_ALTERNATIVES = {"usr/bin/awk": "gawk", "usr/bin/nawk": "gawk", "usr/bin/pager": "less", "usr/bin/which": "which.debianutils"}
+_ALTERNATIVES = {
+    "usr/bin/awk": "gawk",
+    "usr/bin/nawk": "gawk",
+    "usr/bin/pager": "less",
+    "usr/bin/which": "which.debianutils",
+}
 _UDEV_GROUPS = ("input", "sgx", "kvm", "render")  # udev's own script adds them
 _FIRST_DYNAMIC_ID = 999  # counts downwards, as adduser --system does
 
@@ -55,7 +60,8 @@ def _unpack_one(package: Path, root: Path, excludes: Path, deadline: Deadline) -
         except subprocess.TimeoutExpired as error:
             raise ApplianceError("cannot unpack", package.name, "not done by the deadline") from error
         finally:
-            reader.kill() if reader.poll() is None and deadline.left() == 0 else None
+            if reader.stdout is not None:
+                reader.stdout.close()  # who still writes to it ends
     if reader.returncode or done.returncode:
         why = done.stderr.decode(errors="replace").strip().splitlines()
         raise ApplianceError("cannot unpack", package, why[-1] if why else "damaged", "remove it and build again")
@@ -120,12 +126,12 @@ def _system_users(root: Path) -> None:
     for file in sorted((root / "usr/lib/sysusers.d").glob("*.conf")):
         wanted += re.findall(r"^g\s+(\S+)\s+(\S+)", file.read_text(), re.MULTILINE)
     number = _FIRST_DYNAMIC_ID
-    for name, gid in [*wanted, *((name, "-") for name in _UDEV_GROUPS)]:
+    for name, asked in [*wanted, *((name, "-") for name in _UDEV_GROUPS)]:
         if name in known:
             continue
         while str(number) in used:
             number -= 1
-        gid = gid if gid.isdigit() and gid not in used else str(number)
+        gid = asked if asked.isdigit() and asked not in used else str(number)
         known.add(name)
         used.add(gid)
         groups.append(f"{name}:x:{gid}:")

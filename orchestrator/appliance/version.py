@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 
-
 _QUERIES = (
     ("dpkg-query", "--show", "--showformat=${db:Status-Status} ${source:Upstream-Version}\n", "libguestfs0"),
     ("guestfish", "--version"),
