@@ -18,7 +18,7 @@ from orchestrator.appliance.fixed import open_appliance
 from orchestrator.appliance.store import resolve
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import ApplianceError, CapabilityError, UsageError
-from orchestrator.settings import Settings, is_setting, to_environ
+from orchestrator.settings import Settings, default_runtime_dir, default_state_dir, is_setting, to_environ
 
 WRAPPER = "guestlaunch-hv"
 # libguestfs's own, below XDG_RUNTIME_DIR (users other than root).
@@ -75,7 +75,8 @@ def tool_environment(
         ours |= {"GUESTLAUNCH_CLIENT": client, "GUESTLAUNCH_QUIET": "1"}
     passed = to_environ(settings)
     if not everything:
-        plain = to_environ(Settings(state_dir=settings.state_dir, runtime_dir=settings.runtime_dir))
+        usual = Settings(state_dir=default_state_dir(environ), runtime_dir=default_runtime_dir(environ))
+        plain = to_environ(usual)
         passed = {key: value for key, value in passed.items() if key in environ or value != plain.get(key)}
     ours |= passed
     variables = {key: value for key, value in kept.items() if key not in _OVERRIDDEN} | ours
