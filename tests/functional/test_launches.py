@@ -1,0 +1,170 @@
+"""Launches of every kind, and what their log lines say of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from orchestrator.timeline.record import schema
+from tests.disks import MIB, DiskFactory
+from tests.running import Guestlaunch
+
+LAUNCHES = int(os.environ.get("GL_SOAK_LAUNCHES", "30"))
+SCRIPT = ("run", ":", "blockdev-getsize64", "/dev/sda", ":", "blockdev-getsize64", "/dev/sdb", ":", "list-devices")
+
+
+def records(evidence: Path) -> list[dict[str, Any]]:
+    """Return the canonical lines of the test's launches, each checked against the schema and for tiling."""
+    found = [json.loads(line) for line in (evidence / "timeline.jsonl").read_text().splitlines()]
+    for record in found:
+        jsonschema.validate(record, schema())
+        position = 0
+        for phase in record["phases"]:
+            if phase["start_ns"] is not None:
+                assert phase["start_ns"] == position, phase
+                position += phase["duration_ns"]
+        assert position == record["total_ns"]
+    return found
+
+
+def seen(record: dict[str, Any]) -> set[str]:
+    """Return the phases of a launch whose beginning was seen."""
+    return {phase["name"] for phase in record["phases"] if phase["start_ns"] is not None}
+
+
+@pytest.mark.parametrize(
+    ("profile", "dma", "arch", "uefi", "transfer"),
+    [
+        ("aarch64-uefi", "on", "aarch64", True, True),
+        ("aarch64-uefi", "off", "aarch64", True, True),
+        ("aarch64-bare", "on", "aarch64", False, False),
+        ("x86_64-seabios", "on", "x86_64", False, True),
+        ("x86_64-ovmf", "off", "x86_64", True, True),
+    ],
+)
+def test_profile(
+    guestlaunch: Guestlaunch,
+    disk_image: DiskFactory,
+    evidence: Path,
+    profile: str,
+    dma: str,
+    arch: str,
+    uefi: bool,
+    transfer: bool,
+) -> None:
+    """Each profile boots its arch and firmware; its line is valid, tiles, and proves the fw_cfg path."""
+    script = "uname -m; test -d /sys/firmware/efi && echo efi || echo none"
+    command = ("guestfish", "--accel", "tcg", "--profile", profile, "--fw-cfg-dma", dma)
+    result = guestlaunch(*command, "--", "--ro", "-a", disk_image(), "run", ":", "debug", "sh", script).ok()
+    assert result.stdout.split() == [arch, "efi" if uefi else "none"]
+    (record,) = records(evidence)
+    assert (record["outcome"], record["exit_status"], record["ready"]) == ("success", 0, True)
+    assert (record["profile"], record["arch"], record["accel"]) == (profile, arch, "tcg")
+    assert record["fw_cfg_dma"] is (dma == "on")
+    assert record["fw_cfg"]["register_answers"] is (dma == "on")
+    assert record["fw_cfg"]["window_has_dma"] is (True if arch == "aarch64" else None)
+    wanted = {"plan", "create", "firmware", "kernel", "initrd", "init", "guestfsd", "ready", "workload", "shutdown"}
+    assert wanted | ({"fw_cfg_kernel", "fw_cfg_initrd"} if transfer else set()) <= seen(record)
+    assert ("fw_cfg_kernel" in seen(record)) is transfer
+    if transfer:
+        phases = {phase["name"]: phase for phase in record["phases"]}
+        assert phases["fw_cfg_kernel"]["bytes"] == record["bytes"]["kernel"] > MIB
+        assert phases["fw_cfg_initrd"]["mb_per_s"] > 0
+    assert all(record["versions"][name] for name in ("guestlaunch", "qemu", "libvirt", "libguestfs", "kernel"))
+    assert (record["versions"]["firmware"] is not None) is (profile == "aarch64-uefi")
+
+
+def test_measuring_can_be_off(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path) -> None:
+    """Without measuring the launch works all the same; what was not seen is null and says why."""
+    command = ("guestfish", "--accel", "tcg", "--", "--ro", "-a", disk_image(), "run", ":", "list-filesystems")
+    assert guestlaunch(*command, environ={"GUESTLAUNCH_MEASURE": "off"}).ok().stdout == "/dev/sda: ext4\n"
+    (record,) = records(evidence)
+    unseen = {phase["name"]: phase["reason"] for phase in record["phases"] if phase["start_ns"] is None}
+    assert unseen["fw_cfg_kernel"] == unseen["workload"] == "QEMU's trace is off"
+
+
+@pytest.mark.timeout(3600)
+def test_many_launches_two_at_a_time(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], disk_image: DiskFactory, evidence: Path
+) -> None:
+    """Every launch succeeds; the root is never a user's disk, though one user's disk carries the root's own UUID."""
+    twin = disk_image("twin.img", filesystem=False)
+    with (appliance["aarch64"] / "root").open("rb") as root, twin.open("r+b") as copy:
+        copy.write(root.read(MIB))  # superblock and all: same UUID, same label
+    first = disk_image("first.img", size_mib=32)
+
+    def one(_: int) -> str:
+        disks = ("--format=raw", "-a", first, "-a", twin)
+        return guestlaunch("guestfish", "--accel", "tcg", "--", "--ro", *disks, *SCRIPT, timeout_s=600).ok().stdout
+
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(one, range(LAUNCHES)))
+    assert set(outputs) == {f"{32 * MIB}\n{64 * MIB}\n/dev/sda\n/dev/sdb\n"}
+    outcomes = [record["outcome"] for record in records(evidence)]
+    assert outcomes == ["success"] * LAUNCHES
+
+
+def test_more_than_26_disks_in_order(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
+    """Thirty disks arrive in the order in which they were added, whatever the kernel called them."""
+    disks = [disk_image(f"d{index}.img", size_mib=1 + index, filesystem=False) for index in range(30)]
+    names = [f"/dev/sd{chr(97 + i)}" if i < 26 else f"/dev/sda{chr(71 + i)}" for i in range(30)]
+    command = ["guestfish", "--accel", "tcg", "--", "--ro", "--format=raw"]
+    for disk in disks:
+        command += ["-a", str(disk)]
+    command.append("run")
+    for name in names:
+        command += [":", "blockdev-getsize64", name]
+    sizes = guestlaunch(*command, timeout_s=400).ok().stdout.split()
+    assert sizes == [str((1 + index) * MIB) for index in range(30)]
+
+
+def test_serials_readonly_and_block_sizes_reach_the_guest(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
+    """What the tool asked of its disks is what the guest sees, and a read-only image is not touched."""
+    disk = disk_image("labelled.img")
+    before = disk.read_bytes()
+    code = (
+        "import guestfs, sys\n"
+        "g = guestfs.GuestFS(python_return_dict=True)\n"
+        "g.add_drive_opts(sys.argv[1], format='raw', readonly=True, label='mydisk', blocksize=4096)\n"
+        "g.launch()\n"
+        "print(g.list_disk_labels(), g.blockdev_getss('/dev/sda'), g.debug('sh', ['cat /sys/block/sd?/serial; true']))\n"
+        "g.zero('/dev/sda')\n"
+        "g.shutdown()\n"
+    )
+    result = guestlaunch("exec", "--accel", "tcg", "--", "/usr/bin/python3", "-c", code, disk).ok()
+    assert result.stdout.startswith("{'mydisk': '/dev/sda'} 4096")
+    assert disk.read_bytes() == before
+
+
+def test_written_data_is_on_disk_when_the_tool_has_ended(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
+    """What was written is in the image as soon as the tool is gone."""
+    disk = disk_image("written.img", filesystem=False)
+    command = ("guestfish", "--accel", "tcg", "--", "--format=raw", "-a", disk)
+    guestlaunch(*command, stdin="run\npwrite-device /dev/sda guestlaunch 1048576\n").ok()
+    with disk.open("rb") as file:
+        file.seek(MIB)
+        assert file.read(11) == b"guestlaunch"
+
+
+def test_unusable_kvm_costs_one_probe(guestlaunch: Guestlaunch, disk_image: DiskFactory, state_dir: Path) -> None:
+    """With `auto`, a launch of the host's arch works whether KVM does or not; the verdict is asked for once."""
+    (state_dir / "kvm-verdict.json").unlink(missing_ok=True)
+    arch = os.uname().machine
+    profile = {"x86_64": "x86_64-seabios", "aarch64": "aarch64-uefi"}[arch]
+    command = ("guestfish", "--profile", profile, "--", "--ro", "-a", disk_image(), "run", ":", "list-filesystems")
+    assert guestlaunch(*command).ok().stdout == "/dev/sda: ext4\n"
+    verdict = state_dir / "kvm-verdict.json"
+    if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        stamp = verdict.stat().st_mtime_ns
+        time.sleep(0.01)
+        guestlaunch(*command).ok()
+        assert verdict.stat().st_mtime_ns == stamp
+    else:
+        assert not verdict.exists()
