@@ -17,6 +17,7 @@ from orchestrator.daemon.boundary import complain
 from orchestrator.settings import Settings, merged
 from orchestrator.workload.job import Job, load_job
 from orchestrator.workload.jobs import Outcome, carry_out
+from orchestrator.workload.tools import unwinding_on_sigterm
 
 # A worker that was killed leaves its launch to the server's notice of that.
 _RECORD_SECONDS = 15.0
@@ -45,7 +46,7 @@ def run(*, settings: Settings, as_json: bool, verbose: bool, disks: tuple[Path, 
     """
     loaded = load_job(job, disks)
     own = merged(loaded.settings, settings, source=str(job))
-    with session.opened(own, verbose=verbose) as opened:
+    with unwinding_on_sigterm(), session.opened(own, verbose=verbose) as opened:
         outcome = carry_out(loaded, opened.environment.variables, None if as_json else _progress)
         finished = opened.finished(_RECORD_SECONDS if outcome.status else 0.0)
     timelines = [launch.record for launch in finished if launch.record is not None]

@@ -110,11 +110,14 @@ def _worker(job: Job, environ: Mapping[str, str]) -> Iterator[tuple[subprocess.P
             os.close(write_end)
         try:
             assert process.stdin is not None  # it was started with a pipe
-            with contextlib.suppress(BrokenPipeError), process.stdin:
-                process.stdin.write(json.dumps(_as_json(job, write_end)).encode())
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(_as_json(job, write_end)).encode() + b"\n")
+                process.stdin.flush()
             yield process, events
         finally:
             _end(process, late=True)  # where we are interrupted
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
 
 
 def _import_path(environ: Mapping[str, str]) -> str:

@@ -1,8 +1,8 @@
 """The process that carries out one job through the `guestfs` bindings; the only importer of `guestfs`.
 
-Runs as `python -m orchestrator.workload.worker`: the job comes as JSON on standard input, what happens goes out
-as JSON lines on the descriptor that the job names. A process of its own, because a call into the library can
-only be ended from outside.
+Runs as `python -m orchestrator.workload.worker`: the job comes as one line of JSON on standard input, which stays
+open as long as our parent lives; what happens goes out as JSON lines on the descriptor that the job names. A process
+of its own, because a call into the library can only be ended from outside.
 
     {"event": "launched", "duration_s": 17.2}
     {"event": "command", "command": "...", "outcome": "success", "output": ..., "duration_s": 0.1}
@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +33,8 @@ Emit = Callable[..., None]
 def main() -> int:
     """Carry out the job on standard input; return the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the terminal's: our parent says what there is to say
-    job = json.load(sys.stdin)
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     with os.fdopen(job["events_fd"], "w", encoding="utf-8", errors="backslashreplace") as events:
 
         def emit(event: str, **values: object) -> None:
@@ -45,6 +47,12 @@ def main() -> int:
             emit("failed", error=str(error), status=error.exit_status)
             return error.exit_status
     return 0
+
+
+def _end_with_parent() -> None:
+    """End this process, in the middle of whatever call it is in, when the one that started it is gone."""
+    os.read(0, 1)  # not sys.stdin.read(): a lock held at the end of the interpreter is fatal to it
+    os._exit(1)
 
 
 def carry_out(job: Mapping[str, Any], emit: Emit) -> None:

@@ -85,7 +85,7 @@ def test_exports_are_few(settings: Settings) -> None:
     """`guestlaunch env` prints what differs from what there is, and no server that will be gone."""
     ours = dataclasses.replace(settings, fw_cfg_dma=False)
     made = tool_environment({"GUESTLAUNCH_ACCEL": "tcg"}, dataclasses.replace(ours, accel="auto"), everything=False)
-    assert {name for name in made.ours if not name.endswith('_DIR')} == {
+    assert {name for name in made.ours if not name.endswith("_DIR")} == {
         "LIBGUESTFS_HV", "LIBGUESTFS_PATH", "LIBGUESTFS_BACKEND", "GUESTLAUNCH_FW_CFG_DMA", "GUESTLAUNCH_ACCEL",
     }  # fmt: skip
     assert made.ours["GUESTLAUNCH_ACCEL"] == "auto"

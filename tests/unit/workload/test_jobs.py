@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,6 +110,28 @@ def test_worker_that_dies(tmp_path: Path, environ: dict[str, str]) -> None:
     outcome = carry_out(make(tmp_path, "die"), environ)
     assert (outcome.outcome, outcome.status) == ("failure", 1)
     assert "signal 6" in str(outcome.error)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_worker_does_not_outlive_us(tmp_path: Path, environ: dict[str, str], number: signal.Signals) -> None:
+    """Whoever ends the command ends the job, even in the midst of a call into the library."""
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom orchestrator.workload import jobs, job, tools\n"
+        "with tools.unwinding_on_sigterm():\n"
+        " jobs.carry_out(job.Job(name='j', directory=Path(sys.argv[1]), commands=('sleep 60',)), os.environ,"
+        " lambda event: print('up', flush=True))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], env=environ, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    [worker] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(number)
+    process.wait(10)
+    process.stdout.close()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}/cmdline").exists() and Path(f"/proc/{worker}/cmdline").read_bytes():
+        assert time.monotonic() < deadline, "the worker lives on"
+        time.sleep(0.05)
 
 
 def test_python_job(tmp_path: Path, environ: dict[str, str]) -> None:
