@@ -1,3 +1,4 @@
+# shellcheck shell=dash disable=SC3028
 # Tells the host of events in the guest, over the virtio-serial port that it may give. Sourced by busybox ash.
 
 control_port=org.guestlaunch.control.0
