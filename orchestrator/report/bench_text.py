@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.report.compare import Difference
 from orchestrator.report.result import Result
+
+_SAID: Mapping[str, str] = {
+    Difference.FASTER: "faster",
+    Difference.SLOWER: "slower",
+    Difference.NONE: "=",
+    Difference.UNDECIDED: "?",
+}
 
 
 def render(result: Result) -> RenderableType:
@@ -42,26 +51,29 @@ def render(result: Result) -> RenderableType:
 
 
 def comparison_table(rows: list[dict[str, Any]], first: str, second: str) -> Table:
-    """Return the comparison of two sides."""
-    table = Table(title=f"{first} against {second}, n = {rows[0]['first']['n'] if rows else 0}", title_justify="left")
-    for name, justify in (
-        ("", "left"), (f"{first} ms", "right"), (f"{second} ms", "right"), ("ratio", "right"),
-        ("95 % interval", "right"), ("p", "right"), ("effect", "right"), ("", "left"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    """Return the comparison of two sides; fits 80 columns."""
+    count = rows[0]["first"]["n"] if rows else 0
+    table = Table(title=f"A: {first}, B: {second}; medians in ms, n = {count}", title_justify="left", box=SIMPLE)
+    for name in ("", "A", "B", "A / B", "95 % interval", "p", "effect", ""):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True, overflow="ignore")
     for row in rows:
         table.add_row(
             row["metric"].removeprefix("phase."),
             milliseconds(row["first"]["median"]) + _starred(row["first"]),
             milliseconds(row["second"]["median"]) + _starred(row["second"]),
-            "–" if row["ratio"] is None else f"{row['ratio']:.2f}",
+            "–" if row["ratio"] is None else _ratio(row["ratio"]),
             _interval(row["interval"]),
             "–" if row["p_adjusted"] is None else f"{row['p_adjusted']:.3f}",
             f"{row['effect']:+.2f}",
-            row["difference"],
+            _SAID[row["difference"]],
         )
-    table.caption = "Ratio: first / second, above 1 the second is faster. * marks outliers; they are in the figures."
+    table.caption = "A / B above 1: B is faster. * outliers, which are in the figures. = no difference shown."
+    table.caption_justify = "left"
     return table
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
 def milliseconds(ns: float) -> str:
@@ -75,11 +87,11 @@ def _starred(summary: Mapping[str, Any]) -> str:
 
 
 def _interval(interval: Mapping[str, float] | None) -> str:
-    return "–" if interval is None else f"{interval['low']:.2f} – {interval['high']:.2f}"
+    return "–" if interval is None else f"{_ratio(interval['low'])} – {_ratio(interval['high'])}"
 
 
 def _sides(sides: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = Table(title="medians, ms", title_justify="left")
+    table = Table(title="medians, ms", title_justify="left", box=SIMPLE)
     metrics = [m for m in ("wall", "answer", "launch", "transfer") if any(m in side for side in sides.values())]
     table.add_column("")
     table.add_column("n", justify="right")
@@ -92,8 +104,8 @@ def _sides(sides: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _counts(result: Result) -> Table:
-    table = Table(title="fw_cfg data register reads, counted in runs of their own", title_justify="left")
-    for name in ("DMA", "payload bytes", "reads of the payload", "predicted", "all reads until then"):
+    table = Table(title="fw_cfg data register reads, counted in runs of their own", title_justify="left", box=SIMPLE)
+    for name in ("DMA", "payload bytes", "reads of it", "predicted", "all until then"):
         table.add_column(name, justify="left" if name == "DMA" else "right")
     for row in result["counts"]:
         predicted = "–" if row["predicted"] is None else f"{row['predicted']:,}"
@@ -105,7 +117,7 @@ def _counts(result: Result) -> Table:
 
 
 def _sweep(analysis: Mapping[str, Any]) -> Table:
-    table = Table(title="transfer time by payload size (Theil-Sen line)", title_justify="left")
+    table = Table(title="transfer time by payload size (Theil-Sen line)", title_justify="left", box=SIMPLE)
     for name in ("", "ms a MB", "95 % interval", "MB/s", "at 0 MB, ms"):
         table.add_column(name, justify="left" if not name else "right")
     for line in analysis["lines"]:

@@ -99,8 +99,9 @@ def transfer_boundaries(selections: Sequence[Selection], anchor: Anchor) -> dict
             continue
         last = index
         found.setdefault(phase, _boundary(selection, anchor))
-    following = next((s for s in selections[last + 1 :] if s.key not in _DATA), None) if last >= 0 else None
-    if following is not None:
+    # Read while QEMU writes, the key between kernel and initrd (its size) may be the newest line: not the hand-off.
+    following = next((s for s in selections[last + 1 :] if s.key not in _DATA), None)
+    if len(found) == len(_DATA) and following is not None:
         found[Phase.FIRMWARE_HANDOFF] = _boundary(following, anchor)
     return found
 

@@ -39,6 +39,12 @@ def test_transfer_that_never_ends_has_no_handoff(tmp_path: Path) -> None:
     assert set(found) == {Phase.FW_CFG_KERNEL}
 
 
+def test_key_between_the_blobs_is_not_the_handoff(tmp_path: Path) -> None:
+    """Read at the moment between kernel and initrd, the trace shows no hand-off yet."""
+    found = transfer_boundaries(written(tmp_path / "t", line(20, 0x11), line(520, 0x0B)).selections, ANCHOR)
+    assert set(found) == {Phase.FW_CFG_KERNEL}
+
+
 def test_launch_flag_is_the_first_four_bytes(tmp_path: Path) -> None:
     """Marker lines and failed writes on other ports are not the launch flag."""
     flush = b"7@1795347152.%06d:virtio_console_flush_buf port %d, in_len %d, out_len %d\n"
