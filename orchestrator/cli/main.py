@@ -129,6 +129,8 @@ def _usage(error: click.UsageError) -> str:
     """Return click's complaint as one line of ours, with where to read more."""
     line = " ".join(error.format_message().split())
     path = error.ctx.command_path if error.ctx is not None else PROGRAM
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None and not error.ctx.allow_interspersed_args:
+        line += f" (the program's own options go after --: {path} [OPTIONS] -- ...)"
     return line if "(" in line else f"{line} (see {path} --help)"
 
 

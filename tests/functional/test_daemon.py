@@ -1,0 +1,137 @@
+"""guestlaunchd with real guests: several at once, a clean stop, a sudden death."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.disks import DiskFactory
+from tests.leftovers import GONE_WITHIN_S, left_behind, look
+from tests.running import Guestlaunch, Result
+
+TCG = ("--accel", "tcg")
+
+
+@contextlib.contextmanager
+def daemon(guestlaunch: Guestlaunch) -> Iterator[subprocess.Popen[str]]:
+    """Run guestlaunchd for the length of the context."""
+    process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunchd")
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert "listening on" in line, line + process.stderr.read()
+    yield process
+    if process.poll() is None:
+        process.terminate()
+        process.wait(90)
+
+
+def socket_path(guestlaunch: Guestlaunch) -> Path:
+    """Return where the daemon listens."""
+    return Path(guestlaunch.environ["GUESTLAUNCH_RUNTIME_DIR"]) / "guestlaunchd.sock"
+
+
+def wait_for_phase(guestlaunch: Guestlaunch, *, ready: bool) -> None:
+    """Wait until the daemon has a launch under way, or one whose tool is at work."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        launches = guestlaunch("status", "--json").json()["launches"]
+        if launches and launches[0]["ready"] is ready:
+            return
+        time.sleep(0.3)
+    pytest.fail("the launch did not come so far")
+
+
+def test_several_launches_at_once(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path) -> None:
+    """Commands and plain programs use the daemon, at the same time, each launch with its own settings."""
+    disk = disk_image()
+    script = ("--ro", "-a", disk, "run", ":", "debug", "sh", "uname -m")
+    exports = guestlaunch.exports(*TCG)
+    results: list[Result] = []
+    with daemon(guestlaunch) as process:
+        assert socket_path(guestlaunch).stat().st_mode & 0o777 == 0o660
+        runs = (
+            lambda: guestlaunch("guestfish", *TCG, "--fw-cfg-dma", "off", "--", *script),
+            lambda: guestlaunch.run("guestfish", *script, environ=exports),
+        )
+        threads = [threading.Thread(target=lambda run=run: results.append(run())) for run in runs]
+        for thread in threads:
+            thread.start()
+        seen = 0
+        while any(thread.is_alive() for thread in threads):
+            seen = max(seen, len(guestlaunch("status", "--json").json()["launches"]))
+            time.sleep(0.3)
+        assert seen == 2
+        shown = guestlaunch("status").ok().stdout
+        assert f"pid {process.pid}" in shown
+        assert "launches ended: 2 success" in shown
+        process.terminate()
+        assert process.wait(60) == 0
+    assert [result.ok().stdout.strip() for result in results] == ["aarch64", "aarch64"]
+    records = [json.loads(line) for line in (evidence / "timeline.jsonl").read_text().splitlines()]
+    assert sorted(record["fw_cfg_dma"] for record in records) == [False, True]
+    assert not socket_path(guestlaunch).exists()
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_stop_ends_what_was_launched(
+    guestlaunch: Guestlaunch, disk_image: DiskFactory, session_dir: Path, ready: bool
+) -> None:
+    """SIGTERM ends the guests, in mid-launch and in mid-workload, removes the socket and leaves nothing; status 0."""
+    before = look(session_dir)
+    with daemon(guestlaunch) as process:
+        command = ("guestfish", *TCG, "--", "--ro", "-a", disk_image(), "run", ":", "sleep", "600")
+        tool = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", *command)
+        wait_for_phase(guestlaunch, ready=ready)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(90) == 0
+        assert tool.wait(60) != 0
+    assert left_behind(session_dir, before, within_s=GONE_WITHIN_S) == []
+
+
+def test_killed_daemon_leaves_nothing(guestlaunch: Guestlaunch, disk_image: DiskFactory, session_dir: Path) -> None:
+    """SIGKILL of the daemon: its guests are gone within ten seconds, and the next daemon starts over its socket."""
+    before = look(session_dir)
+    with daemon(guestlaunch) as process:
+        command = ("guestfish", *TCG, "--", "--ro", "-a", disk_image(), "run", ":", "sleep", "600")
+        tool = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", *command)
+        wait_for_phase(guestlaunch, ready=True)
+        process.kill()
+        assert tool.wait(60) != 0
+    left = [
+        line for line in left_behind(session_dir, before, within_s=GONE_WITHIN_S) if "guestlaunchd.sock" not in line
+    ]
+    assert left == []
+    with daemon(guestlaunch) as process:
+        assert guestlaunch("status", "--json").json()["pid"] == process.pid
+    assert left_behind(session_dir, before, within_s=GONE_WITHIN_S) == []
+
+
+def test_second_daemon_is_refused(guestlaunch: Guestlaunch) -> None:
+    """One daemon a socket; the second says who is there."""
+    with daemon(guestlaunch) as process:
+        second = guestlaunch.run(guestlaunch.bin_dir / "guestlaunchd", timeout_s=30)
+        assert second.error_line.startswith("guestlaunchd: guestlaunchd already runs: ")
+        assert f"pid {process.pid}" in second.error_line
+        assert guestlaunch("status", "--json").json()["pid"] == process.pid
+
+
+def test_socket_path_too_long(guestlaunch: Guestlaunch, session_dir: Path) -> None:
+    """A path that the kernel cannot take is one clear line, before anything is made."""
+    result = guestlaunch.run(guestlaunch.bin_dir / "guestlaunchd", "--socket", session_dir / ("x" * 100), timeout_s=30)
+    assert result.status == 2
+    assert "socket path too long" in result.error_line
+
+
+def test_status_without_a_daemon(guestlaunch: Guestlaunch) -> None:
+    """Nobody there: status 1 and what to do."""
+    result = guestlaunch("status")
+    assert result.status == 1
+    assert result.error_line.endswith("(start guestlaunchd)")
