@@ -108,8 +108,8 @@ def _worker(job: Job, environ: Mapping[str, str]) -> Iterator[tuple[subprocess.P
             raise WorkloadError("cannot start the job", job.directory, error.strerror or error) from error
         finally:
             os.close(write_end)
+        assert process.stdin is not None  # it was started with a pipe
         try:
-            assert process.stdin is not None  # it was started with a pipe
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(json.dumps(_as_json(job, write_end)).encode() + b"\n")
                 process.stdin.flush()

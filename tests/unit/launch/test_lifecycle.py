@@ -11,7 +11,8 @@ from orchestrator.launch.lifecycle import TABLE, Event, Instruction, State, step
 
 def test_the_good_path() -> None:
     """Plan to ready, then a stop, in the order of the phases."""
-    state, done = State.REQUESTED, []
+    state = State.REQUESTED
+    done: list[Instruction] = []
     for event in (Event.BEGIN, *[Event.DONE] * 5, Event.LAUNCH_FLAG, Event.STOP, Event.DONE):
         state, instructions = step(state, event)
         done += instructions

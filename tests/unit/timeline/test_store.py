@@ -10,25 +10,26 @@ import time
 from pathlib import Path
 
 import pytest
-import simulated
 
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.timeline import store
 from orchestrator.timeline.selection import Selection
+from tests.simulated_launches import event as simulated
+from tests.simulated_launches import mixture
 
 _SPAWN = multiprocessing.get_context("spawn")
 
 
 def _append_many(state_dir: Path, seed: int, count: int) -> None:
     for number in range(count):
-        why = store.append(state_dir, simulated.launch(number, seed=seed))
+        why = store.append(state_dir, simulated(1000 * seed + number))
         assert why is None, why
 
 
 def _append_for_ever(state_dir: Path, ready: Path) -> None:
     number = 0
     while True:
-        store.append(state_dir, simulated.launch(number, seed=9))
+        store.append(state_dir, simulated(9000 + number))
         number += 1
         if number == 20:
             ready.touch()
@@ -36,7 +37,8 @@ def _append_for_ever(state_dir: Path, ready: Path) -> None:
 
 def test_what_is_appended_is_found(tmp_path: Path) -> None:
     """A line comes back whole, by id, by prefix and as the last one."""
-    events = list(simulated.launches(20))
+    events = mixture(count=20)
+    events[3]["launch_id"] = "5f3a0c94d1e2"
     for event in events:
         assert store.append(tmp_path, event) is None
     with store.open_store(tmp_path) as reader:
@@ -50,7 +52,7 @@ def test_what_is_appended_is_found(tmp_path: Path) -> None:
 
 def test_selection_and_order(tmp_path: Path) -> None:
     """Each condition filters, and rows come newest first."""
-    events = list(simulated.launches(200))
+    events = mixture(count=200)
     store.rebuild(tmp_path, events)
     with store.open_store(tmp_path) as reader:
         for selection, keep in (
@@ -97,7 +99,7 @@ def test_survives_sigkill_in_mid_write(tmp_path: Path) -> None:
         assert writer.pid is not None
         os.kill(writer.pid, signal.SIGKILL)
         writer.join(10)
-    assert store.append(tmp_path / "state", simulated.launch(1, seed=77)) is None
+    assert store.append(tmp_path / "state", simulated(77)) is None
     with sqlite3.connect(tmp_path / "state" / store.FILE_NAME) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("SELECT count(*) FROM launches").fetchone()[0] >= 21
@@ -106,7 +108,7 @@ def test_survives_sigkill_in_mid_write(tmp_path: Path) -> None:
 
 def test_same_launch_is_kept_once(tmp_path: Path) -> None:
     """Importing a line that is there already changes nothing."""
-    event = simulated.launch(1)
+    event = simulated(1)
     assert [store.append(tmp_path, event) for _ in range(2)] == [None, None]
     with store.open_store(tmp_path) as reader:
         assert len(reader.rows(Selection())) == 1
@@ -114,7 +116,7 @@ def test_same_launch_is_kept_once(tmp_path: Path) -> None:
 
 def test_retention(tmp_path: Path) -> None:
     """Launches beyond the number, or the age, that is kept go; the newest stay."""
-    events = list(simulated.launches(300))
+    events = mixture(count=300)
     for event in events:
         assert store.append(tmp_path, event, keep_launches=20, keep_days=0) is None
     with store.open_store(tmp_path) as reader:
@@ -126,9 +128,9 @@ def test_retention(tmp_path: Path) -> None:
 def test_trouble_is_returned_not_raised(tmp_path: Path) -> None:
     """A store that cannot be written, or a line that is none, never fails the launch."""
     (tmp_path / store.FILE_NAME).write_bytes(b"this is no database, whatever its name says" * 100)
-    assert "not a database" in (store.append(tmp_path, simulated.launch()) or "")
+    assert "not a database" in (store.append(tmp_path, simulated(0)) or "")
     (tmp_path / "file").touch()
-    assert store.append(tmp_path / "file", simulated.launch()) is not None
+    assert store.append(tmp_path / "file", simulated(0)) is not None
     assert store.append(tmp_path / "other", {"event": "launch_finished"}) is not None
 
 
@@ -137,18 +139,18 @@ def test_rebuild_replaces_a_broken_store(tmp_path: Path) -> None:
     (tmp_path / store.FILE_NAME).write_bytes(b"this is no database, whatever its name says" * 100)
     with pytest.raises(GuestlaunchError, match="rebuild"), store.open_store(tmp_path):
         pass
-    assert store.rebuild(tmp_path, simulated.launches(5)) == 5
+    assert store.rebuild(tmp_path, mixture(count=20)) == 20
     with store.open_store(tmp_path) as reader:
-        assert len(reader.rows(Selection())) == 5
+        assert len(reader.rows(Selection())) == 20
 
 
 def test_a_busy_store_does_not_hold_a_launch_up(tmp_path: Path) -> None:
     """A writer that never ends costs a launch the busy time-out at most, and is told."""
-    assert store.append(tmp_path, simulated.launch(1)) is None
+    assert store.append(tmp_path, simulated(1)) is None
     db = sqlite3.connect(tmp_path / store.FILE_NAME, isolation_level=None)
     db.execute("BEGIN IMMEDIATE")
     before = time.monotonic()
-    assert "locked" in (store.append(tmp_path, simulated.launch(2)) or "")
+    assert "locked" in (store.append(tmp_path, simulated(2)) or "")
     assert time.monotonic() - before < 5
     db.close()
 
