@@ -23,6 +23,7 @@ _EPILOG = """examples:
   guestlaunchd                            serve this user's tools on $XDG_RUNTIME_DIR/guestlaunch/guestlaunchd.sock
   guestlaunchd --config /etc/site.toml    the same, with a site's settings
   guestlaunchd --socket /srv/gl/sock --log -   another socket; events as JSON lines on stderr
+  guestlaunchd --metrics-listen 127.0.0.1:9177   also show what is launched to Prometheus
 """
 
 
@@ -46,7 +47,8 @@ def run(argv: Sequence[str]) -> int:
     :raise GuestlaunchError: when it cannot start.
     """
     options = _parser().parse_args(argv)
-    overrides = {"log": options.log, "state_dir": options.state_dir, "connect": options.connect}
+    names = ("log", "state_dir", "connect", "metrics_listen", "otlp_endpoint")
+    overrides = {name: getattr(options, name) for name in names}
     settings = load(config=options.config, overrides=overrides)
     from orchestrator.daemon import run as running  # here: what libvirt lacks must not break --help
 
@@ -91,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state-dir", metavar="DIR", help="appliances, logs and libvirt's private files")
     parser.add_argument("-c", "--connect", metavar="URI", help="libvirt connection of launches that name none")
     parser.add_argument("--log", metavar="FILE", help="where events go; - is stderr")
+    parser.add_argument("--metrics-listen", metavar="HOST:PORT", help="answer Prometheus there, at /metrics")
+    parser.add_argument("--otlp-endpoint", metavar="URL", help="send launches as traces to that collector")
     parser.add_argument("--serve-fd", metavar="N", type=int, help="serve one inherited connection, then end")
     parser.add_argument("--version", action="version", version=f"guestlaunchd {__version__}")
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from orchestrator.daemon.server import Server
 from orchestrator.launch.launcher import Launcher
 from orchestrator.launch.stop import Stop
+from orchestrator.report import outlets
 from orchestrator.settings import Settings
 from orchestrator.timeline.log import EventLog
 
@@ -42,10 +44,10 @@ def serve_listener(
 ) -> int:
     """Serve a listening socket until a signal comes; return the exit status.
 
-    :param lonely_end: also end when the last client has gone.
+    :param lonely_end: also end when the last client has gone, as a command's own server does: it shows no metrics.
     :param ready: called once clients are answered; `stopping` once no new ones are.
     """
-    with _server(settings) as (server, stop):
+    with _server(settings, metrics_listen=None if lonely_end else settings.metrics_listen) as (server, stop):
         if ready is not None:
             ready()
         server.serve(listener, stop, lonely_end=lonely_end)
@@ -57,17 +59,26 @@ def serve_listener(
 
 def serve_connection(sock: socket.socket, settings: Settings) -> int:
     """Serve one connection that somebody else made, and return the exit status."""
-    with _server(settings) as (server, stop):
+    with _server(settings, metrics_listen=None) as (server, stop):
         server.adopt(sock)
         server.serve(None, stop, lonely_end=True)
         return _end(server, stop, settings)
 
 
 @contextlib.contextmanager
-def _server(settings: Settings) -> Iterator[tuple[Server, Stop]]:
+def _server(settings: Settings, *, metrics_listen: str | None) -> Iterator[tuple[Server, Stop]]:
+    log = EventLog(settings.log_target)
     with stop_on_signals() as stop, Launcher(settings) as launcher:
         launcher.prewarm()
-        yield Server(launcher, settings, EventLog(settings.log_target)), stop
+        outlet = outlets.opened(
+            metrics_listen=metrics_listen,
+            otlp_endpoint=settings.otlp_endpoint,
+            environ=os.environ,
+            in_flight=lambda: len(launcher.running()),
+            complain=lambda why: log.emit("outlet_failed", level="warning", reason=why),
+        )
+        with outlet as take:
+            yield Server(launcher, settings, log, take), stop
 
 
 def _end(server: Server, stop: Stop, settings: Settings) -> int:

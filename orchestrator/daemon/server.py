@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,12 +79,16 @@ class Server:
     :param launcher: what launches.
     :param settings: what holds for launches that do not ask otherwise.
     :param log: where the server's own events go.
+    :param outlet: takes the canonical line of each launch that is over; must not raise.
     """
 
-    def __init__(self, launcher: Launching, settings: Settings, log: EventLog) -> None:
+    def __init__(
+        self, launcher: Launching, settings: Settings, log: EventLog, outlet: Callable[[Mapping[str, Any]], None]
+    ) -> None:
         self._launcher = launcher
         self._settings = settings
         self._log = log
+        self._outlet = outlet
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._connections: dict[int, _Connection] = {}
@@ -262,9 +266,12 @@ class Server:
             listener.start()
             try:
                 record, reply = self._run(asked, stop, connection.peer.pid)
-                if record is not None or reply["message"]:
-                    self._report(asked.env.get("GUESTLAUNCH_CLIENT"), record, str(reply["message"]))
+                event = None if record is None else to_event(record)
+                if event is not None or reply["message"]:
+                    self._report(asked.env.get("GUESTLAUNCH_CLIENT"), event, str(reply["message"]))
                 _tell(connection.sock, reply)
+                if event is not None:
+                    self._outlet(event)
             finally:
                 connection.stop = None
                 _hang_up(connection.sock)
@@ -293,11 +300,10 @@ class Server:
             self._outcomes[record.outcome] += 1
         return record, answer(record)
 
-    def _report(self, token: str | None, record: LaunchRecord | None, message: str) -> None:
+    def _report(self, token: str | None, event: Mapping[str, Any] | None, message: str) -> None:
         """Tell whoever watches this client's launches, before the client itself hears of the end."""
         with self._lock:
             watchers = [c for c in self._connections.values() if token is not None and c.token == token]
-        event = None if record is None else to_event(record)
         for watcher in watchers:
             with watcher.writing:
                 _tell(watcher.sock, {"type": "finished", "record": event, "message": message})

@@ -88,11 +88,21 @@ class Launcher:
             self._stack.close()
 
     def prewarm(self) -> None:
-        """Open the connection that launches will need, on a thread of its own; errors wait for the launch."""
+        """Open the connection that launches will need, on a thread of its own; errors wait for the launch.
+
+        Then clear up after processes that were killed together with their guardian.
+        """
 
         def run() -> None:
             with contextlib.suppress(GuestlaunchError):
                 self._connection(self.settings)
+            try:
+                swept = embed.sweep(self.settings.state_dir)
+            except OSError as error:
+                self.log.emit("sweep_failed", level="warning", reason=str(error))
+                return
+            for line in swept:
+                self.log.emit("swept", level="warning", what=line)
 
         threading.Thread(target=run, name="prewarm", daemon=True).start()
 
@@ -226,7 +236,12 @@ class Launcher:
                 self.log.emit(**phase_event(record, tile))
         event = to_event(record)
         self.log.emit(**event)
-        trouble = store.append(self.settings.state_dir, event)
+        trouble = store.append(
+            self.settings.state_dir,
+            event,
+            keep_launches=self.settings.keep_launches,
+            keep_days=self.settings.keep_days,
+        )
         if trouble is not None:
             self.log.emit("store_failed", level="warning", launch_id=record.launch_id, reason=trouble)
         if settings.timeline is not None:

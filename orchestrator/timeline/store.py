@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import sqlite3  # imported where it is used: a launch that never ends pays nothing for it
 
 FILE_NAME = "launches.sqlite3"
-KEEP_LAUNCHES = 250_000
-KEEP_DAYS = 400
 _VERSION = 1
 _DAY_NS = 86_400 * 10**9
 # Another process writes for milliseconds; one that takes longer is stopped or broken, and the launch goes on.
@@ -60,7 +58,7 @@ _INSERT = (
 
 
 def append(
-    state_dir: Path, event: Mapping[str, Any], *, keep_launches: int = KEEP_LAUNCHES, keep_days: int = KEEP_DAYS
+    state_dir: Path, event: Mapping[str, Any], *, keep_launches: int = 0, keep_days: int = 0
 ) -> str | None:
     """Add one canonical line to the store; return why it could not be added, None when it was.
 

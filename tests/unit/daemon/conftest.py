@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,14 +33,15 @@ def settings(tmp_path: Path) -> Settings:
 def served(tmp_path: Path, launcher: FakeLauncher, settings: Settings) -> Iterator[Served]:
     """Serve on a socket for the length of the test."""
     log = tmp_path / "events.jsonl"
-    server = Server(launcher, settings, EventLog(str(log)))
+    told: list[Mapping[str, Any]] = []
+    server = Server(launcher, settings, EventLog(str(log)), outlet=told.append)
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as listener, Stop() as stop:
         listener.bind(str(path))
         listener.listen()
         thread = threading.Thread(target=server.serve, args=(listener, stop))
         thread.start()
-        yield Served(server, path, stop, thread, log)
+        yield Served(server, path, stop, thread, log, told)
         stop.request("test over")
         thread.join(SECONDS)
         launcher.deaf = False

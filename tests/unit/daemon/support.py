@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,7 @@ class Served:
     stop: Stop
     thread: threading.Thread
     log: Path
+    told: list[Mapping[str, Any]]  # what the outlet was given
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:

@@ -212,6 +212,21 @@ def test_watch_hears_of_failures(served: Served, launcher: FakeLauncher) -> None
     assert finished.record["outcome"] == "failure"
 
 
+def test_outlet_takes_each_launch_that_has_a_record(served: Served, launcher: FakeLauncher) -> None:
+    """Metrics and traces hear of successes and failures alike; a refused launch has nothing to tell."""
+    error = LaunchError("cannot launch", "x")
+    error.record = record(outcome="failure")
+    launcher.at_once = True
+    for result in (record(), error, LaunchError("cannot launch", "y")):
+        launcher.result = result
+        with served.client() as client:
+            client.launch()
+            client.receive()
+            with pytest.raises(EOFError):  # the server has hung up: it is done with this launch
+                client.receive()
+    assert [event["outcome"] for event in served.told] == ["success", "failure"]
+
+
 def test_close_ends_launches(served: Served, launcher: FakeLauncher) -> None:
     """Closing stops what runs, refuses what comes, and tells the clients."""
     with served.client() as client, Watch(served.path):

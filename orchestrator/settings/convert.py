@@ -1,0 +1,97 @@
+"""One conversion for each settings key: from what an option, a variable or TOML holds to a checked value."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import nearest
+from orchestrator.settings.values import Deadlines
+
+_TRUE = frozenset({"on", "true", "yes", "1"})
+_FALSE = frozenset({"off", "false", "no", "0"})
+
+
+class BadValueError(Exception):
+    """A value that its key does not take; the message says what it takes."""
+
+
+def _text(value: object, _cwd: Path) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise BadValueError("expected a non-empty text")
+    return value
+
+
+def _switch(value: object, _cwd: Path) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
+        return value.lower() in _TRUE
+    raise BadValueError("expected on or off")
+
+
+def _whole(least: int, most: int) -> Callable[[object, Path], int]:
+    def convert(value: object, _cwd: Path) -> int:
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise BadValueError(f"expected a whole number from {least} to {most}")
+        return value
+
+    return convert
+
+
+def seconds(value: object, _cwd: Path) -> float:
+    """Return a deadline in seconds.
+
+    :raise BadValueError: it is no number above 0.
+    """
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or number <= 0:
+        raise BadValueError("expected seconds, more than 0")
+    return number
+
+
+def _accel(value: object, _cwd: Path) -> str:
+    if value not in {"auto", "kvm", "tcg"}:
+        raise BadValueError(("expected auto, kvm or tcg " + nearest(str(value), ("auto", "kvm", "tcg"))).rstrip())
+    return str(value)
+
+
+def _path(value: object, cwd: Path) -> Path:
+    text = os.fspath(value) if isinstance(value, Path) else _text(value, cwd)
+    return Path(os.path.normpath(cwd / Path(text).expanduser()))
+
+
+def _path_or_dash(value: object, cwd: Path) -> str:
+    return "-" if value == "-" else os.fspath(_path(value, cwd))
+
+
+CONVERT: Mapping[str, Callable[[Any, Path], object]] = {
+    "profile": _text,
+    "connect": _text,
+    "fw_cfg_dma": _switch,
+    "accel": _accel,
+    "appliance": _path,
+    "state_dir": _path,
+    "runtime_dir": _path,
+    "memory_mib": _whole(64, 4 * 1024 * 1024),
+    "vcpus": _whole(1, 512),
+    "cpu": _text,
+    "timeline": _path_or_dash,
+    "log": _path_or_dash,
+    "console_kib": _whole(1, 1024 * 1024),
+    "measure": _switch,
+    "keep_launches": _whole(0, 100_000_000),
+    "keep_days": _whole(0, 36_500),
+    "metrics_listen": _text,
+    "otlp_endpoint": _text,
+}
+DEADLINES = tuple(f.name for f in dataclasses.fields(Deadlines))

@@ -1,0 +1,71 @@
+"""What can be set: frozen values with their defaults."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """How long each stage of a launch may take, in seconds. `transfer` holds for each fw_cfg phase."""
+
+    connect: float = 60.0
+    create: float = 60.0
+    firmware: float = 120.0
+    transfer: float = 120.0
+    handoff: float = 120.0
+    kernel: float = 180.0
+    initrd: float = 120.0
+    init: float = 300.0
+    guestfsd: float = 120.0
+    shutdown: float = 60.0
+    kvm_probe: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set. Paths are absolute.
+
+    :ivar connect: libvirt URI; None means the private `qemu:///embed` under the state directory.
+    :ivar accel: "auto", "kvm" or "tcg".
+    :ivar appliance: a fixed appliance's directory; None means the newest one built for the arch.
+    :ivar timeline: where each launch's canonical line is also written: a file, or "-".
+    :ivar log: where events are logged: a file, or "-" for stderr; None means `state_dir/log/events.jsonl`.
+    :ivar console_kib: how much of the guest's console is kept, in KiB.
+    :ivar measure: False turns off all that is only there to date phases.
+    :ivar keep_launches: how many launches the store keeps; `keep_days` how long, in days. 0 keeps all.
+    :ivar metrics_listen: HOST:PORT where the daemon answers Prometheus; None for nowhere.
+    :ivar otlp_endpoint: base address of an OpenTelemetry collector; None leaves it to OpenTelemetry's own variables.
+    """
+
+    state_dir: Path
+    runtime_dir: Path
+    profile: str = "aarch64-uefi"
+    connect: str | None = None
+    fw_cfg_dma: bool = True
+    accel: str = "auto"
+    appliance: Path | None = None
+    memory_mib: int | None = None
+    vcpus: int | None = None
+    cpu: str | None = None
+    timeline: str | None = None
+    log: str | None = None
+    console_kib: int = 256
+    measure: bool = True
+    keep_launches: int = 250_000
+    keep_days: int = 400
+    metrics_listen: str | None = None
+    otlp_endpoint: str | None = None
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+    @property
+    def log_target(self) -> str:
+        """Where events are logged: a file's path, or "-" for stderr."""
+        return self.log or os.fspath(self.state_dir / "log/events.jsonl")
+
+    @property
+    def appliance_store(self) -> Path:
+        """Where built appliances are kept."""
+        return self.state_dir / "appliances"
