@@ -29,7 +29,7 @@ Event = Mapping[str, Any]
 _WORK = (
     "list-filesystems",
     ":",
-    "inspect-os",
+    "inspect-get-roots",
     ":",
     "cat",
     "/etc/motd",

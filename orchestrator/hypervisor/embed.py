@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -25,6 +26,8 @@ OWNER = "owner.lock"  # POSIX record lock, held while the owner lives; not inher
 # A unix socket's path has 107 bytes. Below the root comes lib/qemu/domain-ID-NAME/monitor.sock, where libvirt cuts
 # NAME to 20 characters and ID may grow to six digits.
 _LONGEST_ROOT = 107 - len("/lib/qemu/domain-123456-") - 20 - len("/monitor.sock")
+
+_ROOT_NAME = re.compile(r"[0-9]+-[0-9a-f]{4}")  # as `_root_name` makes them
 
 _CONF_ANY_USER = {
     "stdio_handler": '"file"',  # there is no virtlogd to hand the guest's output to
@@ -219,7 +222,8 @@ def sweep(state_dir: Path) -> list[str]:
         if not base.is_dir() or base.stat().st_uid != os.getuid():
             continue
         with _base_locked(base):
-            for root in sorted(base.iterdir()):
+            # The folder may be the runtime directory, where sockets and files of running launches stand beside.
+            for root in sorted(entry for entry in base.iterdir() if _ROOT_NAME.fullmatch(entry.name)):
                 # Closing our own owner file once would release the lock on it: that is how record locks are.
                 if root.is_dir() and (own is None or root != own.path) and _abandoned(root):
                     done += leftovers.remove(root)

@@ -95,14 +95,17 @@ def test_killed_owners_root_and_claims_are_removed(short_dir: Path) -> None:
 
 
 def test_sweep_spares_the_living(short_dir: Path) -> None:
-    """A sweep removes a root whose owner is dead, and not one whose owner lives."""
+    """A sweep removes a root whose owner is dead; not one whose owner lives, and nothing that is no root."""
     process, living = owner(short_dir)
     dead = living.parent / "1-dead"
     dead.mkdir()
     (dead / embed.OWNER).touch()
+    launch = living.parent / "gl-b1df6e29902d"
+    launch.mkdir()
     done = embed.sweep(short_dir)
     assert done == [f"removed {dead}"]
     assert living.exists()
+    assert launch.exists()
     assert not dead.exists()
     process.communicate("")
 
