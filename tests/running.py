@@ -99,6 +99,8 @@ class Guestlaunch:
         """Kill what a test has started and not waited for."""
         for process in self._running:
             end(process)
+            if process.stdin is not None and process.stdin.closed:
+                process.stdin = None  # communicate() would flush it
             process.communicate()
 
     def __call__(self, *args: str | Path, **options: Any) -> Result:  # noqa: ANN401 - those of run()

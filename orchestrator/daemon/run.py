@@ -7,8 +7,11 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from orchestrator.daemon.server import Server
+from orchestrator.errors import GuestlaunchError
+from orchestrator.hypervisor import embed
 from orchestrator.launch.launcher import Launcher
 from orchestrator.launch.stop import Stop
 from orchestrator.report import outlets
@@ -48,6 +51,7 @@ def serve_listener(
     :param ready: called once clients are answered; `stopping` once no new ones are.
     """
     with _server(settings, metrics_listen=None if lonely_end else settings.metrics_listen) as (server, stop):
+        _claim(Path(listener.getsockname()), settings, private=lonely_end)
         if ready is not None:
             ready()
         server.serve(listener, stop, lonely_end=lonely_end)
@@ -55,6 +59,13 @@ def serve_listener(
         if stopping is not None:
             stopping()
         return _end(server, stop, settings)
+
+
+def _claim(path: Path, settings: Settings, *, private: bool) -> None:
+    """Have a socket, with a private one's folder, removed should this process be killed."""
+    # What stands in the way of libvirt's folder is the first launch's error to tell.
+    with contextlib.suppress(GuestlaunchError):
+        embed.private_root(settings.state_dir).claim(path.parent if private else path)
 
 
 def serve_connection(sock: socket.socket, settings: Settings) -> int:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator import __version__
+from orchestrator.daemon.abandoned import Tool
 from orchestrator.daemon.messages import Asked, Running, answer, describe
 from orchestrator.daemon.peer import Peer, credentials, require_own
 from orchestrator.errors import GuestlaunchError, ProtocolError
@@ -257,7 +258,7 @@ class Server:
     def _launch(self, connection: _Connection, message: dict[str, Any], fds: list[int]) -> None:
         """Carry out one launch for a client and tell it how it ended."""
         asked = Asked.read(message, fds)
-        with Stop() as stop:
+        with Stop() as stop, Tool(connection.peer.pid) as tool:
             connection.stop = stop
             with self._lock:
                 if self._stopping is not None:
@@ -265,7 +266,7 @@ class Server:
             listener = threading.Thread(target=_listen, args=(connection.sock, stop), name="client-stop", daemon=True)
             listener.start()
             try:
-                record, reply = self._run(asked, stop, connection.peer.pid)
+                record, reply = self._run(asked, stop, connection.peer.pid, tool)
                 event = None if record is None else to_event(record)
                 if event is not None or reply["message"]:
                     self._report(asked.env.get("GUESTLAUNCH_CLIENT"), event, str(reply["message"]))
@@ -276,13 +277,16 @@ class Server:
                 connection.stop = None
                 _hang_up(connection.sock)
                 listener.join()
+                for folder in tool.clear():
+                    self._log.emit("swept", level="warning", what=f"removed {folder}, of a tool that was killed")
 
-    def _run(self, asked: Asked, stop: Stop, pid: int) -> tuple[LaunchRecord | None, dict[str, Any]]:
+    def _run(self, asked: Asked, stop: Stop, pid: int, tool: Tool) -> tuple[LaunchRecord | None, dict[str, Any]]:
         """Return a launch's record, if it came that far, and the client's answer."""
         record: LaunchRecord | None
         try:
             settings = for_launch(self._settings, asked.env, Path(asked.cwd))
             request = argv.parse(asked.argv, asked.cwd)
+            tool.asks_for(request)
             console = (asked.console[0], asked.console[1]) if request.console else None
             record = self._launcher.run(
                 request, settings=settings, console=console, origin_ns=asked.origin_ns, stop=stop, client_pid=pid

@@ -8,6 +8,7 @@ starts on a bare interpreter.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import shutil
@@ -66,14 +67,40 @@ def remove(root: Path) -> list[str]:
     claims = root / CLAIMS
     for link in sorted(claims.iterdir()) if claims.is_dir() else []:
         target = link.readlink()
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target, ignore_errors=True)
-        else:
-            target.unlink(missing_ok=True)
-        done.append(f"removed {target}")
+        if _remove_claimed(target):
+            done.append(f"removed {target}")
     shutil.rmtree(root, ignore_errors=True)
     done.append(f"removed {root}")
     return done
+
+
+def _remove_claimed(target: Path) -> bool:
+    """Remove what was claimed; tell whether it was there and ours to remove.
+
+    A file NAME.lock beside it goes with it. While somebody holds a lock on that, both are his: a successor's.
+    """
+    lock = target.with_name(target.name + ".lock")
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return _unlink(target)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.unlink(missing_ok=True)
+        return _unlink(target)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _unlink(target: Path) -> bool:
+    there = os.path.lexists(target)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target, ignore_errors=True)
+    else:
+        target.unlink(missing_ok=True)
+    return there
 
 
 def guard(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -68,3 +69,22 @@ def test_remove_tells_what_it_did(root: Path, guest: subprocess.Popen[bytes], mo
     assert leftovers.remove(root) == [f"ended QEMU {guest.pid}", f"removed {root}"]
     assert guest.wait(5) == -9
     assert not root.exists()
+
+
+def test_lock_decides_about_a_claimed_socket(root: Path, tmp_path: Path) -> None:
+    """A dead owner's socket goes with its lock file; while a successor holds the lock, both are his."""
+    socket, lock = tmp_path / "d.sock", tmp_path / "d.sock.lock"
+    for path in (socket, lock):
+        path.touch()
+    (root / leftovers.CLAIMS).mkdir()
+    (root / leftovers.CLAIMS / "1").symlink_to(socket)
+    with lock.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert leftovers.remove(root) == [f"removed {root}"]
+    assert socket.exists()
+    assert lock.exists()
+    (root / leftovers.CLAIMS).mkdir(parents=True)
+    (root / leftovers.CLAIMS / "1").symlink_to(socket)
+    assert leftovers.remove(root) == [f"removed {socket}", f"removed {root}"]
+    assert not socket.exists()
+    assert not lock.exists()

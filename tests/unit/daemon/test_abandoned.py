@@ -1,0 +1,123 @@
+"""What libguestfs leaves when it is killed goes; what a living tool, or anybody else, has made stays."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.daemon.abandoned import Tool
+from orchestrator.domain.model import Disk, FileSource
+from orchestrator.launch.request import LaunchRequest
+
+# A tool: it starts a wrapper, says its number, and lives until its input ends.
+TOOL = "sleep 60 & echo $!; read x; kill $!"
+
+
+@pytest.fixture
+def tool() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that stands for the tool, and the number of the wrapper that it started."""
+    with subprocess.Popen(["sh", "-c", TOOL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        wrapper = int(process.stdout.readline())
+        yield process, wrapper
+        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            subprocess.run(["kill", str(wrapper)], check=False, capture_output=True)
+
+
+def request(guestfsd: Path, *disks: Path) -> LaunchRequest:
+    """Return a launch with that socket and those disks."""
+    files = tuple(Disk(source=FileSource(path=str(path))) for path in disks)
+    return LaunchRequest(kernel="/k", initrd="/i", cmdline="", disks=files, guestfsd_path=str(guestfsd))
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> LaunchRequest:
+    """A launch as libguestfs asks for it, with its folders and a disk of the user's in a folder of his."""
+    sockets, overlays, own = (tmp_path / name for name in ("libguestfsAb1234", "libguestfsXYZ789", "images"))
+    for folder in (sockets, overlays, own):
+        folder.mkdir()
+    disks = (overlays / "overlay1.qcow2", own / "overlay1.qcow2")
+    for disk in disks:
+        disk.touch()
+    return request(sockets / "guestfsd.sock", *disks)
+
+
+def left(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_killed_tools_folders_go(
+    tmp_path: Path, tool: tuple[subprocess.Popen[str], int], launch: LaunchRequest
+) -> None:
+    """Once the tool is dead its two folders go, and nothing of the user's."""
+    process, wrapper = tool
+    with Tool(wrapper) as watched:
+        watched.asks_for(launch)
+        process.kill()
+        process.wait()
+        assert watched.clear() == [tmp_path / "libguestfsAb1234", tmp_path / "libguestfsXYZ789"]
+    assert left(tmp_path) == ["images"]
+
+
+def test_living_tool_keeps_its_folders(
+    tmp_path: Path, tool: tuple[subprocess.Popen[str], int], launch: LaunchRequest
+) -> None:
+    """A tool that lives removes them itself, or launches once more with them."""
+    with Tool(tool[1]) as watched:
+        watched.asks_for(launch)
+        assert watched.clear() == []
+    assert len(left(tmp_path)) == 3
+
+
+def test_child_that_took_over_keeps_the_folders(
+    tmp_path: Path, tool: tuple[subprocess.Popen[str], int], launch: LaunchRequest
+) -> None:
+    """Where the one who launched is dead, an open connection of guestfsd's shows that a child of his goes on."""
+    process, wrapper = tool
+    path = str(launch.guestfsd_path)
+    with Tool(wrapper) as watched, socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as guest:
+        watched.asks_for(launch)
+        listener.bind(path)
+        listener.listen()
+        guest.connect(path)
+        accepted, _ = listener.accept()
+        listener.close()
+        process.kill()
+        process.wait()
+        with accepted:
+            assert watched.clear() == []
+        guest.close()
+        assert len(watched.clear()) == 2
+    assert left(tmp_path) == ["images"]
+
+
+def test_folders_of_other_names_stay(tmp_path: Path, tool: tuple[subprocess.Popen[str], int]) -> None:
+    """Only what bears libguestfs's own names is taken for its own; a link is not followed."""
+    process, wrapper = tool
+    for name in ("libguestfs", "libguestfsAb12345", "xlibguestfsAb1234"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "libguestfslink12").symlink_to(tmp_path / "libguestfs")
+    disks = [tmp_path / name / "overlay1.qcow2" for name in left(tmp_path)]
+    before = left(tmp_path)
+    with Tool(wrapper) as watched:
+        watched.asks_for(request(tmp_path / "libguestfsAb12345" / "guestfsd.sock", *disks))
+        process.kill()
+        process.wait()
+        assert watched.clear() == []
+    assert left(tmp_path) == before
+
+
+def test_tool_that_was_never_seen(tmp_path: Path, launch: LaunchRequest) -> None:
+    """A wrapper without a parent of its own, or that is gone, says nothing of its tool: all stays."""
+    for pid in (0, 1, 4194303):
+        with Tool(pid) as watched:
+            watched.asks_for(launch)
+            assert watched.clear() == []
+    assert len(left(tmp_path)) == 3
