@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 5.0
 _SERVE_FD = 3
-_SOCKET_NAME = "guestlaunch/guestlaunchd.sock"
-_SYSTEM_SOCKET = "/run/guestlaunch/guestlaunchd.sock"
+_SOCKET_NAME = "guestlaunchd.sock"
+_SYSTEM_DIR = "/run/guestlaunch"
 
 
 def orchestrator(env: Mapping[str, str]) -> socket.socket:
@@ -44,10 +44,19 @@ def orchestrator(env: Mapping[str, str]) -> socket.socket:
 
 
 def default_sockets(env: Mapping[str, str], uid: int) -> list[str]:
-    """Return the paths at which a daemon for this user may listen, the user's own first."""
-    runtime = env.get("XDG_RUNTIME_DIR", "")
-    own = [os.path.join(runtime, _SOCKET_NAME)] if os.path.isabs(runtime) else []
-    return [*own, _SYSTEM_SOCKET] if uid == 0 else own
+    """Return the paths at which a daemon for this user may listen, the user's own first.
+
+    The folders are those of `orchestrator.settings.directories`, which is too heavy for here; one that is set is the
+    only one.
+    """
+    named, runtime = env.get("GUESTLAUNCH_RUNTIME_DIR"), env.get("XDG_RUNTIME_DIR", "")
+    if named:
+        folders = [os.path.abspath(named)]
+    elif os.path.isabs(runtime):
+        folders = [os.path.join(runtime, "guestlaunch"), *([_SYSTEM_DIR] if uid == 0 else [])]
+    else:
+        folders = [_SYSTEM_DIR if uid == 0 else os.path.join(env.get("TMPDIR") or "/tmp", f"guestlaunch-{uid}")]  # noqa: S108 - only taken when `is_safe`
+    return [os.path.join(folder, _SOCKET_NAME) for folder in folders]
 
 
 def is_safe(path: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import CapabilityError, ProtocolError
+from orchestrator.settings import default_runtime_dir
 from orchestrator.wrapper import connect
 
 
@@ -25,11 +26,23 @@ def daemon(tmp_path: Path) -> Iterator[tuple[Path, socket.socket]]:
 
 
 def test_candidates() -> None:
-    """A user's daemon is in the runtime directory, root's also in /run; a relative directory counts as none."""
+    """A daemon is where the settings' defaults put it; a directory that is set is the only one."""
     assert connect.default_sockets({"XDG_RUNTIME_DIR": "/run/user/5"}, 5) == [
         "/run/user/5/guestlaunch/guestlaunchd.sock"]  # fmt: skip
     assert connect.default_sockets({}, 0) == ["/run/guestlaunch/guestlaunchd.sock"]
-    assert connect.default_sockets({"XDG_RUNTIME_DIR": "x"}, 5) == []
+    assert connect.default_sockets({"XDG_RUNTIME_DIR": "x"}, 5) == ["/tmp/guestlaunch-5/guestlaunchd.sock"]
+    both = {"XDG_RUNTIME_DIR": "/run/user/0", "GUESTLAUNCH_RUNTIME_DIR": "/srv/gl"}
+    assert connect.default_sockets(both, 0) == ["/srv/gl/guestlaunchd.sock"]
+
+
+@pytest.mark.parametrize("environ", [{}, {"XDG_RUNTIME_DIR": "/run/user/5"}, {"XDG_RUNTIME_DIR": "relative"}])
+def test_first_candidate_is_the_settings_own(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wrapper, which cannot load the settings, looks first where they have a daemon listen."""
+    monkeypatch.delenv("TMPDIR", raising=False)
+    for uid in (0, 5):
+        monkeypatch.setattr("os.geteuid", lambda uid=uid: uid)
+        expected = default_runtime_dir(environ) / "guestlaunchd.sock"
+        assert connect.default_sockets(environ, uid)[0] == str(expected)
 
 
 def test_daemon_is_found(daemon: tuple[Path, socket.socket]) -> None:
