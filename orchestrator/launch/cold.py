@@ -7,20 +7,16 @@ Plan, stage, connect, create paused, verify the fw_cfg path, resume, watch, end.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from orchestrator.channel.console import Console
-from orchestrator.channel.port import LineBuffer, Port, listening
+from orchestrator.channel.port import LineBuffer, Port
 from orchestrator.channel.ring import ConsoleRing
-from orchestrator.domain.model import Domain, FirmwareKind, Loader
-from orchestrator.domain.passthrough import secrets_of
-from orchestrator.domain.policy import appliance_root, design
+from orchestrator.domain.model import Domain, FirmwareKind
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import (
     DeadlineError,
@@ -29,15 +25,14 @@ from orchestrator.errors import (
     MonitorError,
     QemuExitedError,
 )
-from orchestrator.firmware.nvram import copy_nvram
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
+from orchestrator.launch.assembly import assemble
 from orchestrator.launch.boot import NO_TRACE, Boot, limits, observed_phases
 from orchestrator.launch.diagnosis import Evidence, diagnose
 from orchestrator.launch.lifecycle import Event, Instruction, State, step
 from orchestrator.launch.plan import Plan, make_plan
 from orchestrator.launch.request import LaunchRequest
-from orchestrator.launch.staging import directory, root_overlay, write_secret
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.verification import verify_fw_cfg
 from orchestrator.launch.watch import Ends, Watch
@@ -76,7 +71,6 @@ class Cold:
         emit: Callable[..., None],
     ) -> None:
         self.id = f"gl-{uuid.uuid4().hex[:12]}"
-        self._uuid = str(uuid.uuid4())
         self._request, self._settings, self._recorder, self._stop = request, settings, recorder, stop
         self._connect, self._claim, self._client, self._emit = connect, claim, console, emit
         self._files = contextlib.ExitStack()
@@ -84,7 +78,7 @@ class Cold:
         self._watch: Watch | None = None
         self._boot: Boot | None = None
         self._guest: Guest | None = None
-        self._data = self._sockets = Path()
+        self._data = Path()
         self.ring = ConsoleRing(settings.console_kib * 1024)
         self.state = State.REQUESTED
         self.plan: Plan | None = None
@@ -151,74 +145,17 @@ class Cold:
         self.plan = make_plan(self._request, self._settings)
 
     def _stage(self) -> None:
-        """Make the launch's directories, overlay, NVRAM copy, secrets and sockets."""
         assert self.plan is not None  # the table plans first
         self._recorder.begin(Phase.STAGE, "orchestrator")
-        state, files = self._settings.state_dir, self._files
-        if self.plan.appliance is not None:
-            files.enter_context(self.plan.appliance.hold())
-        for parent in (state / "launches", self._settings.runtime_dir):
-            files.enter_context(self._claim(parent / self.id))
-            self._data, self._sockets = self._sockets, files.enter_context(directory(parent, self.id))
-        listeners = [files.enter_context(listening(self._sockets / name)) for name in ("console", "control")]
-        self.domain = self._design(self.plan)
-        self._console = Console(listeners[0], self.ring, self._client)
+        staged = assemble(
+            self.plan, self._request, self._settings, launch_id=self.id, files=self._files, claim=self._claim
+        )
+        self.domain, self._data = staged.domain, staged.data
+        self._console = Console(staged.console, self.ring, self._client)
         lines = LineBuffer(lambda line: self._boot.on_control_line(line) if self._boot else None)
-        self._control = Port(listeners[1], lines.feed)
-        files.callback(self._console.port.close)
-        files.callback(self._control.close)
-
-    def _design(self, plan: Plan) -> Domain:
-        """Stage what the domain is made of, and return it."""
-        request, settings = self._request, self._settings
-        root = None
-        cmdline = request.cmdline
-        if plan.appliance is not None:
-            appliance = plan.appliance
-            overlay = root_overlay(appliance.root, appliance.root_format, self._data, settings.state_dir / "cache")
-            # The launch's own serial: a user's disk may carry a copy of the very file system, UUID and all.
-            root = appliance_root(str(overlay), serial=self.id)
-            cmdline += f" guestlaunch.root={self.id}" if plan.appliance.markers else ""
-        secrets = [(name, str(write_secret(text, self._data / name))) for name, text in secrets_of(plan.disks)]
-        return design(
-            plan.profile,
-            name=self.id,
-            uuid=self._uuid,
-            emulator=plan.emulator,
-            accel=plan.accel,
-            host_arch=plan.host_arch,
-            kernel=request.kernel,
-            initrd=request.initrd,
-            cmdline=cmdline,
-            loader=self._loader(plan),
-            disks=plan.disks,
-            root=root,
-            memory_mib=settings.memory_mib or request.memory_mib,
-            vcpus=settings.vcpus or request.vcpus,
-            cpu=settings.cpu,
-            fw_cfg_dma=settings.fw_cfg_dma,
-            guestfsd_path=request.guestfsd_path,
-            control_path=str(self._sockets / "control"),
-            console_path=str(self._sockets / "console"),
-            network=request.network,
-            trace_path=str(self._data / "trace.log") if settings.measure else None,
-            secret_paths=tuple(secrets),
-            extra_args=request.extra_args,
-            run_as=_own_user(settings.connect),
-        )
-
-    def _loader(self, plan: Plan) -> Loader | None:
-        """Make this launch's own variable store."""
-        if plan.firmware is None:
-            return None
-        cache = self._settings.state_dir / "cache"
-        nvram = self._files.enter_context(copy_nvram(plan.firmware.nvram_template, self._data, cache=cache))
-        return Loader(
-            code=plan.firmware.code,
-            nvram=str(nvram),
-            code_format=plan.firmware.code_format,
-            nvram_format=plan.firmware.nvram_format,
-        )
+        self._control = Port(staged.control, lines.feed)
+        self._files.callback(self._console.port.close)
+        self._files.callback(self._control.close)
 
     def _open(self) -> None:
         self._recorder.begin(Phase.CONNECT, "orchestrator")
@@ -364,8 +301,3 @@ class Cold:
             error.phase, error.domain = str(phase), self.id
             error.console = "\n".join(self.ring.tail(_TAIL_LINES))
             self.error, self.error_phase = error, phase
-
-
-def _own_user(uri: str | None) -> tuple[int, int] | None:
-    """Return the user that QEMU must run as: the system daemon would take one who may not open our files."""
-    return (os.geteuid(), os.getegid()) if uri is not None and urlsplit(uri).path == "/system" else None
