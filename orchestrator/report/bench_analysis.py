@@ -8,14 +8,24 @@ from typing import Any
 
 from orchestrator.errors import UsageError
 from orchestrator.report import compare, environment
-from orchestrator.report.compare import Columns, Comparison, Difference
+from orchestrator.report.compare import Columns, Comparison
 from orchestrator.report.result import Result
-from orchestrator.report.statistics import ALPHA, CONFIDENCE, Summary, fit_line, summarize
+from orchestrator.report.statistics import (
+    ALPHA,
+    CONFIDENCE,
+    MIN_SAMPLES,
+    Summary,
+    adjust,
+    difference_p,
+    fit_line,
+    ratio_interval,
+    summarize,
+)
 
 PRIMARY = {"fw-cfg": ("transfer", "launch"), "launch": ("wall", "answer")}
 
 
-def metrics_of(event: Mapping[str, Any] | None, *, wall_ns: int, answer_ns: int | None) -> dict[str, int | None]:
+def metrics_of(event: Mapping[str, Any] | None, *, wall_ns: int | None, answer_ns: int | None) -> dict[str, int | None]:
     """Return a sample's metrics in ns, from its outside boundaries and its launch's canonical line."""
     metrics: dict[str, int | None] = {"wall": wall_ns, "answer": answer_ns}
     if event is not None:
@@ -29,7 +39,14 @@ def columns(result: Result, side: str, rounds: Sequence[int] | None = None) -> C
 
     :param rounds: those to take, a missing run as None; by default the side's own, warm-ups left out.
     """
-    good = {s["round"]: s["metrics"] for s in result["samples"] if s["side"] == side and s["ok"] and s["round"] >= 0}
+    good: dict[int, dict[str, float]] = {}
+    for sample in result["samples"]:
+        if sample["side"] == side and sample["ok"] and sample["round"] >= 0:
+            # A side may have several runs a round: by payload size, or one for each of its boundaries.
+            size = sample.get("size_bytes")
+            seen = {name: value for name, value in sample["metrics"].items() if value is not None}
+            named = {f"{name} {size / 1e6:g} MB": value for name, value in seen.items()} if size else seen
+            good.setdefault(sample["round"], {}).update(named)
     taken = sorted(good) if rounds is None else rounds
     names = dict.fromkeys(name for metrics in good.values() for name in metrics)
     return {name: [good.get(number, {}).get(name) for number in taken] for name in names}
@@ -48,7 +65,8 @@ def analyse(result: Result) -> dict[str, Any]:
         "first_failure": failed[0]["error"] if failed else None,
     }
     if result["kind"] == "sweep":
-        return base | {"lines": _sweep_lines(result)}
+        sizes = {side["name"]: _summaries(columns(result, side["name"])) for side in result["sides"]}
+        return base | {"lines": _sweep_lines(result), "sides": sizes}
     base["sides"] = {side["name"]: _summaries(columns(result, side["name"])) for side in result["sides"]}
     if result["kind"] == "matrix" or len(result["sides"]) != 2:
         return base
@@ -65,8 +83,16 @@ def _pairwise(result: Result) -> dict[str, Any]:
     if result["kind"] == "fw-cfg":
         accel = str(facts(result)["accel"])
         said = compare.verdict(a, b, rows, accel=accel, modelled_trap_cost_ns=result["modelled_trap_cost_ns"])
-        found |= {"verdict": said.text, "halved": str(said.halved)}
-    return found
+        same = len({side["facts"].get("fw_cfg_dma") for side in result["sides"]}) == 1
+        found |= {"verdict": said.same_text} if same else {"verdict": said.text, "halved": str(said.halved)}
+    return found | _modelled(result)
+
+
+def _modelled(result: Result) -> dict[str, Any]:
+    """Return how long the download should take by the model: the accesses that were counted without DMA × the cost."""
+    cost_ns = result["modelled_trap_cost_ns"]
+    counted = next((row["accesses"] for row in result["counts"] if not row["fw_cfg_dma"]), None)
+    return {"modelled_download_ns": counted * cost_ns} if cost_ns and counted else {}
 
 
 def facts(result: Result) -> dict[str, Any]:
@@ -144,17 +170,34 @@ def compare_results(first: Result, second: Result, subject: str) -> dict[str, An
 
 
 def regressions(baseline: Result, current: Result, *, tolerance: float, subject: str) -> list[dict[str, Any]]:
-    """Return the metrics that got slower than a stored baseline.
+    """Return the metrics that a baseline is held to, each with `times` (the baseline's median) and the judgement.
 
-    Slower: the permutation test says so at its level, and the median by more than the tolerance (a fraction).
+    Slower: the permutation test rules out, at its level for all metrics together, that the current result is the
+    baseline times (1 + tolerance) or less.
 
-    :raise UsageError: when the two must not be compared.
+    :param tolerance: what may be slower, as a fraction.
+    :raise UsageError: when the two must not be compared, or have too few runs for a judgement.
     """
-    primary = (*PRIMARY.get(current["kind"], ()), "wall")
-    found = []
+    judged = []
     for side, rows in compare_results(baseline, current, subject)["sides"].items():
+        a, b = columns(current, side), columns(baseline, side)
+        held = (*PRIMARY.get(current["kind"], ()), "wall") if current["kind"] != "sweep" else tuple(a)
         for row in rows:
-            slower = row["difference"] == Difference.SLOWER and row["ratio"] < 1 / (1 + tolerance)
-            if row["metric"] in primary and slower:
-                found.append({"side": side, **row})
-    return found
+            metric = row["metric"]
+            if metric not in held:
+                continue
+            now, then = ([value for value in values[metric] if value is not None] for values in (a, b))
+            p = difference_p(now, then, paired=False, factor=1 + tolerance)
+            interval = ratio_interval(now, then, paired=False)
+            if p is None or interval is None:
+                why = f"{side}, {metric}: {row['first']['n']} and {row['second']['n']} runs"
+                raise UsageError("cannot judge", subject, why, f"measure at least {MIN_SAMPLES} runs each")
+            times = row["second"]["median"] / row["first"]["median"]
+            judged.append(
+                {"side": side, "metric": metric, "times": times, "interval": dataclasses.asdict(interval), "p_value": p}
+            )
+    for row, p in zip(judged, adjust([row["p_value"] for row in judged]), strict=True):
+        row["slower"] = p is not None and p <= ALPHA and row["times"] > 1 + tolerance
+    if not judged:
+        raise UsageError("cannot judge", subject, "they have no metric in common")
+    return judged

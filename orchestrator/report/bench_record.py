@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ class Recording:
         self._events: list[Mapping[str, Any]] = []
 
     def sides(self, sides: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Name the sides and what distinguishes them."""
-        self.result["sides"] = [{"name": name, "facts": dict(facts)} for name, facts in sides]
+        """Name the sides and what distinguishes them; several programs of one side count once."""
+        named = {name: {"name": name, "facts": _with_digest(facts)} for name, facts in sides}
+        self.result["sides"] = list(named.values())
 
     def take(self, samples: Sequence[Sample], sides: Sequence[Side]) -> None:
         """Add the samples of a round and save."""
@@ -46,14 +47,15 @@ class Recording:
         self.save()
 
     def take_transfer(
-        self, transfer: Transfer, *, side: str, number: int, position: int, accel: str, load: float
-    ) -> None:
+        self, transfer: Transfer, *, side: str, number: int, position: int, accel: str, load: float,
+        started_wall_ns: int,
+    ) -> None:  # fmt: skip
         """Add one timed transfer of a sweep and save."""
         self.result["samples"].append(
             {
-                "side": side, "round": number, "position": position, "started_wall_ns": 0, "ok": True, "error": None,
-                "launch_id": None, "accel": accel, "fw_cfg_dma": transfer.fw_cfg_dma, "load": load,
-                "size_bytes": transfer.kernel_bytes + transfer.initrd_bytes,
+                "side": side, "round": number, "position": position, "started_wall_ns": started_wall_ns,
+                "ok": True, "error": None, "launch_id": None, "accel": accel, "fw_cfg_dma": transfer.fw_cfg_dma,
+                "load": load, "size_bytes": transfer.kernel_bytes + transfer.initrd_bytes,
                 "metrics": {"transfer": transfer.duration_ns},
             }
         )  # fmt: skip
@@ -67,7 +69,7 @@ class Recording:
                 "payload_bytes": transfer.kernel_bytes + transfer.initrd_bytes,
                 "accesses": transfer.accesses,
                 "accesses_total": transfer.accesses_total,
-                "predicted": None if transfer.fw_cfg_dma else predicted,
+                "predicted": predicted,
             }
         )
         self.save()
@@ -89,13 +91,16 @@ class Recording:
         save(self.result, self.path)
 
 
-def record_rounds(
-    recording: Recording, sides: Sequence[Side], found: Iterable[tuple[Sample, ...]], progress: Callable[[int], None]
-) -> None:
-    """Take rounds as they come, telling progress the round's number after each."""
+def record_rounds(recording: Recording, sides: Sequence[Side], found: Iterable[tuple[Sample, ...]]) -> None:
+    """Take rounds as they come."""
     for samples in found:
         recording.take(samples, sides)
-        progress(samples[0].round)
+
+
+def _with_digest(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a side's facts with the digest of the firmware they name."""
+    path = facts.get("firmware")
+    return dict(facts) if path is None else {**facts, "firmware_sha256": environment.file_digest(Path(path))}
 
 
 def _sample(sample: Sample, stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +114,7 @@ def _sample(sample: Sample, stated: Mapping[str, Any]) -> dict[str, Any]:
         "ok": ok,
         "error": sample.error,
         "launch_id": event["launch_id"] if event else None,
-        "accel": event["accel"] if event else stated.get("accel"),
+        "accel": (event or stated).get("accel"),
         "fw_cfg_dma": event["fw_cfg_dma"] if event else None,
         "load": sample.load,
         "metrics": bench_analysis.metrics_of(event, wall_ns=sample.wall_ns, answer_ns=sample.answer_ns),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestrator.domain.model import Accel, Profile
+from orchestrator.hypervisor.emulator import emulator_version, find_emulator
 from orchestrator.report.bench_record import Recording
 from orchestrator.workload.firmware_run import Payload, transfer
 
@@ -29,7 +30,7 @@ def sweep_transfers(
     plugin: str | None,
     time_budget_s: float | None,
     deadline_s: float,
-    progress: Callable[[int], None],
+    progress: Callable[[str, float | None], None],
 ) -> None:
     """Measure every size with DMA and without, `runs` times, in random order within each round.
 
@@ -39,23 +40,32 @@ def sweep_transfers(
     recording.result["environment"]["launches"] = {"accel": str(accel), "arch": str(profile.arch)}
     order = random.Random(seed)  # noqa: S311 - an experiment's order, not a secret
     payloads = {size: _payload(folder, size, order) for size in megabytes}
+    environment = recording.result["environment"]["launches"]
+    environment |= {"qemu_version": emulator_version(find_emulator(profile.arch)), "cpu": _cpu(profile, accel)}
     memory_mib = max(profile.memory_mib, 2 * max(megabytes) + _SPARE_MIB)
     began = time.monotonic()
     for number in range(runs):
         points = [(size, dma) for size in megabytes for dma in _SIDES]
         for position, (size, dma) in enumerate(order.sample(points, len(points))):
+            done = number * len(points) + position
+            progress(f"round {number + 1} of {runs}: {size} MB, {_SIDES[dma]}", done / (runs * len(points)))
             load = os.getloadavg()[0]
-            done = transfer(
+            started_wall_ns = time.time_ns()
+            seen = transfer(
                 payloads[size], profile, fw_cfg_dma=dma, accel=accel, plugin=plugin, memory_mib=memory_mib,
                 deadline_s=deadline_s,
             )  # fmt: skip
             recording.take_transfer(
-                done, side=_SIDES[dma], number=number, position=position, accel=str(accel), load=load
-            )
-        progress(number)
+                seen, side=_SIDES[dma], number=number, position=position, accel=str(accel), load=load,
+                started_wall_ns=started_wall_ns,
+            )  # fmt: skip
         spent = time.monotonic() - began
         if time_budget_s is not None and spent * (number + 2) / (number + 1) > time_budget_s:
             return
+
+
+def _cpu(profile: Profile, accel: Accel) -> str:
+    return profile.cpu_kvm if accel is Accel.KVM else profile.cpu_tcg
 
 
 def _payload(folder: Path, megabytes: int, source: random.Random) -> Payload:

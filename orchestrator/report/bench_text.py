@@ -1,8 +1,8 @@
-"""A benchmark's result on a terminal: one table, the counts, the verdict. Computes nothing."""
+"""A benchmark's result on a terminal: tables, outliers, counts, the verdict. Computes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.box import SIMPLE
@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.report.bench_analysis import columns
 from orchestrator.report.compare import Difference
 from orchestrator.report.result import Result
 
@@ -25,24 +26,21 @@ def render(result: Result) -> RenderableType:
     """Return a result as text for rich."""
     parts: list[RenderableType] = []
     if result["modelled_trap_cost_ns"]:
-        cost = result["modelled_trap_cost_ns"] / 1e3
-        parts.append(
-            Text(f"MODELLED trap cost: {cost:g} µs an access to the fw_cfg data register", style="bold yellow")
-        )
+        parts.append(Text(_modelled(result), style="bold yellow"))
     if not result["complete"]:
         parts.append(Text("Not complete: interrupted, or still running.", style="yellow"))
     analysis = result["analysis"] or {}
     if analysis.get("failed_runs"):
         parts.append(
-            Text(f"{analysis['failed_runs']} runs failed; the first: {analysis['first_failure']}", style="red")
+            Text(f"Failed runs: {analysis['failed_runs']}. The first: {_last(analysis['first_failure'])}", style="red")
         )
     if "lines" in analysis:
-        parts.append(_sweep(analysis))
+        parts += [_sizes(analysis["sides"]), _sweep(analysis)]
     elif "comparisons" in analysis:
         first, second = (side["name"] for side in result["sides"])
-        parts.append(comparison_table(analysis["comparisons"], first, second))
+        parts += [comparison(analysis["comparisons"], first, second), *_outliers(result, analysis)]
     elif "sides" in analysis:
-        parts.append(_sides(analysis["sides"]))
+        parts += [_sides(result, analysis["sides"]), *_outliers(result, analysis)]
     if result["counts"]:
         parts.append(_counts(result))
     if "verdict" in analysis:
@@ -50,29 +48,79 @@ def render(result: Result) -> RenderableType:
     return Group(*parts)
 
 
-def comparison_table(rows: list[dict[str, Any]], first: str, second: str) -> Table:
-    """Return the comparison of two sides; fits 80 columns."""
-    count = rows[0]["first"]["n"] if rows else 0
-    table = Table(title=f"A: {first}, B: {second}; medians in ms, n = {count}", title_justify="left", box=SIMPLE)
-    for name in ("", "A", "B", "A / B", "95 % interval", "p", "effect", ""):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True, overflow="ignore")
+def comparison(rows: list[dict[str, Any]], first: str, second: str) -> RenderableType:
+    """Return the comparison of two sides as two tables, each of which fits 80 columns."""
+    if not rows:
+        return Text("Nothing to compare: no metric was seen on both sides.", style="yellow")
+    return Group(_medians(rows, first, second), _differences(rows))
+
+
+def _medians(rows: list[dict[str, Any]], first: str, second: str) -> Table:
+    counts = sorted({(row["first"]["n"], row["second"]["n"]) for row in rows})
+    runs = ", ".join(f"{a} and {b}" if a != b else str(a) for a, b in counts)
+    table = _table(f"A: {first}, B: {second}; medians and their 95 % intervals in ms, n = {runs}")
+    for name in ("", "A", "interval", "B", "interval"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for row in rows:
+        cells = [cell for side in ("first", "second") for cell in _median(row[side])]
+        table.add_row(row["metric"].removeprefix("phase."), *cells)
+    return table
+
+
+def _differences(rows: list[dict[str, Any]]) -> Table:
+    table = _table("A / B: above 1, B is faster. p: permutation test, adjusted. effect: Cliff's delta")
+    for name in ("", "A / B", "95 % interval", "p", "effect", "B is"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in rows:
         table.add_row(
             row["metric"].removeprefix("phase."),
-            milliseconds(row["first"]["median"]) + _starred(row["first"]),
-            milliseconds(row["second"]["median"]) + _starred(row["second"]),
             "–" if row["ratio"] is None else _ratio(row["ratio"]),
-            _interval(row["interval"]),
+            _interval(row["interval"], _ratio),
             "–" if row["p_adjusted"] is None else f"{row['p_adjusted']:.3f}",
             f"{row['effect']:+.2f}",
             _SAID[row["difference"]],
         )
-    table.caption = "A / B above 1: B is faster. * outliers, which are in the figures. = no difference shown."
-    table.caption_justify = "left"
     return table
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=SIMPLE)
+
+
+def _median(summary: Mapping[str, Any]) -> tuple[str, str]:
+    starred = milliseconds(summary["median"]) + "*" * bool(summary["outliers"])
+    return starred, _interval(summary["interval"], milliseconds)
+
+
+def _outliers(result: Result, analysis: Mapping[str, Any]) -> list[Text]:
+    """Return the outliers of the metrics that matter most, by name."""
+    lines = []
+    for side, metrics in analysis.get("sides", {}).items():
+        for metric in ("wall", "answer", "launch", "transfer"):
+            summary = metrics.get(metric)
+            if summary and summary["outliers"]:
+                seen = [v for v in columns(result, side)[metric] if v is not None]
+                values = ", ".join(milliseconds(seen[position]) for position in summary["outliers"])
+                lines.append(f"  {side}: {metric}: {values} ms")
+    return [Text("\n".join(["* Outliers, none of them left out of any figure:", *lines]))] if lines else []
+
+
+def _modelled(result: Result) -> str:
+    cost = result["modelled_trap_cost_ns"] / 1e3
+    text = f"MODELLED trap cost: {cost:g} µs an access to the fw_cfg data register"
+    download_ns = (result["analysis"] or {}).get("modelled_download_ns")
+    return text if download_ns is None else f"{text}; by the model the download takes {download_ns / 1e9:.1f} s"
+
+
+def _last(text: str | None) -> str:
+    """Return the last line of what a failed run said, with control characters escaped."""
+    line = (text or "").strip().rpartition("\n")[2]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def _ratio(value: float) -> str:
+    if value >= 100:
+        return f"{value:,.0f}"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
@@ -82,30 +130,29 @@ def milliseconds(ns: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _starred(summary: Mapping[str, Any]) -> str:
-    return "*" * min(3, len(summary["outliers"]))
+def _interval(interval: Mapping[str, float] | None, shown: Callable[[float], str]) -> str:
+    return "–" if interval is None else f"{shown(interval['low'])} – {shown(interval['high'])}"
 
 
-def _interval(interval: Mapping[str, float] | None) -> str:
-    return "–" if interval is None else f"{_ratio(interval['low'])} – {_ratio(interval['high'])}"
-
-
-def _sides(sides: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = Table(title="medians, ms", title_justify="left", box=SIMPLE)
-    metrics = [m for m in ("wall", "answer", "launch", "transfer") if any(m in side for side in sides.values())]
-    table.add_column("")
-    table.add_column("n", justify="right")
-    for metric in metrics:
-        table.add_column(metric, justify="right")
+def _sides(result: Result, sides: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table("medians in ms, with the 95 % interval of the launch")
+    metrics = [m for m in ("wall", "transfer", "launch") if any(m in side for side in sides.values())]
+    table.add_column("", overflow="fold")
+    table.add_column("on")
+    for name in ("n", *metrics, "interval"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, side in sides.items():
-        count = side.get("wall", {}).get("n", 0)
-        table.add_row(name, str(count), *(milliseconds(side[m]["median"]) if m in side else "–" for m in metrics))
+        accels = {s["accel"] for s in result["samples"] if s["side"] == name and s.get("accel")}
+        medians = [_median(side[m])[0] if m in side else "–" for m in metrics]
+        interval = _interval(side["launch"]["interval"], milliseconds) if "launch" in side else "–"
+        count = str(side.get("wall", {}).get("n", 0))
+        table.add_row(name, " + ".join(sorted(accels)), count, *medians, interval)
     return table
 
 
 def _counts(result: Result) -> Table:
-    table = Table(title="fw_cfg data register reads, counted in runs of their own", title_justify="left", box=SIMPLE)
-    for name in ("DMA", "payload bytes", "reads of it", "predicted", "all until then"):
+    table = _table("fw_cfg accesses, counted in runs of their own (DMA: operations)")
+    for name in ("DMA", "payload bytes", "for it", "predicted", "all until then"):
         table.add_column(name, justify="left" if name == "DMA" else "right")
     for row in result["counts"]:
         predicted = "–" if row["predicted"] is None else f"{row['predicted']:,}"
@@ -116,8 +163,20 @@ def _counts(result: Result) -> Table:
     return table
 
 
+def _sizes(sides: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table("medians in ms")
+    table.add_column("")
+    for name in sides:
+        table.add_column(name, justify="right")
+    metrics = dict.fromkeys(metric for side in sides.values() for metric in side)
+    for metric in sorted(metrics, key=lambda name: float(name.split()[1])):
+        cells = [_median(side[metric])[0] if metric in side else "–" for side in sides.values()]
+        table.add_row(metric.removeprefix("transfer "), *cells)
+    return table
+
+
 def _sweep(analysis: Mapping[str, Any]) -> Table:
-    table = Table(title="transfer time by payload size (Theil-Sen line)", title_justify="left", box=SIMPLE)
+    table = _table("transfer time by payload size (Theil-Sen line)")
     for name in ("", "ms a MB", "95 % interval", "MB/s", "at 0 MB, ms"):
         table.add_column(name, justify="left" if not name else "right")
     for line in analysis["lines"]:
@@ -125,7 +184,7 @@ def _sweep(analysis: Mapping[str, Any]) -> Table:
             table.add_row(line["side"], *["–"] * 4)
             continue
         low, high = line["interval"]
-        rate = "–" if line["mb_per_s"] is None else f"{line['mb_per_s']:,.3g}"
+        rate = "–" if line["mb_per_s"] is None else _ratio(line["mb_per_s"])
         table.add_row(
             line["side"], f"{line['ms_per_mb']:.3g}", f"{low:.3g} – {high:.3g}", rate, f"{line['at_zero_ms']:.3g}"
         )

@@ -6,6 +6,7 @@ drawing them is left to others; so is the arithmetic (`statistics`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -77,11 +78,30 @@ class Verdict:
     @property
     def text(self) -> str:
         """The verdict as one line."""
-        where = f"on {self.accel}"
-        if self.modelled_trap_cost_ns:
-            where += f" with a modelled trap cost of {self.modelled_trap_cost_ns / 1e3:g} µs an access (MODELLED)"
-        parts = [_phrase("transfer", self.transfer), _phrase("launch", self.launch)]
-        return f"{', '.join(parts)}: halved: {self.halved}, {where}"
+        return f"{self._measured}: halved: {self.halved}, {self._where}"
+
+    @property
+    def same_text(self) -> str:
+        """The verdict on the same against the same, as one line: any difference is a false alarm."""
+        rows = [row.difference for row in (self.transfer, self.launch) if row is not None]
+        if Difference.FASTER in rows or Difference.SLOWER in rows:
+            said = "a difference was found where there is none"
+        elif rows and Difference.UNDECIDED not in rows:
+            said = "no difference found, as it should be"
+        else:
+            said = "undecided"
+        return f"the same against the same: {self._measured}: {said}, {self._where}"
+
+    @property
+    def _measured(self) -> str:
+        return f"{_phrase('transfer', self.transfer)}, {_phrase('launch', self.launch)}"
+
+    @property
+    def _where(self) -> str:
+        if not self.modelled_trap_cost_ns:
+            return f"on {self.accel}"
+        cost = f"{self.modelled_trap_cost_ns / 1e3:g} µs an access"
+        return f"on {self.accel} with a modelled trap cost of {cost} (MODELLED)"
 
 
 Columns = Mapping[str, Sequence[float | None]]
@@ -191,9 +211,19 @@ def _phrase(what: str, row: Comparison | None) -> str:
     if row is None or row.ratio is None:
         return f"{what} not measured"
     if row.interval is None:
-        return f"{what} {row.ratio:.2f}× (only {row.first.n} runs: no interval)"
-    shown = f"{row.interval.low:.2f}–{row.interval.high:.2f}"
+        runs = "1 run" if row.first.n == 1 else f"{row.first.n} runs"
+        return f"{what} {_times(row.ratio)}× (only {runs}: no interval)"
+    shown = f"{_times(row.interval.low)}–{_times(row.interval.high)}"
     if row.difference in (Difference.FASTER, Difference.SLOWER):
-        factor = f"{row.ratio:.2f}× faster" if row.difference is Difference.FASTER else f"{1 / row.ratio:.2f}× slower"
-        return f"{what} {factor} (ratio {shown})"
-    return f"{what} {row.ratio:.2f}× (ratio {shown}: {row.difference})"
+        if row.difference is Difference.SLOWER:
+            shown = f"{_times(1 / row.interval.high)}–{_times(1 / row.interval.low)}"
+            return f"{what} {_times(1 / row.ratio)}× slower ({shown})"
+        return f"{what} {_times(row.ratio)}× faster ({shown})"
+    return f"{what} {_times(row.ratio)}× ({shown}: {row.difference})"
+
+
+def _times(ratio: float) -> str:
+    """Return a ratio with as many places as it bears; never rounded up to two or more from below."""
+    if ratio >= 100:
+        return f"{ratio:,.0f}"
+    return f"{ratio:.1f}" if ratio >= 10 else f"{math.floor(ratio * 100) / 100:.2f}"

@@ -15,28 +15,38 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import CapabilityError
+from orchestrator.errors import CapabilityError, WorkloadError
 
 _END_SECONDS = 60.0
 _STDERR_LINES = 20
 
 
+class Boundary(StrEnum):
+    """Where a run's time ends; it begins with the program's start."""
+
+    EXIT = "exit"
+    ANSWER = "answer"  # the first byte on its stdout
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One side: a program to run and what distinguishes it.
+    """One side: a program to run and what distinguishes it. A side may have several programs, by the same name.
 
     :ivar command: program and arguments; `timeline` is put in for an argument `{timeline}`.
+    :ivar boundaries: what this program is run for; the rest of what it shows is not taken.
     :ivar facts: what distinguishes this side, for the result file (`fw_cfg_dma`, `profile`, …).
     """
 
     name: str
     command: tuple[str, ...]
     environ: Mapping[str, str]
+    boundaries: frozenset[Boundary] = frozenset(Boundary)
     facts: Mapping[str, str | int | bool | None] = field(default_factory=dict)
 
 
@@ -46,8 +56,8 @@ class Sample:
 
     :ivar round: number of the round (pair); runs of one round ran one after the other. Negative for warm-ups.
     :ivar position: place in the round's random order.
-    :ivar wall_ns: start of the program to its exit.
-    :ivar answer_ns: to the first byte on its stdout; None when it wrote none.
+    :ivar wall_ns: start of the program to its exit; None when it was not run for that.
+    :ivar answer_ns: to the first byte on its stdout; None when it wrote none, or was not run for that.
     :ivar event: the canonical line of its launch; None when it wrote none (not a launch of ours).
     :ivar load: 1-minute load average just before.
     """
@@ -56,7 +66,7 @@ class Sample:
     round: int
     position: int
     started_wall_ns: int
-    wall_ns: int
+    wall_ns: int | None
     answer_ns: int | None
     status: int
     load: float
@@ -77,10 +87,14 @@ def rounds(
     time_budget_s: float | None = None,
     deadline_s: float = 600.0,
     seed: int = 0,
+    starting: Callable[[int, Side], None] = lambda _round, _side: None,
 ) -> Iterator[tuple[Sample, ...]]:
     """Run the sides round by round, in random order within each, and yield each round's samples.
 
     The time budget is kept by not starting a round that would, going by the longest so far, end after it.
+
+    :param starting: told the round's number (negative: warm-up) and the side before each run.
+    :raise WorkloadError: a side that fails while it warms up; it would fail in every round.
     """
     order = random.Random(seed)  # noqa: S311 - an experiment's order, not a secret
     began = time.monotonic()
@@ -90,7 +104,14 @@ def rounds(
         if time_budget_s is not None and number > 0 and now - began + longest > time_budget_s:
             return
         shuffled = order.sample(list(sides), len(sides))
-        yield tuple(run(side, number, position, deadline_s=deadline_s) for position, side in enumerate(shuffled))
+        found: list[Sample] = []
+        for position, side in enumerate(shuffled):
+            starting(number, side)
+            found.append(run(side, number, position, deadline_s=deadline_s))
+            if found[-1].warm_up and found[-1].error:
+                why = found[-1].error.splitlines()[-1]
+                raise WorkloadError("cannot measure", f"the side '{side.name}'", f"its warm-up fails: {why}")
+        yield tuple(found)
         longest = max(longest, time.monotonic() - now)
 
 
@@ -113,18 +134,21 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
             except FileNotFoundError as error:
                 raise CapabilityError("cannot run a side of the benchmark", command[0], "no such program") from error
             status, first, end = _watch(process, deadline_s)
+            late = end - start > deadline_s * 1e9
             stderr.seek(0)
             said = stderr.read().decode("utf-8", "replace").splitlines()[-_STDERR_LINES:]
+            if late:
+                said.append(f"ended by the benchmark: not done after {deadline_s:g} s (see --deadline)")
         return Sample(
             side=side.name,
             round=number,
             position=position,
             started_wall_ns=wall,
-            wall_ns=end - start,
-            answer_ns=None if first is None else first - start,
+            wall_ns=end - start if Boundary.EXIT in side.boundaries else None,
+            answer_ns=first - start if first is not None and Boundary.ANSWER in side.boundaries else None,
             status=status,
             load=load,
-            event=_last_line(timeline),
+            event=_last_line(timeline) if Boundary.EXIT in side.boundaries else None,
             error=None if status == 0 else "\n".join(said) or f"exit status {status}",
         )
 

@@ -10,38 +10,54 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.domain.model import Accel, Arch, FirmwareKind, Profile
 from orchestrator.errors import CapabilityError, UsageError
 from orchestrator.firmware.descriptors import find_firmware
+from orchestrator.hypervisor.emulator import find_emulator
 from orchestrator.settings import is_setting
-from orchestrator.workload.bench import Side
+from orchestrator.workload.bench import Boundary, Side
 
 PROGRAM = "guestlaunch"
 _DISK_BYTES = 64 << 20
 _CONSOLE = {Arch.AARCH64: "ttyAMA0", Arch.X86_64: "ttyS0"}
+# Decide how libguestfs launches; the others (memory, directories, debugging) hold for every side alike.
+_LAUNCHING = (
+    "LIBGUESTFS_BACKEND", "LIBGUESTFS_BACKEND_SETTINGS", "LIBGUESTFS_ATTACH_METHOD", "LIBGUESTFS_HV",
+    "LIBGUESTFS_QEMU", "LIBGUESTFS_PATH", "LIBGUESTFS_APPEND",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What guestfish does in one run, and what that run is timed for."""
+
+    path: Path
+    boundaries: frozenset[Boundary]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What each side does: guestfish runs `script` on `disk`."""
+    """What each side does: guestfish runs each script on `disk`."""
 
     disk: Path
-    script: Path
+    scripts: tuple[Script, ...]
 
-    @property
-    def guestfish(self) -> tuple[str, ...]:
-        """The arguments of guestfish."""
-        return ("--ro", "-a", str(self.disk), "-f", str(self.script))
+    def guestfish(self, script: Script) -> tuple[str, ...]:
+        """Return the arguments of guestfish."""
+        return ("--ro", "-a", str(self.disk), "-f", str(script.path))
 
 
-def make_work(folder: Path, *, disk: Path | None = None, plugin: str | None = None) -> Work:
-    """Write the script, and a small disk with a file system unless one is given.
+def make_work(
+    folder: Path, *, disk: Path | None = None, apart: bool = False, parameters: Sequence[tuple[str, str]] = ()
+) -> Work:
+    """Write the scripts, and a small disk with a file system unless one is given.
 
-    :param plugin: value of QEMU's `-plugin` option for every launch.
+    :param apart: time `run` to the exit and `list-filesystems` to its answer in runs of their own.
+    :param parameters: guestfish commands that come first, with their arguments, such as ("set-smp", "2").
     :raise CapabilityError: when mkfs.ext4 is needed and is not there.
     """
     if disk is None:
@@ -54,24 +70,55 @@ def make_work(folder: Path, *, disk: Path | None = None, plugin: str | None = No
         subprocess.run([mkfs, "-q", "-F", str(disk)], check=True, capture_output=True, timeout=60)
     elif not disk.exists():
         raise UsageError("cannot use the disk", disk, "it does not exist")
-    script = folder / "work.fish"
-    parameters = f"config -plugin {shlex.quote(plugin)}\n" if plugin else ""
-    script.write_text(f"{parameters}run\nlist-filesystems\n", encoding="utf-8")
-    return Work(disk=disk.absolute(), script=script.absolute())
+    first = "".join(f"{command} {arguments}\n" for command, arguments in parameters)
+    whole, run_only = f"{first}run\nlist-filesystems\n", f"{first}run\n"
+    if not apart:
+        scripts: tuple[Script, ...] = (_script(folder / "work.fish", whole, *Boundary),)
+    else:
+        scripts = (
+            _script(folder / "run.fish", run_only, Boundary.EXIT),
+            _script(folder / "answer.fish", whole, Boundary.ANSWER),
+        )
+    return Work(disk=disk.absolute(), scripts=scripts)
 
 
-def ours(name: str, work: Work, settings: Mapping[str, str], environ: Mapping[str, str]) -> Side:
-    """Return guestlaunch with settings (by option name, such as `fw-cfg-dma`)."""
-    options = [part for key, value in settings.items() for part in (f"--{key}", value)]
-    command = (
-        sys.executable, "-m", "orchestrator.cli.main", "guestfish", *options, "--timeline", "{timeline}", "--",
-        *work.guestfish,
-    )  # fmt: skip
-    return Side(
-        name=name,
-        command=command,
-        environ=_on_path(environ),
-        facts={"program": PROGRAM, **{key.replace("-", "_"): value for key, value in settings.items()}},
+def _script(path: Path, text: str, *boundaries: Boundary) -> Script:
+    path.write_text(text, encoding="utf-8")
+    return Script(path=path.absolute(), boundaries=frozenset(boundaries))
+
+
+def plugin_parameter(plugin: str) -> tuple[str, str]:
+    """Return the guestfish command that gives QEMU a `-plugin` option in every launch."""
+    return "config", f"-plugin {shlex.quote(plugin)}"
+
+
+def ours(
+    name: str,
+    work: Work,
+    options: Mapping[str, str],
+    environ: Mapping[str, str],
+    facts: Mapping[str, str] | None = None,
+) -> tuple[Side, ...]:
+    """Return guestlaunch with options (by name, such as `fw-cfg-dma`), which are among its facts."""
+    given = [part for key, value in options.items() for part in (f"--{key}", value)]
+    program = (sys.executable, "-m", "orchestrator.cli.main", "guestfish", *given, "--timeline", "{timeline}", "--")
+    stated = {key.replace("-", "_"): value for key, value in options.items()} | dict(facts or {})
+    return _sides(name, work, program, _on_path(environ), {"program": PROGRAM, **stated})
+
+
+def _sides(
+    name: str, work: Work, program: tuple[str, ...], environ: Mapping[str, str], facts: Mapping[str, str]
+) -> tuple[Side, ...]:
+    """Return a side for each of the scripts."""
+    return tuple(
+        Side(
+            name=name,
+            command=(*program, *work.guestfish(script)),
+            environ=environ,
+            boundaries=script.boundaries,
+            facts=facts,
+        )
+        for script in work.scripts
     )
 
 
@@ -86,21 +133,17 @@ def _plain(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         key: value
         for key, value in environ.items()
-        if not key.startswith("LIBGUESTFS_") and not is_setting(key) and not key.startswith("GUESTLAUNCH_")
+        if key not in _LAUNCHING and not is_setting(key) and not key.startswith("GUESTLAUNCH_")
     }
 
 
-def stock(name: str, work: Work, accel: Accel, environ: Mapping[str, str]) -> Side:
+def stock(name: str, work: Work, accel: Accel, environ: Mapping[str, str]) -> tuple[Side, ...]:
     """Return stock libguestfs: its own appliance and its direct back end, of the host's arch."""
     variables = _plain(environ)
     variables["LIBGUESTFS_BACKEND"] = "direct"
     variables["LIBGUESTFS_BACKEND_SETTINGS"] = f"force_{accel}"
-    return Side(
-        name=name,
-        command=("guestfish", *work.guestfish),
-        environ=variables,
-        facts={"program": "stock libguestfs", "accel": str(accel), "arch": os.uname().machine},
-    )
+    facts = {"program": "stock libguestfs", "accel": str(accel), "arch": os.uname().machine}
+    return _sides(name, work, ("guestfish",), variables, facts)
 
 
 def direct(
@@ -113,14 +156,16 @@ def direct(
     folder: Path,
     environ: Mapping[str, str],
     fw_cfg_dma: bool = True,
-) -> Side:
+    cpu: str | None = None,
+) -> tuple[Side, ...]:
     """Return QEMU started directly by libguestfs with its own arguments, made fit for the profile's machine.
 
     :param appliance: the fixed appliance both sides boot.
     :param folder: where the program that stands for QEMU is written.
+    :param cpu: CPU model instead of the profile's.
     """
     program = folder / f"direct-{profile.name}-{'dma' if fw_cfg_dma else 'mmio'}"
-    program.write_text(_direct_program(profile, accel, fw_cfg_dma=fw_cfg_dma), encoding="utf-8")
+    program.write_text(_direct_program(profile, accel, fw_cfg_dma=fw_cfg_dma, cpu=cpu), encoding="utf-8")
     program.chmod(0o755)
     variables = _plain(environ)
     variables |= {
@@ -128,19 +173,14 @@ def direct(
         "LIBGUESTFS_HV": str(program),
         "LIBGUESTFS_PATH": str(appliance),
         "LIBGUESTFS_BACKEND_SETTINGS": f"force_{accel}",
-        "LIBGUESTFS_MEMSIZE": str(profile.memory_mib),
     }
-    return Side(
-        name=name,
-        command=("guestfish", *work.guestfish),
-        environ=variables,
-        facts={"program": "QEMU started directly", "accel": str(accel), "arch": str(profile.arch)},
-    )
+    facts = {"program": "QEMU started directly", "accel": str(accel), "arch": str(profile.arch)}
+    return _sides(name, work, ("guestfish",), variables, facts)
 
 
-def _direct_program(profile: Profile, accel: Accel, *, fw_cfg_dma: bool) -> str:
+def _direct_program(profile: Profile, accel: Accel, *, fw_cfg_dma: bool, cpu: str | None) -> str:
     """Return a shell program that is QEMU to libguestfs: the host's own arguments give way to the profile's."""
-    cpu = profile.cpu_kvm if accel is Accel.KVM else profile.cpu_tcg
+    cpu = cpu or (profile.cpu_kvm if accel is Accel.KVM else profile.cpu_tcg)
     device = "fw_cfg_mem" if profile.arch is Arch.AARCH64 else "fw_cfg_io"
     extra = ["-global", f"{device}.dma_enabled={'on' if fw_cfg_dma else 'off'}"]
     if profile.firmware is FirmwareKind.UEFI:
@@ -151,9 +191,9 @@ def _direct_program(profile: Profile, accel: Accel, *, fw_cfg_dma: bool) -> str:
         ):
             extra += ["-drive", f"if=pflash,format={image_format},{option},file={path}"]
     return _DIRECT.format(
-        qemu=f"qemu-system-{profile.arch}",
-        machine=f"{profile.machine},accel={accel}",
-        cpu=cpu,
+        qemu=shlex.quote(find_emulator(profile.arch)),
+        machine=shlex.quote(f"{profile.machine},accel={accel}"),
+        cpu=shlex.quote(cpu),
         console=_CONSOLE[profile.arch],
         extra=shlex.join(extra),
     )

@@ -29,6 +29,7 @@ _READ = b":fw_cfg_read "
 _CHUNK = 1 << 20
 # The firmware's driver on Arm reads the data register in 64-bit loads.
 _ACCESS_BYTES = 8
+_PIECE_BYTES = 1 << 20
 _FW_CFG_DEVICE = {Arch.AARCH64: "fw_cfg_mem", Arch.X86_64: "fw_cfg_io"}
 
 
@@ -49,8 +50,8 @@ class Payload:
 class Transfer:
     """One transfer as QEMU's trace dates it. Times in ns, sizes in bytes.
 
-    :ivar accesses: reads of the data register while kernel or initrd was selected; `accesses_total` all reads up to
-        the transfer's end, the firmware's own among them. None when they were not counted.
+    :ivar accesses: reads of the data register, or DMA operations, while kernel or initrd was selected;
+        `accesses_total` all up to the transfer's end, the firmware's own among them. None when they were not counted.
     """
 
     fw_cfg_dma: bool
@@ -63,12 +64,14 @@ class Transfer:
     accesses_total: int | None = None
 
 
-def predicted_accesses(kernel_bytes: int, initrd_bytes: int, profile: Profile) -> int | None:
-    """Return how many data register loads the payload takes without DMA; None where the word size is not known."""
+def predicted_accesses(payload: Payload, profile: Profile, *, fw_cfg_dma: bool) -> int | None:
+    """Return how many accesses the payload takes by the way edk2 reads it; None for other firmware."""
     if profile.arch is not Arch.AARCH64 or profile.firmware is not FirmwareKind.UEFI:
         return None
+    if fw_cfg_dma:  # QemuKernelLoaderFsDxe reads in pieces of 1 MiB, each of them one DMA operation
+        return sum(-(-size // _PIECE_BYTES) for size in payload.sizes)
     # Whole words first, then the rest in loads of 4, 2 and 1 bytes.
-    return sum(size // _ACCESS_BYTES + (size % _ACCESS_BYTES).bit_count() for size in (kernel_bytes, initrd_bytes))
+    return sum(size // _ACCESS_BYTES + (size % _ACCESS_BYTES).bit_count() for size in payload.sizes)
 
 
 def transfer(

@@ -67,7 +67,7 @@ def direct_side(appliance: dict[str, Path], disk_image: DiskFactory, tmp_path: P
         appliance=appliance["aarch64"],
         folder=tmp_path,
         environ=guestlaunch.environ,
-    )
+    )[0]
 
 
 def launch_arguments(appliance: Path, disk: Path, guestfsd: Path) -> list[str]:

@@ -1,0 +1,109 @@
+"""What the measuring benchmarks share: the result under way, its progress, and how it is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.bench_options import Plan
+from orchestrator.cli.progress import shown
+from orchestrator.domain.model import Accel, Profile
+from orchestrator.hypervisor.accel import choose_accel
+from orchestrator.hypervisor.emulator import find_emulator
+from orchestrator.settings import Settings
+from orchestrator.workload.bench_firmware import firmware_file
+from orchestrator.workload.environment import choose_appliance
+
+if TYPE_CHECKING:  # SciPy comes with it: imported by the commands that compute
+    from orchestrator.report.bench_record import Recording
+    from orchestrator.workload.bench import Side
+
+
+@contextmanager
+def recorded(
+    kind: str, settings: Settings, plan: Plan, profile: Profile | None, trap_cost_ns: int | None = None
+) -> Iterator[tuple[Recording, Path]]:
+    """Yield the result under way and a folder for the sides' files; an interruption keeps the rounds so far."""
+    from orchestrator.report.bench_record import Recording
+
+    stamp = time.strftime("%Y%m%dT%H%M%S")
+    path = plan.out or settings.state_dir / "bench" / f"{kind}-{stamp}.json"
+    firmware = firmware_file(profile, os.environ) if profile is not None else None
+    recording = Recording(kind, path, seed=plan.seed, firmware=firmware, trap_cost_ns=trap_cost_ns)
+    with tempfile.TemporaryDirectory(prefix="guestlaunch-bench-") as folder:
+        try:
+            yield recording, Path(folder)
+        except KeyboardInterrupt:
+            recording.save()
+            click.echo("interrupted; the rounds so far are kept", err=True)
+            show(recording, plan)
+            raise click.Abort from None
+    recording.finish()
+
+
+def measure(recording: Recording, sides: Sequence[Side], plan: Plan) -> None:
+    """Run all rounds of the sides into the result, with progress."""
+    from orchestrator.report.bench_record import record_rounds
+    from orchestrator.workload.bench import rounds
+
+    recording.sides((side.name, side.facts) for side in sides)
+    total = (plan.warm_ups + plan.runs) * len(sides)
+    started = 0
+    with shown("bench") as tell:
+
+        def starting(number: int, side: Side) -> None:
+            nonlocal started
+            what = f"round {number + 1} of {plan.runs}" if number >= 0 else "warm-up"
+            tell(f"{what}: {side.name}", started / total)
+            started += 1
+
+        found = rounds(
+            sides, runs=plan.runs, warm_ups=plan.warm_ups, time_budget_s=plan.time_budget, deadline_s=plan.deadline,
+            seed=plan.seed, starting=starting,
+        )  # fmt: skip
+        record_rounds(recording, sides, found)
+
+
+def chosen_accel(settings: Settings, profile: Profile) -> Accel:
+    """Return the accelerator that every side gets: decided once, so that no side decides for itself.
+
+    :raise CapabilityError: KVM was insisted on and cannot be had.
+    """
+    if settings.accel == "tcg":
+        return Accel.TCG
+    return choose_accel(
+        settings.accel,
+        profile.arch,
+        emulator=find_emulator(profile.arch),
+        kernel=choose_appliance(settings, os.environ)[0] / "kernel",
+        state_dir=settings.state_dir,
+        deadline_s=settings.deadlines.kvm_probe,
+    ).accel
+
+
+def show(recording: Recording, plan: Plan) -> int:
+    """Print the result; the exit status says whether any run failed."""
+    from rich.console import Console
+
+    from orchestrator.report.bench_text import render
+
+    if plan.as_json:
+        print_json(recording.result)
+    else:
+        Console().print(render(recording.result))
+    click.echo(f"result: {recording.path}", err=True)
+    return 1 if (recording.result["analysis"] or {}).get("failed_runs") else 0
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
