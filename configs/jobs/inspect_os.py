@@ -5,6 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 
+def applications(g: Any, root: str) -> int | None:  # noqa: ANN401 - as below
+    """Return how many packages are installed, None where the system has no package database."""
+    try:
+        return len(g.inspect_list_applications2(root))
+    except RuntimeError as error:
+        print(f"{root}: {error}")  # noqa: T201 - as below
+        return None
+
+
 def run(g: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - a guestfs handle, for which no types are shipped
     """Return one entry an operating system."""
     found = []
@@ -25,7 +34,7 @@ def run(g: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - a guestfs handle, for
                 "arch": g.inspect_get_arch(root),
                 "hostname": g.inspect_get_hostname(root),
                 "mountpoints": mountpoints,
-                "applications": len(g.inspect_list_applications2(root)),
+                "applications": applications(g, root),
             }
         )
         g.umount_all()

@@ -273,9 +273,11 @@ class Cold:
         self.exit_status = self._guest.end(self._settings.deadlines.shutdown).exit_code
 
     def _clear_away(self, guest: Guest) -> None:
-        """Wait until libvirt, too, is done with a domain whose QEMU is dead."""
+        """Wait until libvirt, too, is done with a domain whose QEMU is dead: its last act is a line in the log."""
         with contextlib.suppress(GuestlaunchError):
             guest.end(_KILLED_SECONDS)
+        if guest.log_file is not None:
+            guest.log_file.unlink(missing_ok=True)
 
     def _release(self) -> None:
         self._files.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.disks import DiskFactory
-from tests.leftovers import GONE_WITHIN_S, left_behind, look
+from tests.leftovers import GONE_WITHIN_S, Trace, left_behind, look
 from tests.running import Guestlaunch, Result
 
 TCG = ("--accel", "tcg")
@@ -109,6 +110,34 @@ def test_killed_daemon_leaves_nothing(guestlaunch: Guestlaunch, disk_image: Disk
     with daemon(guestlaunch) as process:
         assert guestlaunch("status", "--json").json()["pid"] == process.pid
     assert left_behind(session_dir, before, within_s=GONE_WITHIN_S) == []
+
+
+def settled(session_dir: Path) -> Trace:
+    """Return what there is because of a daemon that has done nothing yet, once libvirt is up in it."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if list(session_dir.glob("state/libvirt/roots/*/run/qemu/driver.pid")):
+            time.sleep(1)  # its last files follow at once, but nothing says so
+            return look(session_dir)
+        time.sleep(0.1)
+    pytest.fail("libvirt's driver did not start")
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_killed_client_ends_its_launch(
+    guestlaunch: Guestlaunch, disk_image: DiskFactory, session_dir: Path, ready: bool
+) -> None:
+    """SIGKILL of a command and its tool, in mid-launch and in mid-workload: their guest ends, the daemon goes on."""
+    with daemon(guestlaunch) as process:
+        before = settled(session_dir)
+        command = ("guestfish", *TCG, "--", "--ro", "-a", disk_image(), "run", ":", "sleep", "600")
+        tool = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", *command)
+        wait_for_phase(guestlaunch, ready=ready)
+        os.killpg(tool.pid, signal.SIGKILL)
+        tool.wait(10)
+        assert left_behind(session_dir, before, within_s=GONE_WITHIN_S) == []
+        status = guestlaunch("status", "--json").json()
+        assert (status["pid"], status["launches"]) == (process.pid, [])
 
 
 def test_second_daemon_is_refused(guestlaunch: Guestlaunch) -> None:
