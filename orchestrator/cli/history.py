@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from orchestrator.cli.options import json_option
-from orchestrator.cli.render import milliseconds
+from orchestrator.cli.options import examples, json_option
+from orchestrator.cli.render import WIDTH
 from orchestrator.cli.selecting import selection_options
 from orchestrator.errors import NotFoundError
+from orchestrator.report.rows import duration
 from orchestrator.settings import Settings, load
 from orchestrator.timeline import store
 from orchestrator.timeline.selection import Selection
 
 _DMA = {True: "on", False: "off", None: "-"}
+_WRONG = {"failure": "failed"}
+_HEAD_TIMES = f"{'launch':>8} {'transfer':>8}"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "guestlaunch history --since 1d --outcome failure",
+        "guestlaunch history --profile aarch64-uefi --json | jq '.[].launch_ns'",
+        "guestlaunch history --rebuild",
+    )
+)
 @selection_options
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest so many.")
 @click.option("--rebuild", is_flag=True, help="Make the store anew from the log, which is the truth.")
@@ -31,13 +40,7 @@ _DMA = {True: "on", False: "off", None: "-"}
 def history(
     selection: Selection, limit: int, config: Path | None, state_dir: str | None, *, rebuild: bool, as_json: bool
 ) -> int:
-    r"""List recorded launches, the newest first.
-
-    \b
-    Examples:
-      guestlaunch history --since 1d --outcome failure
-      guestlaunch history --profile aarch64-uefi --json | jq '.[].launch_ns'
-    """
+    """List recorded launches, the newest first."""
     settings = load(config=config, overrides={"state_dir": state_dir})
     if rebuild:
         _rebuild(settings)
@@ -47,21 +50,37 @@ def history(
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return 0
-    click.echo(
-        f"{'when':<20}{'launch':<18}{'profile':<17}{'accel':<6}{'start':<8}{'DMA':<5}{'launch':>11}{'transfer':>11}"
-    )
-    for row in rows:
-        click.echo(_line(row))
+    for line in table(rows, now=dt.datetime.now().astimezone()):
+        click.echo(line)
     return 0
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    when = dt.datetime.fromtimestamp(row["wall_start_ns"] / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    failed = "" if row["outcome"] == "success" else f"  {row['outcome']} in {row['error_phase'] or 'no phase'}"
-    return (
-        f"{when} {row['launch_id']:<18}{row['profile']:<17}{row['accel'] or '-':<6}{row['start']:<8}"
-        f"{_DMA[row['fw_cfg_dma']]:<5}{milliseconds(row['launch_ns']):>11}{milliseconds(row['transfer_ns']):>11}{failed}"
-    )
+def table(rows: Sequence[Mapping[str, Any]], *, now: dt.datetime) -> Iterator[str]:
+    """Yield launches as lines of at most 80 columns; times of day are local, the year is there when it is another."""
+    if not rows:
+        yield "no launches that fit"
+        return
+    head = ("when", "launch", "profile", "accel", "start", "DMA")
+    facts = [_facts(row, now) for row in rows]
+    widths = [max(len(line[column]) for line in (head, *facts)) for column in range(len(head))]
+    left = WIDTH - sum(widths) - len(widths)
+    for line, end in zip((head, *facts), (_HEAD_TIMES, *(_end(row) for row in rows)), strict=True):
+        shown = " ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
+        yield f"{shown} {end if len(end) <= left else end[: left - 1] + '…'}".rstrip()
+
+
+def _facts(row: Mapping[str, Any], now: dt.datetime) -> tuple[str, ...]:
+    when = dt.datetime.fromtimestamp(row["wall_start_ns"] / 1e9).astimezone()
+    shown = when.strftime("%m-%d %H:%M" if when.year == now.year else "%Y-%m-%d")
+    return shown, row["launch_id"], row["profile"], row["accel"] or "-", row["start"], _DMA[row["fw_cfg_dma"]]
+
+
+def _end(row: Mapping[str, Any]) -> str:
+    """Return the times of a launch; of one that went wrong, how and where."""
+    if row["outcome"] != "success":
+        return f"{_WRONG.get(row['outcome'], row['outcome'])} in {row['error_phase'] or 'no phase'}"
+    launch, transfer = (duration(ns) if ns else "-" for ns in (row["launch_ns"], row["transfer_ns"]))
+    return f"{launch:>8} {transfer:>8}"
 
 
 def _rebuild(settings: Settings) -> None:

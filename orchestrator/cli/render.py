@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase
 
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 80
-_BAR_CELLS = 24
+_BAR_CELLS = 18
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 # After the tool has its appliance, time is the tool's own.
 _NOT_LAUNCH = frozenset({Phase.WORKLOAD, Phase.SHUTDOWN})
+
+_JUSTIFY: Mapping[str, Literal["left", "right"]] = {"left": "left", "right": "right"}
 
 Event = Mapping[str, Any]
 
@@ -145,14 +147,17 @@ def _table(*columns: tuple[str, str]) -> Table:
     from rich import box  # here: see the module
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for title, justify in columns:
-        table.add_column(title, justify="right" if justify == "right" else "left", no_wrap=True, overflow="ellipsis")
+        # Notes give way when there is no room; names and times never do.
+        kept = len(Phase.FIRMWARE_HANDOFF) if title == "phase" else len("9999.9 ms") if justify == "right" else None
+        table.add_column(title, justify=_JUSTIFY[justify], no_wrap=True, overflow="ellipsis", min_width=kept)
     return table
 
 
 def _timeline_table(event: Event) -> Table:
     table = _table(("phase", "left"), ("starts", "right"), ("takes", "right"), ("", "left"), ("", "left"))
+    table.columns[3].min_width = _BAR_CELLS
     longest = max((one["duration_ns"] or 0 for one in event["phases"] if one["name"] not in _NOT_LAUNCH), default=0)
     for one in event["phases"]:
         if one["outcome"] == "not_reached":

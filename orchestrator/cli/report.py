@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.options import json_option
+from orchestrator.cli.options import examples, json_option
 from orchestrator.cli.selecting import selection_options
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError
 from orchestrator.settings import Settings, load
@@ -25,7 +25,14 @@ if TYPE_CHECKING:  # imported where they are used: the chart library and SciPy t
 _PATH = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "guestlaunch report --since 1d --html day.html",
+        "guestlaunch report events.jsonl bench/fw-cfg-*.json --html proof.html",
+        "guestlaunch report events.jsonl --trace launches.json",
+        "guestlaunch report --figure phase-ab --out ab.svg",
+    )
+)
 @click.argument("logs", nargs=-1, type=_PATH)
 @selection_options
 @click.option("--html", "page", type=_PATH, metavar="FILE", help="Write one self-contained HTML page.")
@@ -40,15 +47,7 @@ def report(
     *, logs: Sequence[Path], selection: Selection, page: Path | None, trace: Path | None, figure: str | None,
     out: Path | None, title: str, config: Path | None, state_dir: str | None, as_json: bool,
 ) -> int:  # fmt: skip
-    r"""Report on launches: from LOGs (log files, timelines, results of bench), or from the store of launches.
-
-    \b
-    Examples:
-      guestlaunch report --since 1d --html day.html
-      guestlaunch report events.jsonl bench/fw-cfg-*.json --html proof.html
-      guestlaunch report events.jsonl --trace launches.json
-      guestlaunch report --figure phase-ab --out ab.svg
-    """
+    """Report on launches: from LOGs (log files, timelines, results of bench), or from the store of launches."""
     if (figure is None) != (out is None):
         raise UsageError("incomplete", "--figure and --out", "each needs the other")
     settings = load(config=config, overrides={"state_dir": state_dir})
@@ -127,16 +126,21 @@ def _summary(collection: Collection, broken: Broken, *, as_json: bool) -> None:
     """Print exact counts and what the launches say of DMA."""
     import json
 
-    from orchestrator.report.html import observed
+    from orchestrator.report.observed import observe
 
     rows = [
         {**total.group._asdict(), "fw_cfg_dma": total.dma, "outcome": total.outcome, "launches": count}
         for total, count in sorted(collection.totals.items())
     ]
-    verdicts = observed(collection)
+    seen = observe(collection)
     if as_json:
         analyses = {str(path): result["analysis"] for path, result in collection.results}
-        found = {"launches": rows, "observed": verdicts, "results": analyses, "broken_lines": broken.count}
+        found = {
+            "launches": rows,
+            "observed": [one.to_dict() for one in seen],
+            "results": analyses,
+            "broken_lines": broken.count,
+        }
         click.echo(json.dumps(found, indent=1))
         return
     text = io.StringIO()
@@ -146,8 +150,8 @@ def _summary(collection: Collection, broken: Broken, *, as_json: bool) -> None:
             f"{row['launches']:>8}  {row['profile']}  {row['accel']}{modelled}  {row['start']}"
             f"  DMA {row['fw_cfg_dma']}  {row['outcome']}\n"
         )
-    for verdict in verdicts:
-        text.write(f"observed, {verdict['title']}: {verdict['verdict']}\n")
+    for one in seen:
+        text.write(f"observed, {one.group.title}: {one.text}\n")
     for path, result in collection.results:
         text.write(f"{path}: {(result['analysis'] or {}).get('verdict', result['kind'])}\n")
     click.echo(text.getvalue(), nl=False)

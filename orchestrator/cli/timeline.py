@@ -7,14 +7,20 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import json_option
+from orchestrator.cli.options import examples, json_option
 from orchestrator.cli.render import show_comparison, show_timeline
 from orchestrator.errors import NotFoundError
 from orchestrator.settings import load
 from orchestrator.timeline.store import open_store
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "guestlaunch timeline",
+        "guestlaunch timeline gl-5c5bf8 --against last",
+        "guestlaunch timeline last --json | jq .transfer_ns",
+    )
+)
 @click.argument("launch", default="last")
 @click.option("--against", metavar="LAUNCH", help="Another launch to draw beside it.")
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")

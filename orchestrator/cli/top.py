@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli.options import examples
 from orchestrator.daemon import client
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.settings import Settings, load
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
 
 _PHASES = {str(phase): number for number, phase in enumerate(SEQUENCE[Start.COLD])}
 _LATEST = 8
+_BAR_CELLS = 8
+# Columns with their least widths: everything that matters fits 80 columns.
+_RUNNING = (
+    ("launch", 15), ("profile", 14), ("accel", 5), ("phase", 16), ("", _BAR_CELLS), ("elapsed", 7), ("client", 7),
+)  # fmt: skip
+_DONE = (("launch", 15), ("profile", 14), ("accel", 5), ("DMA", 3), ("outcome", 9), ("launched", 9), ("transfer", 9))
+_NUMERIC = frozenset({"elapsed", "client", "launched", "transfer"})
 
 
-@click.command()
+@click.command(epilog=examples("guestlaunch top", "guestlaunch top --interval 2"))
 @click.option("--interval", type=click.FloatRange(0.1, 60), default=0.5, show_default=True, help="Seconds.")
 @click.option("--socket", metavar="PATH", type=click.Path(path_type=Path), help="Ask the server that listens there.")
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
@@ -62,7 +70,6 @@ def latest(settings: Settings) -> list[dict[str, Any]]:
 
 def picture(status: Mapping[str, Any], ended: list[dict[str, Any]]) -> RenderableType:
     """Return the picture of one moment."""
-    from rich import box
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -72,23 +79,25 @@ def picture(status: Mapping[str, Any], ended: list[dict[str, Any]]) -> Renderabl
 
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(status["outcomes"].items())) or "none yet"
     head = Text(f"guestlaunchd {status['version']}, pid {status['pid']}; ended: {counts}", style="bold")
-    running = Table(box=box.SIMPLE, title=f"running: {len(status['launches'])}", title_justify="left")
-    for name in ("launch", "profile", "accel", "phase", "", "elapsed", "client"):
-        running.add_column(name, justify="right" if name == "elapsed" else "left", no_wrap=True)
+    running, done = (Table(box=None, padding=(0, 1, 0, 0), header_style="dim") for _ in range(2))
+    running.title, done.title = f"\nrunning: {len(status['launches'])}", "\nlatest"
+    for table, columns in ((running, _RUNNING), (done, _DONE)):
+        table.title_justify, table.title_style = "left", "bold"
+        for name, width in columns:
+            numeric = name in _NUMERIC
+            table.add_column(name, justify="right" if numeric else "left", no_wrap=True, min_width=width)
     for one in status["launches"]:
         place = _PHASES.get(one["phase"], 0)
         running.add_row(
             one["launch_id"], one["profile"], one["accel"] or "-", one["phase"],
-            ProgressBar(total=len(_PHASES) - 1, completed=place, width=16), f"{one['elapsed_s']:.1f} s",
+            ProgressBar(total=len(_PHASES) - 1, completed=place, width=_BAR_CELLS), f"{one['elapsed_s']:.1f} s",
             str(one["client_pid"]),
         )  # fmt: skip
-    done = Table(box=box.SIMPLE, title="latest", title_justify="left")
-    for name in ("launch", "profile", "DMA", "outcome", "launch time", "transfer"):
-        done.add_column(name, justify="right" if name in {"launch time", "transfer"} else "left", no_wrap=True)
     for row in ended:
         dma = {True: "on", False: "off", None: "-"}[row["fw_cfg_dma"]]
         done.add_row(
-            row["launch_id"], row["profile"], dma, row["outcome"], milliseconds(row["launch_ns"]),
-            milliseconds(row["transfer_ns"]), style="red" if row["outcome"] == "failure" else "",
+            row["launch_id"], row["profile"], row["accel"] or "-", dma, row["outcome"],
+            milliseconds(row["launch_ns"]), milliseconds(row["transfer_ns"]),
+            style="red" if row["outcome"] == "failure" else "",
         )  # fmt: skip
     return Group(head, running, done)

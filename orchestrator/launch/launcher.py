@@ -27,6 +27,8 @@ from orchestrator.timeline.record import LaunchRecord, phase_event, to_event
 from orchestrator.timeline.recorder import Recorder
 
 _TAIL_LINES = 40
+# Of a launch that went well: enough to see where a slow one lost its time.
+_SHORT_TAIL_LINES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +214,7 @@ class Launcher:
             disks=len(request.disks),
             versions=self._versions(cold),
             appliance=appliance_versions(plan) if plan else {},
-            console_tail=cold.ring.tail(_TAIL_LINES) if error else (),
+            console_tail=cold.ring.tail(_TAIL_LINES if error else _SHORT_TAIL_LINES),
             extra_args=request.extra_args,
         )
 

@@ -27,8 +27,27 @@ _PART_SCALE = {
     "domain": list(PARTS),
     "range": ["var(--host)", "var(--firmware)", "var(--transfer)", "var(--guest)", "var(--tool)"],
 }
-_NARROW = {"columns": 3}  # so that the legend fits a phone
-_MS = {"type": "quantitative", "axis": {"format": "~s"}}
+# Milliseconds on a log scale, in words; only powers of ten are drawn and named.
+_POWER = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 1e-9"
+_LOG_MS = {
+    "type": "quantitative",
+    "field": "ms",
+    "title": "log scale",
+    "scale": {"type": "log"},
+    "axis": {
+        "labelExpr": f"!({_POWER}) ? '' : datum.value >= 1000 ? format(datum.value / 1000, ',~r') + ' s' : "
+        "datum.value >= 1 ? format(datum.value, '~r') + ' ms' : format(datum.value * 1000, '~r') + ' µs'",
+        "labelOverlap": "greedy",
+        "labelSeparation": 8,
+        "gridOpacity": {"condition": {"test": _POWER, "value": 1}, "value": 0},
+        "tickOpacity": {"condition": {"test": _POWER, "value": 1}, "value": 0},
+    },
+}
+_CLOCK = {
+    "year": "%Y", "quarter": "%b %Y", "month": "%b %Y", "week": "%d %b", "date": "%d %b", "hours": "%H:%M",
+    "minutes": "%H:%M", "seconds": "%H:%M:%S", "milliseconds": "%S.%L",
+}  # fmt: skip
+_SECONDS = {"tickCount": {"expr": "max(3, width / 80)"}, "format": "~r"}
 
 
 def _phase_axis() -> Spec:
@@ -40,7 +59,7 @@ def _dma_color(title: str | None = "fw_cfg DMA") -> Spec:
 
 
 def _part_color() -> Spec:
-    return {"field": "part", "type": "nominal", "scale": _PART_SCALE, "title": None, "legend": _NARROW}
+    return {"field": "part", "type": "nominal", "scale": _PART_SCALE, "title": None}
 
 
 def waterfall() -> Spec:
@@ -54,7 +73,12 @@ def waterfall() -> Spec:
             {
                 "mark": {"type": "bar", "height": 14, "minBandSize": 2, "cornerRadius": 2},
                 "encoding": {
-                    "x": {"field": "begin", "type": "quantitative", "title": "seconds since the launch began"},
+                    "x": {
+                        "field": "begin",
+                        "type": "quantitative",
+                        "title": "seconds since the launch began",
+                        "axis": _SECONDS,
+                    },
                     "x2": {"field": "end"},
                     "color": _part_color(),
                     "tooltip": [{"field": "phase"}, {"field": "label", "title": "duration"}, {"field": "source"}],
@@ -68,26 +92,29 @@ def waterfall() -> Spec:
     }
 
 
+def _offset() -> Spec:
+    return {"field": "dma", "type": "nominal", "sort": ["off", "on"], "scale": {"paddingOuter": 0.2}}
+
+
 def phases() -> Spec:
-    """Distribution per phase. Rows: phase, ms, part."""
-    x = {**_MS, "field": "ms", "title": "milliseconds (log scale)", "scale": {"type": "log"}}
+    """Distribution of each phase, with DMA and without. Rows: phase, ms, dma."""
     return {
         "data": {"name": "rows"},
-        "height": {"step": 24},
-        "encoding": {"y": _phase_axis()},
+        "height": {"step": 14, "for": "offset"},
+        "encoding": {"y": _phase_axis(), "yOffset": _offset(), "color": _dma_color()},
         "layer": [
             {
-                "mark": {"type": "rule", "color": "var(--muted)"},
-                "encoding": {"x": {**x, "aggregate": "min"}, "x2": {"field": "ms", "aggregate": "max"}},
+                "mark": {"type": "rule", "opacity": 0.7},
+                "encoding": {"x": {**_LOG_MS, "aggregate": "min"}, "x2": {"field": "ms", "aggregate": "max"}},
             },
             {
-                "mark": {"type": "bar", "height": 12, "cornerRadius": 2},
+                "mark": {"type": "bar", "height": 8, "cornerRadius": 2, "minBandSize": 2},
                 "encoding": {
-                    "x": {**x, "aggregate": "q1"},
+                    "x": {**_LOG_MS, "aggregate": "q1"},
                     "x2": {"field": "ms", "aggregate": "q3"},
-                    "color": _part_color(),
                     "tooltip": [
                         {"field": "phase"},
+                        {"field": "dma", "title": "DMA"},
                         *(
                             {"field": "ms", "aggregate": op, "title": title, "format": ".4~r"}
                             for op, title in (
@@ -99,37 +126,68 @@ def phases() -> Spec:
                 },
             },
             {
-                "mark": {"type": "tick", "color": "var(--fg)", "thickness": 2, "size": 16},
-                "encoding": {"x": {**x, "aggregate": "median"}},
+                "mark": {"type": "tick", "thickness": 2, "size": 12, "color": "var(--fg)"},
+                "encoding": {"x": {**_LOG_MS, "aggregate": "median"}, "color": {"value": "var(--fg)"}},
             },
         ],
     }  # fmt: skip
 
 
 def phase_ab() -> Spec:
-    """DMA on and off side by side, per phase. Rows: phase, ms, dma."""
-    x = {**_MS, "field": "ms", "title": "milliseconds (log scale)", "scale": {"type": "log"}}
-    offset = {"field": "dma", "type": "nominal", "sort": ["off", "on"], "scale": {"paddingOuter": 0.25}}
+    """DMA on and off side by side: the median of each phase. Rows: phase, ms, dma."""
+    x = {"type": "quantitative", "title": "seconds", "axis": _SECONDS}
     return {
         "data": {"name": "rows"},
-        "height": {"step": 26, "for": "position"},
-        "encoding": {"y": _phase_axis(), "yOffset": offset, "color": _dma_color()},
+        "height": {"step": 14, "for": "offset"},
+        "padding": {"left": 0, "top": 0, "bottom": 0, "right": 50},  # for the last label
+        "transform": [
+            {
+                "aggregate": [
+                    {"op": "median", "field": "ms", "as": "median"},
+                    {"op": "q1", "field": "ms", "as": "q1"},
+                    {"op": "q3", "field": "ms", "as": "q3"},
+                    {"op": "count", "as": "launches"},
+                ],
+                "groupby": ["phase", "dma"],
+            },
+            *({"calculate": f"datum.{name} / 1000", "as": f"{name}_s"} for name in ("median", "q1", "q3")),
+            {
+                "calculate": "datum.median >= 1000 ? format(datum.median_s, '.2f') + ' s' : "
+                "format(datum.median, datum.median >= 100 ? '.0f' : '.3~r') + ' ms'",
+                "as": "label",
+            },
+        ],
+        "encoding": {"y": _phase_axis(), "yOffset": _offset(), "color": _dma_color()},
         "layer": [
             {
-                "mark": {"type": "rule", "strokeWidth": 4, "opacity": 0.45},
-                "encoding": {"x": {**x, "aggregate": "q1"}, "x2": {"field": "ms", "aggregate": "q3"}},
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 55, "opacity": 1},
+                "mark": {"type": "bar", "cornerRadiusEnd": 2, "minBandSize": 2},
                 "encoding": {
-                    "x": {**x, "aggregate": "median"},
+                    "x": {**x, "field": "median_s"},
                     "tooltip": [
                         {"field": "phase"},
                         {"field": "dma", "title": "DMA"},
-                        {"field": "ms", "aggregate": "median", "title": "median, ms", "format": ".4~r"},
-                        {"aggregate": "count", "title": "launches"},
+                        {"field": "label", "title": "median"},
+                        {"field": "launches"},
                     ],
                 },
+            },
+            {
+                "mark": {"type": "rule"},
+                "encoding": {
+                    "x": {**x, "field": "q1_s"},
+                    "x2": {"field": "q3_s"},
+                    "color": {"value": "var(--fg)"},
+                    "opacity": {"value": 0.75},
+                },
+            },
+            {
+                "mark": {"type": "text", "align": "left", "dx": 4, "fontSize": 10, "clip": False},
+                "encoding": {
+                    "x": {**x, "field": "end_s"},
+                    "text": {"field": "label"},
+                    "color": {"value": "var(--fg)"},
+                },
+                "transform": [{"calculate": "max(datum.median_s, datum.q3_s)", "as": "end_s"}],
             },
         ],
     }
@@ -141,19 +199,30 @@ def trend() -> Spec:
         "data": {"name": "rows"},
         "height": 260,
         "encoding": {
-            "x": {"field": "at", "type": "temporal", "title": None, "axis": {"labelOverlap": True}},
+            "x": {
+                "field": "at",
+                "type": "temporal",
+                "title": None,
+                "scale": {"type": "utc"},
+                "axis": {"labelOverlap": True, "format": _CLOCK, "tickCount": {"expr": "max(3, width / 90)"}},
+            },
             "color": _dma_color(),
         },
         "layer": [
             {
-                "mark": {"type": "point", "filled": True, "size": 14, "opacity": 0.35},
+                "mark": {"type": "point", "filled": True, "size": 30, "opacity": 0.6},
                 "encoding": {
-                    "y": {"field": "launch_s", "type": "quantitative", "title": "launch, seconds"},
+                    "y": {
+                        "field": "launch_s",
+                        "type": "quantitative",
+                        "title": "launch, seconds",
+                        "scale": {"zero": False},
+                    },
                     "tooltip": [
-                        {"field": "id"},
-                        {"field": "at", "type": "temporal", "format": "%Y-%m-%d %H:%M:%S"},
-                        {"field": "launch_s", "format": ".2f"},
-                        {"field": "dma"},
+                        {"field": "id", "title": "launch"},
+                        {"field": "at", "type": "temporal", "format": "%Y-%m-%d %H:%M:%S", "title": "UTC"},
+                        {"field": "launch_s", "format": ".2f", "title": "seconds"},
+                        {"field": "dma", "title": "DMA"},
                     ],
                 },
             },

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
-from orchestrator.report import compare, figures, rows
-from orchestrator.report.bench_analysis import facts
+from orchestrator.report import figures, rows
 from orchestrator.report.collection import Collection, Group, dma_of, group_of
 from orchestrator.report.export import library
+from orchestrator.report.observed import Observed, observe
 from orchestrator.report.reader import Broken
 from orchestrator.report.result import Result
-from orchestrator.report.statistics import MIN_SAMPLES
+from orchestrator.report.verdict_box import observed_tiles, result_tiles
 
 _ON_PAGE = ("waterfall", "phases", "phase-ab", "launch-ecdf", "trend")
-# Launches a side in the observed comparison: resampling thousands adds waiting, and no knowledge.
-_COMPARED = 200
 
 
 def render(collection: Collection, *, broken: Broken, cache: Path | None, title: str = "Launches") -> str:
@@ -43,51 +41,21 @@ def render(collection: Collection, *, broken: Broken, cache: Path | None, title:
         version=__version__,
         css=_markup(_asset("page.css")),
         results=results,
-        observed=observed(collection),
+        observed=[_observed(found) for found in observe(collection)],
         count=collection.count,
         counted=_counted(collection),
         totals=[
             {"group": total.group, "dma": total.dma, "outcome": total.outcome, "count": count}
             for total, count in sorted(collection.totals.items())
         ],
-        slowest=[_shown(event) for event in collection.slowest],
-        failures=[_shown(event) for event in collection.failures],
+        slowest=_shown(collection.slowest),
+        failures=_shown(collection.failures),
         broken=broken,
         data=_json(_data(collection, results)),
         library=library(cache),
         script=_asset("page.js"),
+        parts=list(rows.PARTS),
     )
-
-
-def observed(collection: Collection) -> list[dict[str, Any]]:
-    """Return what ordinary launches say of DMA, for each group that has enough of both."""
-    found = []
-    for group in collection.groups():
-        sides: dict[str, list[Mapping[str, Any]]] = {"off": [], "on": []}
-        for event in collection.of(group):
-            if event["outcome"] == "success" and dma_of(event) in sides:
-                sides[dma_of(event)].append(event)
-        if min(len(side) for side in sides.values()) < MIN_SAMPLES:
-            continue
-        off, on = ({"transfer": _seen(s, "transfer_ns"), "launch": _seen(s, "launch_ns")} for s in sides.values())
-        compared = compare.compare(off, on, paired=False, primary=("transfer", "launch"))
-        said = compare.verdict(off, on, compared, accel=group.accel, modelled_trap_cost_ns=None)
-        found.append(
-            {
-                "title": group.title,
-                "modelled": group.modelled,
-                "verdict": said.text,
-                "n_off": len(sides["off"]),
-                "n_on": len(sides["on"]),
-            }
-        )
-    return found
-
-
-def _seen(events: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    values = [float(event[key]) for event in events if event.get(key)]
-    step = max(1, len(values) // _COMPARED)
-    return values[::step]
 
 
 def _asset(name: str) -> str:
@@ -165,21 +133,45 @@ def _when(wall_ns: int) -> str:
     return dt.datetime.fromtimestamp(wall_ns / 1e9, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _shown(event: Mapping[str, Any]) -> dict[str, Any]:
-    seen = [phase for phase in event["phases"] if phase["duration_ns"] is not None]
+def _shown(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the launches of a list; their bars have one scale."""
+    longest_ns = max((event["total_ns"] for event in events), default=1)
+    return [_launch(event, longest_ns) for event in events]
+
+
+def _launch(event: Mapping[str, Any], longest_ns: int) -> dict[str, Any]:
+    """Return a launch of the lists, with its phases as parts of a bar."""
+    seen = [phase for phase in event["phases"] if phase["duration_ns"]]
     longest = sorted(seen, key=lambda phase: -int(phase["duration_ns"]))[:4]
     launch_ns = event.get("launch_ns")
     return {
         "launch_id": event["launch_id"],
+        "at": event["wall_start_ns"] // 10**6,
         "when": _when(event["wall_start_ns"]),
         "profile": event["profile"],
         "accel": _accel(group_of(event)),
         "start": event["start"],
         "dma": dma_of(event),
-        "took": rows.duration(launch_ns) if launch_ns else f"not ready, ended after {rows.duration(event['total_ns'])}",
+        "outcome": event["outcome"],
+        "took": rows.duration(launch_ns) if launch_ns else f"ended after {rows.duration(event['total_ns'])}",
         "error": event.get("error"),
         "longest": ", ".join(f"{phase['name']} {rows.duration(phase['duration_ns'])}" for phase in longest),
+        "bar": [
+            (rows.PART_OF[phase["name"]], round(100 * phase["duration_ns"] / longest_ns, 2), phase["name"])
+            for phase in seen
+        ],
         "console": "\n".join(event.get("console_tail", ())),
+    }
+
+
+def _observed(found: Observed) -> dict[str, Any]:
+    return {
+        "title": found.group.title,
+        "modelled": found.group.modelled,
+        "tiles": observed_tiles(found),
+        "text": found.text,
+        "without": found.without,
+        "with_dma": found.with_dma,
     }
 
 
@@ -189,7 +181,7 @@ def _result(path: Path, result: Result, number: int) -> dict[str, Any]:
     kind = {"fw-cfg": "ratios", "launch": "ratios", "sweep": "sweep"}.get(result["kind"])
     chart_rows = rows.sweep_rows(result) if kind == "sweep" else rows.ratio_rows(result) if kind else []
     measured = [sample for sample in result["samples"] if sample["round"] >= 0]
-    note = f"{path.name}: {len(measured)} runs on {facts(result)['accel']}"
+    note = f"{path.name}: {len(measured)} runs on {result['environment']['launches'].get('accel')}"
     if analysis.get("failed_runs"):
         note += f", {analysis['failed_runs']} of them failed"
     host, launches = result["environment"]["host"], result["environment"]["launches"]
@@ -197,6 +189,7 @@ def _result(path: Path, result: Result, number: int) -> dict[str, Any]:
         "title": f"Benchmark {result['kind']}" + ("" if result["complete"] else " (not complete)"),
         "modelled": f"{cost / 1e3:g} µs an access" if cost else "",
         "verdict": analysis.get("verdict", ""),
+        "tiles": result_tiles(result),
         "note": note,
         "chart": f"result-{number}" if chart_rows else "",
         "figure": kind if chart_rows else "",

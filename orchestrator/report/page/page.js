@@ -15,8 +15,12 @@ async function draw(id, rows) {
     await view.data("rows", rows).runAsync();
     return;
   }
-  const spec = { ...data.figures[card.dataset.figure], datasets: { rows } };
-  const drawn = await window.vegaEmbed("#chart-" + id, spec, { renderer: "svg", actions: false, tooltip: { theme: "custom" } });
+  const figure = data.figures[card.dataset.figure];
+  // The page has its own legends: they wrap on a phone.
+  const config = { ...figure.config, legend: { disable: true } };
+  const spec = { ...figure, config, datasets: { rows } };
+  const options = { renderer: "svg", actions: false, tooltip: { theme: "custom" } };
+  const drawn = await window.vegaEmbed("#chart-" + id, spec, options);
   views.set(id, drawn.view);
 }
 
@@ -28,13 +32,27 @@ function fill(name, values, any) {
   element.addEventListener("change", update);
 }
 
+const filters = ["profile", "accel", "start", "dma", "outcome"];
+
+// Returns the test that the filters amount to. Dates are UTC, as everywhere on the page.
 function chosen() {
-  const wanted = { profile: select("profile").value, accel: select("accel").value, start: select("start").value,
-    dma: select("dma").value, outcome: select("outcome").value };
-  const since = select("since").value ? Date.parse(select("since").value + "T00:00:00") : -Infinity;
-  const until = select("until").value ? Date.parse(select("until").value + "T23:59:59.999") : Infinity;
-  return data.launches.filter((launch) => launch.at >= since && launch.at <= until
-    && Object.entries(wanted).every(([key, value]) => value === "" || launch[key] === value));
+  const wanted = filters.map((name) => [name, select(name).value]).filter(([, value]) => value !== "");
+  const since = select("since").value ? Date.parse(select("since").value + "T00:00:00Z") : -Infinity;
+  const until = select("until").value ? Date.parse(select("until").value + "T23:59:59.999Z") : Infinity;
+  return (launch) => Number(launch.at) >= since && Number(launch.at) <= until
+    && wanted.every(([key, value]) => launch[key] === value);
+}
+
+// Shows those of the slowest and the failed that the filters let through.
+function listExtremes(fits) {
+  for (const section of document.querySelectorAll("#slowest, #failures")) {
+    let shown = 0;
+    for (const launch of section.querySelectorAll("details")) {
+      launch.hidden = !fits(launch.dataset);
+      shown += launch.hidden ? 0 : 1;
+    }
+    section.querySelector(".none").hidden = shown > 0;
+  }
 }
 
 function phaseRows(launches) {
@@ -82,23 +100,34 @@ function listLaunches(launches) {
   if ([...element.options].some((option) => option.value === before)) { element.value = before; }
 }
 
+function cells(row, texts) {
+  for (const [number, text] of texts.entries()) {
+    const cell = row.insertCell();
+    cell.className = number ? "n" : "";
+    cell.textContent = text;
+  }
+}
+
 function summary(launches) {
   const body = document.getElementById("summary");
   body.replaceChildren();
+  const medians = {};
   for (const dma of ["off", "on", "unknown"]) {
     const side = launches.filter((launch) => launch.dma === dma && launch.outcome === "success");
     if (side.length === 0) { continue; }
-    const row = body.insertRow();
-    row.insertCell().textContent = dma;
-    for (const key of ["launch", "transfer", "total"]) {
+    medians[dma] = ["launch", "transfer", "total"].map((key) => {
       const values = side.map((launch) => launch[key]).filter((value) => value !== null);
-      const cell = row.insertCell();
-      cell.className = "n";
-      cell.textContent = values.length ? duration(median(values)) : "–";
-    }
-    const count = row.insertCell();
-    count.className = "n";
-    count.textContent = side.length.toLocaleString("en");
+      return values.length ? median(values) : null;
+    });
+    const shown = medians[dma].map((value) => value === null ? "–" : duration(value));
+    cells(body.insertRow(), [dma, ...shown, side.length.toLocaleString("en")]);
+  }
+  if (medians.off && medians.on) {
+    const row = body.insertRow();
+    row.className = "ratio";
+    const times = medians.off.map((value, number) => value && medians.on[number]
+      ? (value / medians.on[number]).toPrecision(3) + "×" : "–");
+    cells(row, ["off / on", ...times, ""]);
   }
 }
 
@@ -108,8 +137,10 @@ async function drawWaterfall() {
 }
 
 async function update() {
-  const launches = chosen();
-  select("count").value = launches.length.toLocaleString("en") + " launches";
+  const fits = chosen();
+  const launches = data.launches.filter(fits);
+  listExtremes(fits);
+  select("count").value = launches.length.toLocaleString("en") + (launches.length === 1 ? " launch" : " launches");
   listLaunches(launches);
   summary(launches);
   const ready = launches.filter((launch) => launch.launch !== null && launch.dma !== "unknown")
@@ -123,16 +154,24 @@ async function update() {
   document.body.dataset.drawn = String(Number(document.body.dataset.drawn || 0) + 1);
 }
 
+// Sets the filters to the largest group of launches.
+function reset() {
+  for (const name of filters) { select(name).value = data.first[name] ?? ""; }
+  for (const name of ["since", "until"]) { select(name).value = ""; }
+}
+
 async function start() {
   for (const [id, rows] of Object.entries(data.fixed)) { await draw(id, rows); }
   if (data.launches.length > 0) {
-    for (const [name, any] of [["profile", true], ["accel", false], ["start", false], ["dma", true], ["outcome", true]]) {
-      fill(name, order(data.launches.map((launch) => launch[name])), any);
-      if (data.first[name] !== undefined) { select(name).value = data.first[name]; }
+    for (const name of filters) {
+      // Accelerators and kinds of start are looked at one at a time: never pooled.
+      fill(name, order(data.launches.map((launch) => launch[name])), !["accel", "start"].includes(name));
     }
+    reset();
     select("since").addEventListener("change", update);
     select("until").addEventListener("change", update);
     select("launch").addEventListener("change", drawWaterfall);
+    select("reset").addEventListener("click", () => { reset(); update(); });
     await update();
   }
   document.body.dataset.ready = "yes";
@@ -140,5 +179,6 @@ async function start() {
 
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details")) { details.open = true; }
+  for (const name of ["since", "until"]) { select(name)?.parentElement.classList.toggle("blank", select(name).value === ""); }
 });
 start();
