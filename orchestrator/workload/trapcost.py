@@ -65,12 +65,13 @@ def build(cache: Path, emulator: str) -> Path:
     _require_plugins(emulator)
     source = resources.files(__package__).joinpath("trapcost.c").read_bytes()
     compiler = os.environ.get("CC") or "cc"
-    if shutil.which(compiler) is None:
-        why = f"there is no C compiler '{compiler}' to build the model with"
-        raise CapabilityError("cannot model the trap cost", "trapcost.c", why, "install gcc and libc6-dev, or set CC")
     identity = hashlib.sha256(source + compiler.encode() + " ".join(_FLAGS).encode()).hexdigest()[:16]
     plugin = cache / f"{PLUGIN_NAME}-{identity}.so"
     if not plugin.exists():
+        if shutil.which(compiler) is None:
+            why = f"there is no C compiler '{compiler}' to build the model with"
+            hint = "install gcc and libc6-dev, or set CC"
+            raise CapabilityError("cannot model the trap cost", "trapcost.c", why, hint)
         try:
             cache.mkdir(parents=True, exist_ok=True)
             _compile(compiler, source, plugin)
