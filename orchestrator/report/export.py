@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError, nearest
-from orchestrator.report import figures, rows
+from orchestrator.report import figures, looks, rows
 from orchestrator.report.collection import Collection, dma_of
 
 _WIDTH = 640
@@ -63,10 +63,10 @@ def figure(name: str, collection: Collection) -> dict[str, Any]:
     found, subtitle = _rows(name, collection)
     if not found:
         raise NotFoundError("nothing to draw", name, "the input has no data for it")
-    spec = figures.themed(figures.FIGURES[name]())
+    spec = looks.themed(figures.FIGURES[name]())
     spec |= {"width": _WIDTH, "background": "white", "datasets": {"rows": found}, "padding": 12}
     spec["title"] = {"text": (figures.FIGURES[name].__doc__ or "").split(". Rows")[0], "subtitle": subtitle}
-    text = re.sub(r"var\(--([a-z]+)\)", lambda match: figures.LIGHT[match[1]], json.dumps(spec))
+    text = re.sub(r"var\(--([a-z]+)\)", lambda match: looks.LIGHT[match[1]], json.dumps(spec))
     return dict(json.loads(text))
 
 

@@ -1,53 +1,12 @@
 """The charts, as Vega-Lite specifications over named data sets.
 
-One specification serves the page (drawn by the browser) and papers (drawn by vl-convert). Colours are names that
-the page resolves by its colour scheme; `LIGHT` has those for paper. Rows come from `rows`, files from `export`.
+One specification serves the page (drawn by the browser) and papers (drawn by vl-convert). How they look is `looks`';
+rows come from `rows`, files from `export`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from orchestrator.report.rows import PARTS
-from orchestrator.timeline.phases import SEQUENCE, Start
-
-Spec = dict[str, Any]
-
-# Okabe and Ito's colours, told apart with any colour vision; darker where theirs are too light on white.
-LIGHT = {
-    "fg": "#1b1f24", "muted": "#59636e", "grid": "#d9dee3", "bg": "#ffffff", "on": "#0072b2", "off": "#c44e00",
-    "unknown": "#6e7781", "host": "#6e7781", "firmware": "#b07d00", "transfer": "#c44e00", "guest": "#0072b2",
-    "tool": "#00845f", "bad": "#c1121f",
-}  # fmt: skip
-_COLD, _WARM = SEQUENCE[Start.COLD], SEQUENCE[Start.WARM]
-PHASES = [str(phase) for phase in dict.fromkeys((*_COLD[:-4], *_WARM, *_COLD))]
-
-_DMA_SCALE = {"domain": ["on", "off"], "range": ["var(--on)", "var(--off)"]}
-_PART_SCALE = {
-    "domain": list(PARTS),
-    "range": ["var(--host)", "var(--firmware)", "var(--transfer)", "var(--guest)", "var(--tool)"],
-}
-# Milliseconds on a log scale, in words; only powers of ten are drawn and named.
-_POWER = "abs(log(datum.value) / LN10 - round(log(datum.value) / LN10)) < 1e-9"
-_LOG_MS = {
-    "type": "quantitative",
-    "field": "ms",
-    "title": "log scale",
-    "scale": {"type": "log"},
-    "axis": {
-        "labelExpr": f"!({_POWER}) ? '' : datum.value >= 1000 ? format(datum.value / 1000, ',~r') + ' s' : "
-        "datum.value >= 1 ? format(datum.value, '~r') + ' ms' : format(datum.value * 1000, '~r') + ' µs'",
-        "labelOverlap": "greedy",
-        "labelSeparation": 8,
-        "gridOpacity": {"condition": {"test": _POWER, "value": 1}, "value": 0},
-        "tickOpacity": {"condition": {"test": _POWER, "value": 1}, "value": 0},
-    },
-}
-_CLOCK = {
-    "year": "%Y", "quarter": "%b %Y", "month": "%b %Y", "week": "%d %b", "date": "%d %b", "hours": "%H:%M",
-    "minutes": "%H:%M", "seconds": "%H:%M:%S", "milliseconds": "%S.%L",
-}  # fmt: skip
-_SECONDS = {"tickCount": {"expr": "max(3, width / 80)"}, "format": "~r"}
+from orchestrator.report.looks import CLOCK, DMA_SCALE, LOG_MS, PART_SCALE, PHASES, POWER, POWERS, SECONDS, Spec
 
 
 def _phase_axis() -> Spec:
@@ -55,11 +14,11 @@ def _phase_axis() -> Spec:
 
 
 def _dma_color(title: str | None = "fw_cfg DMA") -> Spec:
-    return {"field": "dma", "type": "nominal", "scale": _DMA_SCALE, "title": title}
+    return {"field": "dma", "type": "nominal", "scale": DMA_SCALE, "title": title}
 
 
 def _part_color() -> Spec:
-    return {"field": "part", "type": "nominal", "scale": _PART_SCALE, "title": None}
+    return {"field": "part", "type": "nominal", "scale": PART_SCALE, "title": None}
 
 
 def waterfall() -> Spec:
@@ -77,7 +36,7 @@ def waterfall() -> Spec:
                         "field": "begin",
                         "type": "quantitative",
                         "title": "seconds since the launch began",
-                        "axis": _SECONDS,
+                        "axis": SECONDS,
                     },
                     "x2": {"field": "end"},
                     "color": _part_color(),
@@ -105,12 +64,12 @@ def phases() -> Spec:
         "layer": [
             {
                 "mark": {"type": "rule", "opacity": 0.7},
-                "encoding": {"x": {**_LOG_MS, "aggregate": "min"}, "x2": {"field": "ms", "aggregate": "max"}},
+                "encoding": {"x": {**LOG_MS, "aggregate": "min"}, "x2": {"field": "ms", "aggregate": "max"}},
             },
             {
                 "mark": {"type": "bar", "height": 8, "cornerRadius": 2, "minBandSize": 2},
                 "encoding": {
-                    "x": {**_LOG_MS, "aggregate": "q1"},
+                    "x": {**LOG_MS, "aggregate": "q1"},
                     "x2": {"field": "ms", "aggregate": "q3"},
                     "tooltip": [
                         {"field": "phase"},
@@ -127,7 +86,7 @@ def phases() -> Spec:
             },
             {
                 "mark": {"type": "tick", "thickness": 2, "size": 12, "color": "var(--fg)"},
-                "encoding": {"x": {**_LOG_MS, "aggregate": "median"}, "color": {"value": "var(--fg)"}},
+                "encoding": {"x": {**LOG_MS, "aggregate": "median"}, "color": {"value": "var(--fg)"}},
             },
         ],
     }  # fmt: skip
@@ -135,7 +94,7 @@ def phases() -> Spec:
 
 def phase_ab() -> Spec:
     """DMA on and off side by side: the median of each phase. Rows: phase, ms, dma."""
-    x = {"type": "quantitative", "title": "seconds", "axis": _SECONDS}
+    x = {"type": "quantitative", "title": "seconds", "axis": SECONDS}
     return {
         "data": {"name": "rows"},
         "height": {"step": 14, "for": "offset"},
@@ -204,7 +163,7 @@ def trend() -> Spec:
                 "type": "temporal",
                 "title": None,
                 "scale": {"type": "utc"},
-                "axis": {"labelOverlap": True, "format": _CLOCK, "tickCount": {"expr": "max(3, width / 90)"}},
+                "axis": {"labelOverlap": True, "format": CLOCK, "tickCount": {"expr": "max(3, width / 90)"}},
             },
             "color": _dma_color(),
         },
@@ -265,7 +224,8 @@ def launch_ecdf() -> Spec:
 
 def ratios() -> Spec:
     """Ratio of the sides of a benchmark with its interval. Rows: metric, ratio, low, high, difference."""
-    x = {"type": "quantitative", "scale": {"type": "log"}, "axis": {"format": "~r"}}
+    named = f"({POWER}) || datum.value == 2 ? format(datum.value, ',~r') : ''"
+    x = {"type": "quantitative", "scale": {"type": "log"}, "axis": {**POWERS, "labelExpr": named}}
     return {
         "data": {"name": "rows"},
         "height": {"step": 22},
@@ -306,7 +266,7 @@ def ratios() -> Spec:
 def sweep() -> Spec:
     """Transfer time by payload size. Rows: mb, ms, dma."""
     x = {"field": "mb", "type": "quantitative", "title": "kernel + initrd, MB"}
-    y = {"field": "ms", "type": "quantitative", "title": "transfer, milliseconds (log scale)", "scale": {"type": "log"}}
+    y = {**LOG_MS, "title": "transfer, log scale", "axis": {**LOG_MS["axis"], "grid": True}}
     return {
         "data": {"name": "rows"},
         "height": 260,
@@ -322,31 +282,3 @@ FIGURES = {
     "waterfall": waterfall, "phases": phases, "phase-ab": phase_ab, "trend": trend, "launch-ecdf": launch_ecdf,
     "ratios": ratios, "sweep": sweep,
 }  # fmt: skip
-
-
-def themed(spec: Spec) -> Spec:
-    """Return the specification with the looks of the page."""
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container",
-        "background": "transparent",
-        "autosize": {"type": "fit-x", "contains": "padding"},
-        "config": {
-            "font": "system-ui, sans-serif",
-            "view": {"stroke": None},
-            "axis": {
-                "labelColor": "var(--fg)", "titleColor": "var(--muted)", "gridColor": "var(--grid)",
-                "domainColor": "var(--grid)", "tickColor": "var(--grid)", "titleFontWeight": "normal",
-                "labelFontSize": 12, "titleFontSize": 12,
-            },
-            "axisY": {"grid": False},
-            "legend": {
-                "labelColor": "var(--fg)", "titleColor": "var(--muted)", "orient": "top", "symbolOpacity": 1,
-                "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12,
-            },
-            "title": {"color": "var(--fg)", "subtitleColor": "var(--muted)", "anchor": "start"},
-            "text": {"color": "var(--fg)"},
-            "line": {"strokeCap": "round"},
-        },
-        **spec,
-    }  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
-from orchestrator.report import figures, rows
+from orchestrator.report import figures, looks, rows
 from orchestrator.report.collection import Collection, Group, dma_of, group_of
 from orchestrator.report.export import library
 from orchestrator.report.observed import Observed, observe
@@ -81,7 +81,7 @@ def _data(collection: Collection, results: Sequence[Mapping[str, Any]]) -> dict[
     return {
         "launches": [_compact(event) for event in collection.sample],
         "parts": rows.PART_OF,
-        "figures": {name: figures.themed(figures.FIGURES[name]()) for name in sorted(names)},
+        "figures": {name: looks.themed(figures.FIGURES[name]()) for name in sorted(names)},
         "fixed": {result["chart"]: result["rows"] for result in results if result["chart"]},
         "first": {} if first is None else {"profile": first.profile, "accel": _accel(first), "start": first.start},
     }

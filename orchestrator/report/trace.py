@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from orchestrator.report.collection import Group, group_of
 from orchestrator.report.rows import PART_OF
-from orchestrator.timeline.record import EVENT
+from orchestrator.timeline.record import EVENT, PHASE_EVENT
 
 _WATCHED = ("QEMU", "libvirt")
 
@@ -76,11 +76,21 @@ def _launch(event: Mapping[str, Any], track: Mapping[str, int]) -> Iterator[dict
         }  # fmt: skip
         source = phase.get("source", "")
         if source.startswith(_WATCHED):
-            yield {"ph": "i", "s": "t", "name": source, "cat": "event", "ts": at, **track}
+            yield {
+                "ph": "i",
+                "s": "t",
+                "name": source,
+                "cat": "event",
+                "ts": at,
+                **track,
+                "args": {"begins": phase["name"]},
+            }
 
 
 def _instant(event: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a log event as an instant without its track; None when it has no time stamp."""
+    """Return a log event as an instant without its track; None when it has no time stamp, or is a slice already."""
+    if event["event"] == PHASE_EVENT:
+        return None
     try:
         at = dt.datetime.fromisoformat(str(event["timestamp"]))
     except (KeyError, ValueError):
