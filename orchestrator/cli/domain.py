@@ -12,9 +12,9 @@ import click
 from orchestrator.cli.options import examples, json_option, settings_options
 from orchestrator.domain.model import Domain
 from orchestrator.domain.xml import domain_xml
-from orchestrator.errors import UsageError
+from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.settings import Settings
-from orchestrator.workload.provision import Boot, Wish, keep_nvram, plan_domain
+from orchestrator.workload.provision import Boot, Wish, plan_domain
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
@@ -100,13 +100,18 @@ def _hand_over(settings: Settings, wish: Wish, *, as_json: bool, start: bool) ->
         )
     planned = plan_domain(wish, settings)
     text = domain_xml(planned)
-    keep_nvram(planned)
     from orchestrator.hypervisor.connection import open_connection  # here: brings libvirt
 
     with open_connection(settings.connect, settings.state_dir) as connection:
+        known = wish.name in connection.list_names()
         name = connection.define(text)
         if start:
-            connection.start(name)
+            try:
+                connection.start(name)
+            except GuestlaunchError:
+                if not known:
+                    connection.undefine(name)
+                raise
         uri = connection.uri
     _told(planned, name, uri, as_json=as_json, state="running" if start else "defined")
     return 0

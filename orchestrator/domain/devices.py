@@ -37,7 +37,7 @@ def devices_element(domain: Domain, layout: Layout) -> ET.Element:
         devices.append(controller_element(controller))
     devices.append(usb_element())
     devices.append(virtio_serial_element())
-    if domain.console_path is not None:
+    if domain.console_path is not None or domain.kept:
         devices.append(serial_element(domain.console_path, domain.profile.arch))
     for number, channel in enumerate(domain.channels, start=1):
         devices.append(channel_element(channel, number))
@@ -71,6 +71,8 @@ def disk_element(disk: Disk, index: int, place: DiskPlace) -> ET.Element:
         ET.SubElement(element, "readonly")
     if disk.serial is not None:
         ET.SubElement(element, "serial").text = disk.serial
+    if disk.alias is not None:
+        ET.SubElement(element, "alias", name=disk.alias)
     element.append(_disk_address(place))
     return element
 
@@ -135,11 +137,12 @@ def virtio_serial_element() -> ET.Element:
     return element
 
 
-def serial_element(path: str, arch: Arch) -> ET.Element:
-    """Return `<serial>`: the console, joined to the unix socket path, on which somebody listens."""
+def serial_element(path: str | None, arch: Arch) -> ET.Element:
+    """Return `<serial>`: the console, joined to the unix socket path, on which somebody listens; else a terminal's."""
     target_type, model = _SERIAL[arch]
-    element = ET.Element("serial", type="unix")
-    ET.SubElement(element, "source", mode="connect", path=path)
+    element = ET.Element("serial", type="pty" if path is None else "unix")
+    if path is not None:
+        ET.SubElement(element, "source", mode="connect", path=path)
     target = ET.SubElement(element, "target", type=target_type, port="0")
     ET.SubElement(target, "model", name=model)
     return element

@@ -99,6 +99,7 @@ class Disk:
     shared_read: bool = False
     cache: str | None = None
     serial: str | None = None
+    alias: str | None = None  # libvirt's name for it ("ua-..."), which ends its SCSI identification
     discard: bool = False
     copy_on_read: bool = False
     described: bool = False
@@ -108,10 +109,15 @@ class Disk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
-    """UEFI firmware for one launch: read-only code and this launch's own variable store."""
+    """UEFI firmware: read-only code, and a variable store of the domain's own.
+
+    :ivar nvram: the store; None has libvirt make and keep one.
+    :ivar template: what libvirt makes it from.
+    """
 
     code: str
-    nvram: str
+    nvram: str | None = None
+    template: str | None = None
     code_format: str = "raw"
     nvram_format: str = "raw"
 
@@ -157,4 +163,5 @@ class Domain:
     trace_path: str | None = None  # QEMU log with the fw_cfg_select trace
     secret_paths: tuple[tuple[str, str], ...] = ()  # secret object id -> 0600 file that holds it
     extra_args: tuple[str, ...] = ()  # the user's own QEMU arguments, verbatim
+    kept: bool = False  # a user's own domain: it restarts when its guest does, and has a console to connect to
     run_as: tuple[int, int] | None = None  # uid and gid of QEMU, where libvirt's daemon would choose another user

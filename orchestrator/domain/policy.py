@@ -107,15 +107,17 @@ def choose_cpu(profile: Profile, accel: Accel, asked: str | None = None) -> str:
     return asked
 
 
-def appliance_root(overlay: str, serial: str | None = None) -> Disk:
+def appliance_root(overlay: str, name: str | None = None) -> Disk:
     """Return the appliance's root disk: this launch's own qcow2 overlay, which records its backing file's format.
 
     Nothing in it outlives the launch, so it is written without regard to crashes.
 
-    :param serial: by which our own appliance's initrd knows its root, whatever UUIDs the user's disks carry.
+    :param name: by which our own appliance's initrd knows its root, whatever UUIDs the user's disks carry. It is no
+        serial: those are what libguestfs lists as the labels of the tool's disks.
     """
     source = FileSource(path=overlay)
-    return Disk(source=source, format="qcow2", described=True, bus=DiskBus.SCSI, cache="unsafe", serial=serial)
+    alias = None if name is None else f"ua-{name}"
+    return Disk(source=source, format="qcow2", described=True, bus=DiskBus.SCSI, cache="unsafe", alias=alias)
 
 
 def _check_accel(profile: Profile, accel: Accel, host_arch: Arch) -> None:

@@ -45,7 +45,7 @@ def domain_xml(domain: Domain) -> str:
     root.append(clock_element(domain.profile.arch))
     # libguestfs passes -no-reboot: a guest that reboots, which it does one second after a panic, has ended.
     for event in ("on_poweroff", "on_reboot", "on_crash"):
-        ET.SubElement(root, event).text = "destroy"
+        ET.SubElement(root, event).text = "restart" if domain.kept and event == "on_reboot" else "destroy"
     root.append(devices_element(domain, layout))
     if domain.run_as is not None:
         root.append(seclabel_element(domain.run_as))
@@ -108,11 +108,13 @@ def os_element(domain: Domain) -> ET.Element:
 
 
 def loader_elements(loader: Loader) -> list[ET.Element]:
-    """Return `<loader>` (read-only code in pflash) and `<nvram>` (this launch's own copy)."""
+    """Return `<loader>` (read-only code in pflash) and `<nvram>` (the domain's own store, or what it is made from)."""
     code = ET.Element("loader", readonly="yes", type="pflash")
     code.text = loader.code
     nvram = ET.Element("nvram")
     nvram.text = loader.nvram
+    if loader.template is not None:
+        nvram.set("template", loader.template)
     # libvirt knows other formats than raw, and the attribute, since 9.2.
     for element, image_format in ((code, loader.code_format), (nvram, loader.nvram_format)):
         if image_format != "raw":

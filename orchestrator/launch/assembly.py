@@ -96,8 +96,8 @@ def _root(plan: Plan, settings: Settings, data: Path, launch_id: str) -> Disk | 
     if plan.appliance is None:
         return None
     overlay = root_overlay(plan.appliance.root, plan.appliance.root_format, data, settings.state_dir / "cache")
-    # The launch's own serial: a user's disk may carry a copy of the very file system, UUID and all.
-    return appliance_root(str(overlay), serial=launch_id)
+    # The launch's own name: a user's disk may carry a copy of the very file system, UUID and all.
+    return appliance_root(str(overlay), name=launch_id)
 
 
 def _loader(plan: Plan, settings: Settings, data: Path, files: contextlib.ExitStack) -> Loader | None:

@@ -1,16 +1,14 @@
-"""Plans a domain of the user's own, by the same policy as launches, and keeps what outlives this process for it.
+"""Plans a domain of the user's own, by the same policy as launches.
 
-The domain is printed, or handed to a libvirt daemon, which then owns it; its variable store stays in the state
-directory. Launches of appliances are `orchestrator.launch`'s.
+The domain is printed, or handed to a libvirt daemon, which then owns it, and makes its variable store where it keeps
+those. Launches of appliances are `orchestrator.launch`'s.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -21,7 +19,6 @@ from orchestrator.domain.policy import design
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import CapabilityError, DiskError, NotFoundError, UsageError
 from orchestrator.firmware.descriptors import find_firmware
-from orchestrator.firmware.nvram import copy_nvram
 from orchestrator.hypervisor.accel import choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
 from orchestrator.settings import Settings
@@ -58,7 +55,8 @@ def plan_domain(wish: Wish, settings: Settings) -> Domain:
     :raise GuestlaunchError: a file is missing or does not fit, or the host lacks what is needed.
     """
     profile = load_profile(settings.profile)
-    kernel, initrd, cmdline = _payload(wish, settings, profile)
+    here = _is_here(settings.connect)
+    kernel, initrd, cmdline = _payload(wish, settings, profile, here=here)
     root = _root(settings, profile) if wish.boot is Boot.APPLIANCE else None
     host = host_arch()
     if host is None:
@@ -69,31 +67,41 @@ def plan_domain(wish: Wish, settings: Settings) -> Domain:
         firmware = find_firmware(profile.arch, profile.machine)
         loader = Loader(
             code=firmware.code,
-            nvram=str(nvram_path(wish.name, settings)),
+            template=firmware.nvram_template,
             code_format=firmware.code_format,
             nvram_format=firmware.nvram_format,
         )
-    return design(
+    domain = design(
         profile,
         name=wish.name,
         uuid=str(uuid.uuid4()),
         emulator=emulator,
-        accel=_accel(settings, profile.arch, emulator, kernel),
+        accel=_accel(settings, profile.arch, emulator, kernel, here=here),
         host_arch=host,
         kernel=None if kernel is None else str(kernel),
         initrd=None if initrd is None else str(initrd),
         cmdline=cmdline,
         loader=loader,
-        disks=tuple(_disk(path) for path in wish.disks),
+        disks=tuple(_disk(path, here=here) for path in wish.disks),
         root=root,
         memory_mib=settings.memory_mib,
         vcpus=settings.vcpus,
         cpu=settings.cpu,
         fw_cfg_dma=settings.fw_cfg_dma,
     )
+    return replace(domain, kept=wish.boot is not Boot.APPLIANCE)
 
 
-def _payload(wish: Wish, settings: Settings, profile: Profile) -> tuple[Path | None, Path | None, str]:
+def _is_here(uri: str | None) -> bool:
+    """Tell whether a libvirt URI means this host, whose files can be looked at."""
+    if uri is None:
+        return True
+    from orchestrator.hypervisor.connection import is_local  # here: brings libvirt
+
+    return is_local(uri)
+
+
+def _payload(wish: Wish, settings: Settings, profile: Profile, *, here: bool) -> tuple[Path | None, Path | None, str]:
     """Return kernel, initrd and command line."""
     if wish.boot is Boot.DISK:
         if not wish.disks:
@@ -108,20 +116,23 @@ def _payload(wish: Wish, settings: Settings, profile: Profile) -> tuple[Path | N
         )
     if wish.kernel is None:
         raise UsageError("nothing to boot", wish.name, "no kernel", "give --kernel FILE")
-    require_kernel_arch(wish.kernel, profile.arch)
-    if wish.initrd is not None:
-        check_initrd(wish.initrd)
+    if here:
+        require_kernel_arch(wish.kernel, profile.arch)
+        if wish.initrd is not None:
+            check_initrd(wish.initrd)
     return wish.kernel, wish.initrd, wish.cmdline
 
 
 def _root(settings: Settings, profile: Profile) -> Disk:
     """Return an appliance's root as a launch would see it, but for the launch's own overlay over it."""
     appliance = resolve(settings.appliance_store, profile.arch)
-    return Disk(source=FileSource(path=str(appliance.root)), format="raw", readonly=True, serial="appliance")
+    return Disk(source=FileSource(path=str(appliance.root)), format="raw", readonly=True, alias="ua-appliance")
 
 
-def _accel(settings: Settings, arch: Arch, emulator: str, kernel: Path | None) -> Accel:
+def _accel(settings: Settings, arch: Arch, emulator: str, kernel: Path | None, *, here: bool) -> Accel:
     """Decide the accelerator; without a kernel of its own to probe KVM with, an appliance's serves."""
+    if not here:  # nothing can be proven there
+        return Accel.KVM if settings.accel == "kvm" else Accel.TCG
     if kernel is None and settings.accel == "auto" and arch is host_arch():
         try:
             kernel = resolve(settings.appliance_store, arch).kernel
@@ -137,11 +148,15 @@ def _accel(settings: Settings, arch: Arch, emulator: str, kernel: Path | None) -
     ).accel
 
 
-def _disk(path: Path) -> Disk:
-    """Return a disk of the user's.
+def _disk(path: Path, *, here: bool) -> Disk:
+    """Return a disk of the user's; on another host, its name must tell the format.
 
     :raise DiskError: it is missing or cannot be read.
     """
+    if not here:
+        qcow2 = path.suffix == ".qcow2"
+        source = FileSource(path=str(path), block_device=path.is_relative_to("/dev"))
+        return Disk(source=source, format="qcow2" if qcow2 else "raw", described=qcow2)
     try:
         with path.open("rb") as stream:
             qcow2 = stream.read(4) == _QCOW2_MAGIC
@@ -149,24 +164,3 @@ def _disk(path: Path) -> Disk:
         raise DiskError("cannot open the disk", path, error.strerror or error) from error
     source = FileSource(path=str(path), block_device=path.is_block_device())
     return Disk(source=source, format="qcow2" if qcow2 else "raw", described=qcow2)
-
-
-def nvram_path(name: str, settings: Settings) -> Path:
-    """Return where the variable store of a defined domain is kept."""
-    return settings.state_dir / "nvram" / f"{name}_VARS.fd"
-
-
-def keep_nvram(domain: Domain) -> None:
-    """Make a defined domain's variable store, unless it has one already.
-
-    :raise FirmwareError: it cannot be made.
-    """
-    if domain.loader is None:
-        return
-    path = Path(domain.loader.nvram)
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    firmware = find_firmware(domain.profile.arch, domain.profile.machine)
-    with copy_nvram(firmware.nvram_template, path.parent) as copy, contextlib.suppress(FileExistsError):
-        os.link(copy, path)

@@ -105,7 +105,7 @@ def rich(profile: Profile) -> Domain:
         cmdline=CMDLINE + ' quoted="a  b" <&>',
         loader=loader_of(profile),
         disks=RICH_DISKS + (SATA_DISKS if profile.arch is Arch.X86_64 else ()),
-        root=appliance_root("/launch/root.qcow2", serial="rich"),
+        root=appliance_root("/launch/root.qcow2", name="rich"),
         memory_mib=2048,
         vcpus=12,
         cpu="host,pmu=off",
@@ -137,9 +137,26 @@ def bare_minimum() -> Domain:
     )
 
 
+def kept() -> Domain:
+    """Return a domain of the user's own, which libvirt keeps."""
+    return Domain(
+        name="kept",
+        uuid=UUID,
+        profile=load_profile("x86_64-ovmf"),
+        accel=Accel.TCG,
+        emulator="/usr/bin/qemu-system-x86_64",
+        memory_mib=1024,
+        vcpus=1,
+        cpu="max",
+        loader=Loader(code="/firmware/code.fd", template="/firmware/vars.fd"),
+        disks=(Disk(source=FileSource(path="/images/system.qcow2"), format="qcow2", described=True),),
+        kept=True,
+    )
+
+
 def all_domains() -> dict[str, Domain]:
     """Return the golden files' names and domains."""
-    domains = {"minimum": bare_minimum()}
+    domains = {"minimum": bare_minimum(), "kept": kept()}
     for name in profile_names():
         profile = load_profile(name)
         domains |= {

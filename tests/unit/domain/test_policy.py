@@ -61,10 +61,10 @@ def test_firmware_is_needed_where_it_is() -> None:
 def test_root_comes_last() -> None:
     """The user's disks keep their numbers; the root is behind them, or missing."""
     disk = Disk(source=FileSource(path="/a"))
-    root = appliance_root("/r", serial="s")
+    root = appliance_root("/r", name="s")
     assert designed(disks=(disk, disk), root=root).disks == (disk, disk, root)
     assert designed(disks=(disk,)).disks == (disk,)
-    assert (root.format, root.described, root.serial, root.readonly) == ("qcow2", True, "s", False)
+    assert (root.format, root.described, root.alias, root.serial, root.readonly) == ("qcow2", True, "ua-s", None, False)
 
 
 def test_channels() -> None:
