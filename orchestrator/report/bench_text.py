@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.box import SIMPLE
@@ -20,6 +20,16 @@ _SAID: Mapping[str, str] = {
     Difference.NONE: "=",
     Difference.UNDECIDED: "?",
 }
+
+
+# Five figures of ms; wider columns would not fit beside each other.
+_WIDE_NS = 100_000 * 10**6
+
+
+def milliseconds(ns: float) -> str:
+    """Return a duration in ms with three figures or whole."""
+    value = ns / 1e6
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def render(result: Result) -> RenderableType:
@@ -58,11 +68,12 @@ def comparison(rows: list[dict[str, Any]], first: str, second: str) -> Renderabl
 def _medians(rows: list[dict[str, Any]], first: str, second: str) -> Table:
     counts = sorted({(row["first"]["n"], row["second"]["n"]) for row in rows})
     runs = ", ".join(f"{a} and {b}" if a != b else str(a) for a, b in counts)
-    table = _table(f"A: {first}, B: {second}; medians and their 95 % intervals in ms, n = {runs}")
+    unit, shown = _unit(row[side]["high"] for row in rows for side in ("first", "second"))
+    table = _table(f"A: {first}, B: {second}; medians and their 95 % intervals in {unit}, n = {runs}")
     for name in ("", "A", "interval", "B", "interval"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in rows:
-        cells = [cell for side in ("first", "second") for cell in _median(row[side])]
+        cells = [cell for side in ("first", "second") for cell in _median(row[side], shown)]
         table.add_row(row["metric"].removeprefix("phase."), *cells)
     return table
 
@@ -87,9 +98,16 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=SIMPLE)
 
 
-def _median(summary: Mapping[str, Any]) -> tuple[str, str]:
-    starred = milliseconds(summary["median"]) + "*" * bool(summary["outliers"])
-    return starred, _interval(summary["interval"], milliseconds)
+def _median(summary: Mapping[str, Any], shown: Callable[[float], str] = milliseconds) -> tuple[str, str]:
+    starred = shown(summary["median"]) + "*" * bool(summary["outliers"])
+    return starred, _interval(summary["interval"], shown)
+
+
+def _unit(values: Iterable[float]) -> tuple[str, Callable[[float], str]]:
+    """Return the unit in which a table's times fit their columns, and how one is shown in it."""
+    if max(values) < _WIDE_NS:
+        return "ms", milliseconds
+    return "s", lambda ns: milliseconds(ns / 1000)
 
 
 def _outliers(result: Result, analysis: Mapping[str, Any]) -> list[Text]:
@@ -122,12 +140,6 @@ def _ratio(value: float) -> str:
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
-
-
-def milliseconds(ns: float) -> str:
-    """Return a duration in ms with three figures or whole."""
-    value = ns / 1e6
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _interval(interval: Mapping[str, float] | None, shown: Callable[[float], str]) -> str:

@@ -6,7 +6,6 @@ drawing them is left to others; so is the arithmetic (`statistics`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -223,7 +222,9 @@ def _phrase(what: str, row: Comparison | None) -> str:
 
 
 def _times(ratio: float) -> str:
-    """Return a ratio with as many places as it bears; never rounded up to two or more from below."""
+    """Return a ratio with as many places as it bears; what is below two is not rounded up to it."""
     if ratio >= 100:
         return f"{ratio:,.0f}"
-    return f"{ratio:.1f}" if ratio >= 10 else f"{math.floor(ratio * 100) / 100:.2f}"
+    if ratio >= 10:
+        return f"{ratio:.1f}"
+    return f"{min(ratio, 1.99) if ratio < HALF else ratio:.2f}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from orchestrator.report.compare import Difference, Halved
 
 Side = dict[str, list[float | None]]
 PRIMARY = ("transfer", "launch")
+RECORDED = json.loads((Path(__file__).parents[2] / "data" / "same_against_same.json").read_text("utf-8"))
 
 
 @pytest.fixture
@@ -91,6 +94,48 @@ def test_false_positives_of_a_a_comparisons() -> None:
     assert found <= 0.05 * experiments + 2.33 * (experiments * 0.05 * 0.95) ** 0.5
 
 
+def _recorded(seed: int, factor: float = 1.0) -> tuple[Side, Side]:
+    """Return 20 pairs drawn from recorded ones, each as it was but for which member is first; the first × factor.
+
+    The pairs keep what a host does to both members, the tails keep what it does to one.
+    """
+    rng = random.Random(seed)
+    drawn = [(rng.randrange(20), rng.random() < 0.5) for _ in range(20)]
+    first: Side = {}
+    second: Side = {}
+    for metric in PRIMARY:
+        a, b = (RECORDED["metrics"][metric][side] for side in "AB")
+        first[metric] = [factor * (b[i] if swap else a[i]) for i, swap in drawn]
+        second[metric] = [a[i] if swap else b[i] for i, swap in drawn]
+    return first, second
+
+
+@pytest.mark.usefixtures("quick")
+def test_false_positives_with_recorded_noise() -> None:
+    """Twenty A/A comparisons of 20 runs, twenty times over, with the noise of real launches: at most 5 % are wrong."""
+    experiments = 20 * 20
+    found = 0
+    for seed in range(experiments):
+        rows = compare.compare(*_recorded(seed), paired=True, primary=PRIMARY)
+        found += any(row.difference in (Difference.FASTER, Difference.SLOWER) for row in rows)
+    assert found <= 0.05 * experiments + 2.33 * (experiments * 0.05 * 0.95) ** 0.5
+
+
+def test_the_recorded_a_a_comparison_finds_nothing() -> None:
+    """DMA on against DMA on, 20 real runs each: no difference of any metric that was recorded."""
+    a, b = ({name: sides[side] for name, sides in RECORDED["metrics"].items()} for side in "AB")
+    rows = compare.compare(a, b, paired=True, primary=PRIMARY)
+    assert {row.metric: row.difference for row in rows} == dict.fromkeys(a, Difference.NONE)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("factor", "least", "most"), [(4.0, 38, 40), (1.9, 0, 1), (1.0, 0, 0)])
+def test_a_halving_is_seen_through_recorded_noise(factor: float, least: int, most: int) -> None:
+    """Of 40 experiments: four times is nearly always called halved, less than twice as good as never."""
+    halved = sum(_verdict(*_recorded(seed, factor)).halved is Halved.YES for seed in range(40))
+    assert least <= halved <= most
+
+
 def test_a_real_difference_is_found() -> None:
     """The test that finds nothing in A/A does find 10 %."""
     a = _side(1, launch=19.8e9, transfer=45e6, count=20)
@@ -98,6 +143,16 @@ def test_a_real_difference_is_found() -> None:
     rows = {row.metric: row for row in compare.compare(a, b, paired=True, primary=PRIMARY)}
     assert rows["launch"].difference is Difference.FASTER
     assert rows["transfer"].difference is Difference.NONE
+
+
+def test_just_below_two_is_not_shown_as_two() -> None:
+    """A ratio of 1.9996 is not rounded to a halving in print."""
+    side = _side(1, launch=10e9, transfer=1e9)
+    slower: Side = {name: [None if v is None else 1.9996 * v for v in values] for name, values in side.items()}
+    said = _verdict(slower, side)
+    assert said.halved is Halved.NO
+    assert "2.00" not in said.text
+    assert "launch 1.99× faster" in said.text
 
 
 def test_a_missing_run_takes_its_pair_along() -> None:
