@@ -115,4 +115,8 @@ def _loader(plan: Plan, settings: Settings, data: Path, files: contextlib.ExitSt
 
 def _own_user(uri: str | None) -> tuple[int, int] | None:
     """Return the user that QEMU must run as: the system daemon would take one who may not open our files."""
-    return (os.geteuid(), os.getegid()) if uri is not None and urlsplit(uri).path == "/system" else None
+    if uri is None or uri == "qemu:///embed":
+        return None
+    # To root, libvirt's client gives the system daemon for /session, too.
+    system = urlsplit(uri).path == "/system" or os.geteuid() == 0
+    return (os.geteuid(), os.getegid()) if system else None
