@@ -1,0 +1,106 @@
+"""guestlaunch timeline: a recorded launch drawn again, whole, in 80 columns on a terminal and as lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator.cli import render
+from orchestrator.cli.main import invoke
+from orchestrator.errors import NotFoundError
+from orchestrator.timeline import store
+from orchestrator.timeline.phases import SEQUENCE, Phase, Start
+from tests.simulated_launches import event, mixture
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of simulated launches, and no settings of the user's."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("GUESTLAUNCH_STATE_DIR", str(folder))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    store.rebuild(folder, [event(1), event(2, dma=False), event(3, failed_in=Phase.KERNEL)])
+    return folder
+
+
+def terminal() -> Console:
+    """Return a terminal of 80 columns that remembers what it shows."""
+    return Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+
+
+def shown(console: Console) -> list[str]:
+    """Return the lines on a terminal."""
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_last_and_by_id(capsys: pytest.CaptureFixture[str]) -> None:
+    """The newest by default, any by its id or the beginning of it."""
+    assert invoke(["timeline", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == event(3, failed_in=Phase.KERNEL)
+    assert invoke(["timeline", "simulated-1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == event(1)
+    with pytest.raises(NotFoundError, match="several"):
+        invoke(["timeline", "simulated-"])
+    with pytest.raises(NotFoundError, match="guestlaunch history"):
+        invoke(["timeline", "gl-none"])
+
+
+def test_lines_for_other_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not on a terminal: a headline, a line for each phase, the total."""
+    assert invoke(["timeline", "simulated-1"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("simulated-1: aarch64-uefi, tcg, DMA on, success, launched in ")
+    assert [line.split()[0] for line in lines] == [*map(str, SEQUENCE[Start.COLD]), "total"]
+
+
+def test_against_another(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two launches beside each other, with the ratio of each phase."""
+    assert invoke(["timeline", "simulated-1", "--against", "simulated-2"]) == 0
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    on, off = (
+        next(p["duration_ns"] for p in event(n, dma=n == 1)["phases"] if p["name"] == "fw_cfg_kernel") for n in (1, 2)
+    )
+    assert lines["fw_cfg_kernel"][-1] == f"{off / on:.1f}x"
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_a_terminal_shows_every_name_and_time_whole(number: int) -> None:
+    """In 80 columns nothing but a note is ever cut, for each kind of launch."""
+    line = mixture()[number]
+    console = terminal()
+    render.show_timeline(line, console)
+    lines = shown(console)
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    for phase in line["phases"]:
+        if phase["outcome"] != "not_reached":
+            assert phase["name"] in text
+            assert render.milliseconds(phase["duration_ns"]) in text
+    if line["transfer_ns"]:
+        assert "33.0 MB, " in text
+        assert "MB/s" in text
+
+
+def test_a_comparison_fits_a_terminal() -> None:
+    """So do two launches side by side."""
+    console = terminal()
+    render.show_comparison(event(1), event(2, dma=False), ("gl-0123456789", "gl-ba9876543210"[:12]), console)
+    lines = shown(console)
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+    assert any(line.strip().startswith("firmware_handoff") for line in lines)
+
+
+def test_bars_are_to_scale() -> None:
+    """A bar of half the length is half the cells; what took any time at all is seen."""
+    assert render.bar(1.0, 20) == "█" * 20
+    assert render.bar(0.5, 20) == "█" * 10
+    assert render.bar(1e-9, 20) == "▏"
+    assert render.bar(0.0, 20) == ""
+    assert render.bar(7.0, 20) == "█" * 20
