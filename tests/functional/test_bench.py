@@ -1,0 +1,124 @@
+"""Benchmarks with real guests, kept short: that they measure what they say, not what comes out on this host."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.report import result
+from tests.disks import DiskFactory
+from tests.running import Guestlaunch
+
+# One payload of the size that the trap cost of 2015 was measured with; half of it kernel, half initrd.
+SEED_MB = 32
+# What each of the 8-byte accesses cost then; 24 s for 31 MiB.
+SEED_COST_US = 5.9
+
+
+def benched(guestlaunch: Guestlaunch, evidence: Path, *arguments: str | Path, timeout_s: float = 280) -> dict[str, Any]:
+    """Run a benchmark under TCG; return its result file, which is what --json prints and keeps to the schema."""
+    out = evidence / "bench.json"
+    done = guestlaunch("bench", *arguments, "--accel", "tcg", "--out", out, "--json", timeout_s=timeout_s).ok()
+    assert "round 1 of" in done.stderr  # progress
+    found = result.load(out)
+    assert json.loads(done.stdout) == found
+    assert found["complete"]
+    return found
+
+
+def test_fw_cfg(guestlaunch: Guestlaunch, evidence: Path, appliance: dict[str, Path], disk_image: DiskFactory) -> None:
+    """A pair of real launches, and the counts that prove the path: each side did what it is named for."""
+    found = benched(guestlaunch, evidence, "fw-cfg", "--runs", "1", "--warm-ups", "0", "--disk", disk_image())
+    runs = {sample["side"]: sample for sample in found["samples"]}
+    assert {name: run["fw_cfg_dma"] for name, run in runs.items()} == {"DMA off": False, "DMA on": True}
+    assert all(run["ok"] and run["accel"] == "tcg" and run["launch_id"] for run in runs.values())
+    assert runs["DMA off"]["metrics"]["transfer"] > 5 * runs["DMA on"]["metrics"]["transfer"]
+
+    on, off = sorted(found["counts"], key=lambda row: not row["fw_cfg_dma"])
+    sizes = [(appliance["aarch64"] / name).stat().st_size for name in ("kernel", "initrd")]
+    assert off["accesses"] == off["predicted"] == sum(size // 8 + (size % 8).bit_count() for size in sizes)
+    assert on["accesses"] == on["predicted"]
+    assert on["accesses_total"] < 1000
+    assert off["accesses_total"] - off["accesses"] < 2000  # the firmware's own items are small
+
+    # One pair is no evidence, and is not called that.
+    assert found["analysis"]["halved"] == "undecided"
+    known = found["environment"]
+    assert known["launches"]["accel"] == "tcg"
+    assert known["launches"]["qemu_version"]
+    assert known["launches"]["libvirt_version"]
+    assert known["launches"]["appliance_kernel_digest"].startswith("sha256:")
+    assert len(known["firmware"]["sha256"]) == 64
+    assert known["host"]["cpu_model"]
+
+
+def test_trap_cost(guestlaunch: Guestlaunch, evidence: Path) -> None:
+    """The model makes each access cost what it says: a line through the sizes has the slope that 1 MB / 8 × cost gives.
+
+    With DMA there are hardly any accesses, and nothing becomes slower.
+    """
+    found = benched(
+        guestlaunch, evidence, "sweep", "--sizes", f"4,{SEED_MB // 4},{SEED_MB // 2}", "--runs", "1",
+        "--trap-cost", f"{SEED_COST_US}us",
+    )  # fmt: skip
+    assert found["modelled_trap_cost_ns"] == 1000 * SEED_COST_US
+    off, on = found["analysis"]["lines"]
+    assert off["ms_per_mb"] == pytest.approx(1e6 / 8 * SEED_COST_US / 1000, rel=0.1)
+    assert on["ms_per_mb"] < off["ms_per_mb"] / 10
+
+
+def test_trap_cost_halves_a_launch(guestlaunch: Guestlaunch, evidence: Path, disk_image: DiskFactory) -> None:
+    """In a whole launch with the model the download takes over 20 s, DMA more than halves it, and all is labelled."""
+    found = benched(
+        guestlaunch, evidence, "fw-cfg", "--runs", "1", "--warm-ups", "0", "--no-count", "--disk", disk_image(),
+        "--trap-cost", f"{SEED_COST_US}us",
+    )  # fmt: skip
+    off, on = (next(s["metrics"] for s in found["samples"] if s["side"] == name) for name in ("DMA off", "DMA on"))
+    assert on["launch"] / off["launch"] < 0.55
+    assert off["transfer"] > 20e9
+    assert "MODELLED" in found["analysis"]["verdict"]
+
+
+def test_no_compiler(guestlaunch: Guestlaunch) -> None:
+    """Without a compiler the model cannot be built, and the line says what to install."""
+    done = guestlaunch("bench", "sweep", "--trap-cost", "5.9us", environ={"CC": "no-such-compiler"})
+    assert "no C compiler 'no-such-compiler'" in done.error_line
+    assert "install gcc" in done.error_line
+
+
+@pytest.mark.parametrize("against", ["stock", "direct"])
+def test_launch(against: str, guestlaunch: Guestlaunch, evidence: Path, disk_image: DiskFactory) -> None:
+    """Both sides do the same work on the same accelerator, timed to the exit and, apart, to the answer."""
+    native = {"x86_64": "x86_64-seabios", "aarch64": "aarch64-uefi"}[os.uname().machine]
+    profile = native if against == "stock" else "aarch64-uefi"
+    found = benched(
+        guestlaunch, evidence, "launch", "--against", against, "--profile", profile, "--runs", "1", "--warm-ups", "0",
+        "--disk", disk_image(), timeout_s=290,
+    )  # fmt: skip
+    assert [side["name"] for side in found["sides"]] == [against, "guestlaunch"]
+    assert all(sample["ok"] and sample["accel"] == "tcg" for sample in found["samples"])
+    assert len(found["samples"]) == 4
+    assert {row["metric"] for row in found["analysis"]["comparisons"]} == {"wall", "answer"}
+
+
+def test_matrix(guestlaunch: Guestlaunch, evidence: Path, disk_image: DiskFactory) -> None:
+    """Each cell is launched with what its name says."""
+    found = benched(
+        guestlaunch, evidence, "matrix", "--axis", "memory-mib=800,1000", "--runs", "1", "--warm-ups", "0",
+        "--disk", disk_image(),
+    )  # fmt: skip
+    assert [side["name"] for side in found["sides"]] == ["memory-mib=800", "memory-mib=1000"]
+    assert sorted(found["environment"]["launches"]["memory_mib"]) == [800, 1000]
+    assert set(found["analysis"]["sides"]["memory-mib=800"]) >= {"wall", "launch", "transfer", "phase.kernel"}
+
+
+def test_a_disk_that_does_not_work_ends_the_benchmark(guestlaunch: Guestlaunch, tmp_path: Path) -> None:
+    """A side that fails while it warms up ends the benchmark with one line: nothing is measured of failures."""
+    folder = tmp_path / "disk.img"
+    folder.mkdir()
+    done = guestlaunch("bench", "fw-cfg", "--accel", "tcg", "--disk", folder, "--out", tmp_path / "out.json")
+    assert "its warm-up fails" in done.error_line
