@@ -6,7 +6,7 @@ import re
 from collections import deque
 
 _PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
-_FIRMWARE = re.compile(rb"UEFI firmware \(version (\S+)")
+_FIRMWARE = re.compile(rb"UEFI firmware \(version (\S*) (built at [^()\r\n]+)\)")
 # Terminal sequences (CSI, OSC, two-byte escapes) say nothing in a log and can harm a terminal.
 _TERMINAL = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_=>])")
 
@@ -42,9 +42,9 @@ class ConsoleRing:
         return escape(match.group(1)) if match else None
 
     def firmware_version(self) -> str | None:
-        """Return the version that the UEFI firmware printed of itself."""
+        """Return the version that the UEFI firmware printed of itself, or when it was built: Debian's has no other."""
         match = _FIRMWARE.search(self.content())
-        return escape(match.group(1)) if match else None
+        return escape(match.group(1) or match.group(2)) if match else None
 
     def tail(self, lines: int) -> tuple[str, ...]:
         """Return the last non-empty lines, escaped."""

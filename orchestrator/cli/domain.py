@@ -50,9 +50,14 @@ def _wish_options(function: _F) -> _F:
 )
 @_wish_options
 @settings_options
-def xml(*, settings: Settings, **wish: Any) -> int:  # noqa: ANN401 - the options above
+@json_option
+def xml(*, settings: Settings, as_json: bool, **wish: Any) -> int:  # noqa: ANN401 - the options above
     """Print the domain's XML: of an appliance launch, or of what the options describe."""
-    click.echo(domain_xml(plan_domain(_wish(wish, Boot.APPLIANCE), settings)), nl=False)
+    planned = plan_domain(_wish(wish, Boot.APPLIANCE), settings)
+    text = domain_xml(planned)
+    if as_json:
+        text = json.dumps({"name": planned.name, "uuid": planned.uuid, "accel": str(planned.accel), "xml": text}) + "\n"
+    click.echo(text, nl=False)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,8 @@ def run(*, settings: Settings, as_json: bool, verbose: bool, disks: tuple[Path, 
         click.echo(json.dumps(outcome.to_json(timelines), indent=2))
     else:
         _show(loaded, outcome, timelines)
-    session.report(finished, replace(own, timeline=None) if as_json else own)
+    told = as_json or sys.stdout.isatty()  # their timelines, just now
+    session.report(finished, replace(own, timeline=None) if told else own, as_json=as_json)
     if outcome.error is not None:
         complain(PROGRAM, outcome.error)
     return outcome.status

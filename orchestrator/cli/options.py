@@ -12,8 +12,21 @@ from orchestrator.settings import Settings, load
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+
+def _profiles(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
+    """Return the profiles' names for a shell; a file of the user's is his to write."""
+    from orchestrator.domain.profiles import profile_names  # here: only for completion
+
+    return [name for name in profile_names() if name.startswith(begun)]
+
+
 _SETTINGS = (
-    click.option("--profile", metavar="NAME", help="Kind of guest: aarch64-uefi (default), aarch64-bare, x86_64-..."),
+    click.option(
+        "--profile",
+        metavar="NAME",
+        shell_complete=_profiles,
+        help="Kind of guest: aarch64-uefi (default), aarch64-bare, x86_64-...",
+    ),
     click.option("-c", "--connect", metavar="URI", help="libvirt connection; a private qemu:///embed by default."),
     click.option("--fw-cfg-dma", type=click.Choice(["on", "off"]), help="How QEMU hands kernel and initrd over."),
     click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,13 +67,21 @@ def _server(settings: Settings, *, verbose: bool) -> Iterator[tuple[Path, Watch]
         yield path, watch
 
 
-def report(finished: list[Finished], settings: Settings) -> None:
-    """Say what the tool could not: why a launch failed; and write timelines that were asked for on stdout."""
+def report(finished: list[Finished], settings: Settings, *, as_json: bool) -> None:
+    """Say what the tool could not: why a launch failed; and write timelines that were asked for on stdout.
+
+    They are drawn where stdout is a terminal, unless JSON was asked for.
+    """
     for launch in finished:
         if launch.message:
             complain(PROGRAM, launch.message)
         if settings.timeline == "-" and launch.record is not None:
-            write_timeline(settings, launch.record)
+            if as_json or not sys.stdout.isatty():
+                write_timeline(settings, launch.record)
+            else:
+                from orchestrator.cli import render  # here: brings rich
+
+                render.show_timeline(launch.record)
 
 
 def write_timeline(settings: Settings, record: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
@@ -17,6 +18,9 @@ from orchestrator.workload import tools
 from orchestrator.workload.environment import tool_environment
 
 _PASS_THROUGH = {"allow_interspersed_args": False}
+_timelines_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print each launch's timeline as a JSON line, after the program's output."
+)
 
 
 @click.command(
@@ -28,11 +32,12 @@ _PASS_THROUGH = {"allow_interspersed_args": False}
     ),
 )
 @settings_options
+@_timelines_option
 @verbose_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def guestfish(*, settings: Settings, verbose: bool, arguments: tuple[str, ...]) -> int:
+def guestfish(*, settings: Settings, as_json: bool, verbose: bool, arguments: tuple[str, ...]) -> int:
     """Run guestfish with ARGUMENTS, unchanged, in an appliance launched for it."""
-    return _run(("guestfish", *arguments), settings, verbose=verbose)
+    return _run(("guestfish", *arguments), settings, as_json=as_json, verbose=verbose)
 
 
 @click.command(
@@ -46,20 +51,23 @@ def guestfish(*, settings: Settings, verbose: bool, arguments: tuple[str, ...]) 
     ),
 )
 @settings_options
+@_timelines_option
 @verbose_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def exec_(*, settings: Settings, verbose: bool, command: tuple[str, ...]) -> int:
+def exec_(*, settings: Settings, as_json: bool, verbose: bool, command: tuple[str, ...]) -> int:
     """Run COMMAND, any program that uses libguestfs, with launches going through guestlaunch."""
-    return _run(command, settings, verbose=verbose)
+    return _run(command, settings, as_json=as_json, verbose=verbose)
 
 
-def _run(command: Sequence[str], settings: Settings, *, verbose: bool) -> int:
-    """Run a program and add, after its own output, why a launch of it failed."""
+def _run(command: Sequence[str], settings: Settings, *, as_json: bool, verbose: bool) -> int:
+    """Run a program and add, after its own output, why a launch of it failed, and timelines that were asked for."""
+    if as_json and settings.timeline is None:
+        settings = replace(settings, timeline="-")
     if verbose:
         complain(PROGRAM, describe(settings))
     with session.opened(settings, verbose=verbose) as opened:
         status = tools.run(command, opened.environment.variables)
-        session.report(opened.finished(), settings)
+        session.report(opened.finished(), settings, as_json=as_json)
     return status
 
 

@@ -30,6 +30,9 @@ def test_ring_notices_a_panic_and_the_firmware() -> None:
     ring.feed(b"UEFI firmware (version 2022.11-6 built at x)\r\n[1.0] Kernel panic - not syncing: VFS: no root\r\n")
     assert ring.panic() == "VFS: no root"
     assert ring.firmware_version() == "2022.11-6"
+    debian = ConsoleRing(4096)
+    debian.feed(b"UEFI firmware (version  built at 13:10:49 on Nov  5 2024)\r\n")
+    assert debian.firmware_version() == "built at 13:10:49 on Nov  5 2024"
 
 
 def test_control_characters_cannot_reach_a_terminal() -> None:
