@@ -186,7 +186,8 @@ def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline:
     host = host_version()
     progress("package lists", None)
     repository = Repository(arch, store / ".cache", scratch)
-    repository.update(deadline)
+    if not repository.update(deadline):
+        progress("package lists of an earlier build (the sources cannot be reached)", None)
     choice = _choose(repository, arch, scratch, host and manifests.short_version(host), deadline)
     packages, kernel = _populate(repository, choice, root, deadline, progress)
     progress("initrd", None)

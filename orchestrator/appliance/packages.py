@@ -14,7 +14,7 @@ from pathlib import Path
 
 from orchestrator.appliance.command import Deadline, require, run
 from orchestrator.domain.model import Arch
-from orchestrator.errors import CapabilityError
+from orchestrator.errors import ApplianceError, CapabilityError
 
 DEBIAN_ARCH = {Arch.AARCH64: "arm64", Arch.X86_64: "amd64"}
 
@@ -86,10 +86,10 @@ class Repository:
         self._scratch = scratch / "apt"
         self.archives = cache / f"archives-{self._arch}"
 
-    def update(self, deadline: Deadline) -> None:
-        """Write the private configuration and fetch the package lists.
+    def update(self, deadline: Deadline) -> bool:
+        """Write the private configuration and fetch the package lists; False where those of an earlier build must do.
 
-        :raise ApplianceError: they could not be fetched.
+        :raise ApplianceError: they could not be fetched, and there are no earlier ones.
         """
         for directory in (self._lists, self.archives):
             (directory / "partial").mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,15 @@ class Repository:
         (self._scratch / "sources.list").write_text("".join(f"deb [arch={self._arch}] {line}\n" for line in sources))
         (self._scratch / "status").touch()
         (self._scratch / "apt.conf").write_text("\n".join([*_inherited_options(deadline), *self._options()]) + "\n")
-        self._apt("apt-get", ["-qq", "update"], deadline)
+        try:
+            # By itself apt calls an update that fetched nothing a success.
+            self._apt("apt-get", ["-qq", "-o", "APT::Update::Error-Mode=any", "update"], deadline)
+        except ApplianceError as error:
+            if any(self._lists.glob("*_Packages*")) and deadline.left():
+                return False
+            hint = "check the network, the proxy and the sources of the host's apt"
+            raise ApplianceError("cannot fetch the package lists", error.subject, error.why, hint) from error
+        return True
 
     def _options(self) -> list[str]:
         settings = {

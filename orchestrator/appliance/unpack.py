@@ -28,6 +28,8 @@ _ALTERNATIVES = {
     "usr/bin/pager": "less",
     "usr/bin/which": "which.debianutils",
 }
+# Links that base-files makes when it is configured; its package has directories of these names.
+_RUNTIME = {"var/lock": "../run/lock", "var/run": "../run"}
 _UDEV_GROUPS = ("input", "sgx", "kvm", "render")  # udev's own script adds them
 _FIRST_DYNAMIC_ID = 999  # counts downwards, as adduser --system does
 
@@ -150,6 +152,10 @@ def configure(root: Path, kernel_version: str, deadline: Deadline) -> None:
     _system_users(root)
     for name, target in _ALTERNATIVES.items():
         if (root / "usr/bin" / target).exists() and not (root / name).exists():
+            (root / name).symlink_to(target)
+    for name, target in _RUNTIME.items():
+        if not (root / name).is_symlink():
+            shutil.rmtree(root / name, ignore_errors=True)
             (root / name).symlink_to(target)
     libc = root / "usr/share/libc-bin/nsswitch.conf"
     if libc.exists() and not (root / "etc/nsswitch.conf").exists():

@@ -97,6 +97,7 @@ def test_configure(tmp_path: Path) -> None:
         "usr/share/base-passwd/group.master": b"root:*:0:\ndisk:*:6:\n",
         "usr/lib/sysusers.d/basic.conf": b"# x\ng disk 6\ng input - - -\ng fixed 777 -\ng late 6 -\n",
         "usr/bin/gawk": b"",
+        "var/run/keep": b"",
         "usr/lib/modules/6.1/modules.builtin": b"",
         "usr/lib/modules/6.1/modules.order": b"",
     }
@@ -109,6 +110,7 @@ def test_configure(tmp_path: Path) -> None:
     assert len(set(groups.values())) == len(groups)
     assert (root / "usr/bin/awk").readlink() == Path("gawk")
     assert not (root / "usr/bin/pager").is_symlink()
+    assert [(root / "var" / name).readlink() for name in ("lock", "run")] == [Path("../run/lock"), Path("../run")]
     assert (root / "etc/shadow").stat().st_mode & 0o777 == 0o600
     assert (root / "usr/lib/modules/6.1/modules.dep").exists()
 
