@@ -57,9 +57,7 @@ _INSERT = (
 )
 
 
-def append(
-    state_dir: Path, event: Mapping[str, Any], *, keep_launches: int = 0, keep_days: int = 0
-) -> str | None:
+def append(state_dir: Path, event: Mapping[str, Any], *, keep_launches: int = 0, keep_days: int = 0) -> str | None:
     """Add one canonical line to the store; return why it could not be added, None when it was.
 
     A few milliseconds; safe from several processes at once, and a process killed in the middle leaves the store whole.

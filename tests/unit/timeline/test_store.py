@@ -125,6 +125,24 @@ def test_retention(tmp_path: Path) -> None:
     assert rows[0]["launch_id"] == events[-1]["launch_id"]
 
 
+def test_retention_by_age(tmp_path: Path) -> None:
+    """Launches older than the days that are kept go, counted from the newest; without a limit none ever goes."""
+    day_ns = 86_400 * 10**9
+    old = [simulated(number, wall_start_ns=number * day_ns // 100) for number in range(300)]
+    store.rebuild(tmp_path, old)
+    for number in range(300, 600):
+        assert store.append(tmp_path, simulated(number, wall_start_ns=(number - 290) * day_ns)) is None
+    with store.open_store(tmp_path) as reader:
+        assert len(reader.rows(Selection())) == 600
+    for number in range(600, 600 + 256):
+        event = simulated(number, wall_start_ns=(number - 290) * day_ns)
+        assert store.append(tmp_path, event, keep_days=30) is None
+    with store.open_store(tmp_path) as reader:
+        kept = sorted(row["wall_start_ns"] // day_ns for row in reader.rows(Selection()))
+    pruned_at = 768  # the row at which a writer looks, between 600 and 856
+    assert kept == list(range(pruned_at - 1 - 290 - 30, 856 - 290))
+
+
 def test_trouble_is_returned_not_raised(tmp_path: Path) -> None:
     """A store that cannot be written, or a line that is none, never fails the launch."""
     (tmp_path / store.FILE_NAME).write_bytes(b"this is no database, whatever its name says" * 100)
