@@ -80,7 +80,7 @@ def fw_cfg(settings: Settings, plan: Plan, trap_cost: str | None, *, same: bool,
             for name, dma in names
             for side in bench_sides.ours(name, work, {"fw-cfg-dma": dma}, _environ(settings), facts)
         ]
-        measure(recording, sides, plan)
+        measure(recording, sides, plan, settings)
         if count:
             _count(recording, settings, profile)
     return show(recording, plan)
@@ -122,15 +122,17 @@ def launch(settings: Settings, plan: Plan, against: str) -> int:
                 fw_cfg_dma=settings.fw_cfg_dma, cpu=settings.cpu,
             )  # fmt: skip
         facts = {"profile": settings.profile, "accel": settings.accel, "arch": str(profile.arch)}
-        measure(recording, [*other, *bench_sides.ours("guestlaunch", work, {}, _environ(settings), facts)], plan)
+        measure(
+            recording, [*other, *bench_sides.ours("guestlaunch", work, {}, _environ(settings), facts)], plan, settings
+        )
     return show(recording, plan)
 
 
 @bench.command(
     epilog=examples(
-        "guestlaunch bench matrix --axis profile=aarch64-uefi,aarch64-bare --axis memory-mib=768,2048",
-        "guestlaunch bench matrix --axis cpu=cortex-a57,cortex-a72 --runs 5",
-        "guestlaunch bench matrix --axis firmware=/usr/share/qemu/firmware/60-edk2-aarch64.json,/srv/edk2/mine.json",
+        "guestlaunch bench matrix --axis profile=aarch64-uefi,aarch64-bare",
+        "guestlaunch bench matrix --axis cpu=cortex-a57,cortex-a72 --axis vcpus=1,2",
+        "guestlaunch bench matrix --axis firmware=/srv/edk2/old.json,/srv/edk2/new.json",
     )
 )
 @settings_options
@@ -147,7 +149,7 @@ def matrix(settings: Settings, plan: Plan, axes: Sequence[str]) -> int:
         sides = [
             side for number, cell in enumerate(grid) for side in _cell(cell, work, settings, folder / f"cell-{number}")
         ]
-        measure(recording, sides, plan)
+        measure(recording, sides, plan, settings)
     return show(recording, plan)
 
 

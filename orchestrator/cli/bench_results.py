@@ -28,8 +28,7 @@ def compare(first: Path, second: Path, *, as_json: bool) -> int:
     for line in found["conditions_that_differ"]:
         console.print(f"[yellow]The conditions differ:[/] {line}", highlight=False)
     for side, rows in found["sides"].items():
-        console.print(f"{side}; A: {first}, B: {second}", style="bold", highlight=False, markup=False)
-        console.print(bench_text.comparison(rows, "A", "B"))
+        console.print(bench_text.comparison(rows, f"{side} in the first file", "in the second"))
     return 0
 
 

@@ -20,12 +20,13 @@ from orchestrator.domain.model import Accel, Profile
 from orchestrator.hypervisor.accel import choose_accel
 from orchestrator.hypervisor.emulator import find_emulator
 from orchestrator.settings import Settings
+from orchestrator.timeline import log
 from orchestrator.workload.bench_firmware import firmware_file
 from orchestrator.workload.environment import choose_appliance
 
 if TYPE_CHECKING:  # SciPy comes with it: imported by the commands that compute
     from orchestrator.report.bench_record import Recording
-    from orchestrator.workload.bench import Side
+    from orchestrator.workload.bench import Sample, Side
 
 
 @contextmanager
@@ -50,8 +51,8 @@ def recorded(
     recording.finish()
 
 
-def measure(recording: Recording, sides: Sequence[Side], plan: Plan) -> None:
-    """Run all rounds of the sides into the result, with progress."""
+def measure(recording: Recording, sides: Sequence[Side], plan: Plan, settings: Settings) -> None:
+    """Run all rounds of the sides into the result, with progress; each launch's line goes where `--timeline` says."""
     from orchestrator.report.bench_record import record_rounds
     from orchestrator.workload.bench import rounds
 
@@ -70,7 +71,15 @@ def measure(recording: Recording, sides: Sequence[Side], plan: Plan) -> None:
             sides, runs=plan.runs, warm_ups=plan.warm_ups, time_budget_s=plan.time_budget, deadline_s=plan.deadline,
             seed=plan.seed, starting=starting,
         )  # fmt: skip
-        record_rounds(recording, sides, found)
+        record_rounds(recording, sides, _with_timelines(found, settings.timeline))
+
+
+def _with_timelines(found: Iterator[tuple[Sample, ...]], target: str | None) -> Iterator[tuple[Sample, ...]]:
+    for samples in found:
+        for sample in samples:
+            if target is not None and sample.event is not None:
+                log.write_timeline(target, sample.event)
+        yield samples
 
 
 def chosen_accel(settings: Settings, profile: Profile) -> Accel:

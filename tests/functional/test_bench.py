@@ -45,6 +45,9 @@ def test_fw_cfg(guestlaunch: Guestlaunch, evidence: Path, appliance: dict[str, P
     assert on["accesses_total"] < 1000
     assert off["accesses_total"] - off["accesses"] < 2000  # the firmware's own items are small
 
+    lines = (evidence / "timeline.jsonl").read_text().splitlines()  # where the test's settings want timelines
+    assert {json.loads(line)["launch_id"] for line in lines} == {run["launch_id"] for run in runs.values()}
+
     # One pair is no evidence, and is not called that.
     assert found["analysis"]["halved"] == "undecided"
     known = found["environment"]

@@ -92,7 +92,7 @@ def test_compare(tmp_path: Path) -> None:
         simulated_results.fw_cfg(tmp_path / f"{name}.json", accel=accel)
     same = bench_result("compare", tmp_path / "a.json", tmp_path / "b.json", "--json")
     assert set(json.loads(same.stdout)["sides"]) == {"DMA off", "DMA on"}
-    assert "DMA on; A:" in bench_result("compare", tmp_path / "a.json", tmp_path / "b.json").stdout
+    assert "A: DMA on in the first file" in bench_result("compare", tmp_path / "a.json", tmp_path / "b.json").stdout
     refused = bench_result("compare", tmp_path / "a.json", tmp_path / "c.json")
     assert isinstance(refused.exception, UsageError)
     assert "accelerator differs: tcg and kvm" in str(refused.exception)
