@@ -53,11 +53,12 @@ _own: dict[int, Root] = {}  # by process id: a forked child has no claim on its 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Root:
-    """This process's private root: `path`; `owner_fd` holds the lock that shows it is alive."""
+    """This process's private root: `path`; `owner_fd` holds the lock that shows it is alive, `life_fd` the guardian."""
 
     path: Path
     owner_fd: int
     guardian: subprocess.Popen[bytes]
+    life_fd: int
 
     @property
     def uri(self) -> str:
@@ -158,19 +159,28 @@ def _furnish(root: Path, cache: Path) -> None:
     (root / "etc" / "qemu.conf").write_text(qemu_conf(privileged=os.getuid() == 0))
 
 
-def _start_guardian(root: Path) -> subprocess.Popen[bytes]:
-    """Start the process that cleans up after us. It has its own session: a terminal's Ctrl-C is not for it."""
+def _start_guardian(root: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the process that cleans up after us; return it and the descriptor whose end tells it that we are dead.
+
+    Nobody closes that but the kernel: until our last thread is dead, libvirt may make folders anew that are removed
+    already. The guardian has its own session: a terminal's Ctrl-C is not for it.
+    """
+    read_end, write_end = os.pipe()
     try:
-        return subprocess.Popen(
+        guardian = subprocess.Popen(
             [sys.executable, "-I", "-S", leftovers.__file__, str(root)],
-            stdin=subprocess.PIPE,
+            stdin=read_end,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
             start_new_session=True,
         )
     except OSError as error:
+        os.close(write_end)
         raise CapabilityError("cannot start the guardian of", root, error) from error
+    finally:
+        os.close(read_end)
+    return guardian, write_end
 
 
 def private_root(state_dir: Path) -> Root:
@@ -195,7 +205,8 @@ def _make_root(state_dir: Path) -> Root:
         owner_fd = _own_lock(path)
     try:
         _furnish(path, state_dir.absolute() / "libvirt" / "cache")
-        root = Root(path=path, owner_fd=owner_fd, guardian=_start_guardian(path))
+        guardian, life_fd = _start_guardian(path)
+        root = Root(path=path, owner_fd=owner_fd, guardian=guardian, life_fd=life_fd)
     except BaseException:
         leftovers.remove(path)
         os.close(owner_fd)
@@ -210,8 +221,6 @@ def _remove_own(pid: int) -> None:
     if root is None or os.getpid() != pid:
         return
     leftovers.remove(root.path)
-    if root.guardian.stdin is not None:
-        root.guardian.stdin.close()
 
 
 def sweep(state_dir: Path) -> list[str]:
