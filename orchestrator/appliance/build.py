@@ -187,7 +187,7 @@ def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline:
     progress("package lists", None)
     repository = Repository(arch, store / ".cache", scratch)
     if not repository.update(deadline):
-        progress("package lists of an earlier build (the sources cannot be reached)", None)
+        progress("earlier package lists (no network)", None)
     choice = _choose(repository, arch, scratch, host and manifests.short_version(host), deadline)
     packages, kernel = _populate(repository, choice, root, deadline, progress)
     progress("initrd", None)

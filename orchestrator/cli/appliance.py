@@ -19,8 +19,12 @@ from orchestrator.domain.model import Arch
 from orchestrator.settings import Settings, load
 
 _BUILD_SECONDS = 1800.0
+_SHOWN_OF_DIGEST = 40  # --json has them whole
 
 _ARCH = click.Choice([str(arch) for arch in Arch])
+_arch_option = click.option(
+    "--arch", type=_ARCH, default=str(Arch.AARCH64), show_default=True, help="Arch of the guests."
+)
 
 
 @click.group(
@@ -39,9 +43,19 @@ def appliance(context: click.Context, *, state_dir: str | None, config: Path | N
     context.obj = load(config=config, overrides={"state_dir": state_dir})
 
 
-@appliance.command(epilog=examples("guestlaunch appliance build", "guestlaunch appliance build --arch x86_64 --json"))
-@click.option("--arch", type=_ARCH, default=str(Arch.AARCH64), show_default=True, help="Arch of the guests.")
-@click.option("--deadline", metavar="SECONDS", type=click.FloatRange(min=1), default=_BUILD_SECONDS, show_default=True)
+@appliance.command(
+    short_help="Build the appliance for an arch from Debian packages.",
+    epilog=examples("guestlaunch appliance build", "guestlaunch appliance build --arch x86_64 --json"),
+)
+@_arch_option
+@click.option(
+    "--deadline",
+    metavar="SECONDS",
+    type=click.FloatRange(min=1),
+    default=_BUILD_SECONDS,
+    show_default=True,
+    help="Give up after that time.",
+)
 @json_option
 @click.pass_obj
 def build(settings: Settings, *, arch: str, deadline: float, as_json: bool) -> int:
@@ -77,9 +91,12 @@ def list_(settings: Settings, *, as_json: bool) -> int:
     return 0
 
 
-@appliance.command(epilog=examples("guestlaunch appliance show", "guestlaunch appliance show --json /srv/appliance"))
+@appliance.command(
+    short_help="Show what an appliance is made of.",
+    epilog=examples("guestlaunch appliance show", "guestlaunch appliance show --json /srv/appliance"),
+)
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
-@click.option("--arch", type=_ARCH, default=str(Arch.AARCH64), show_default=True)
+@_arch_option
 @json_option
 @click.pass_obj
 def show(settings: Settings, *, directory: Path | None, arch: str, as_json: bool) -> int:
@@ -90,24 +107,35 @@ def show(settings: Settings, *, directory: Path | None, arch: str, as_json: bool
         click.echo(json.dumps(facts, indent=2))
         return 0
     packages = facts.pop("packages")
+    facts["digests"] = {name: f"{digest[:_SHOWN_OF_DIGEST]}…" for name, digest in facts["digests"].items()}
     for key, value in facts.items():
-        click.echo(f"{key:<12} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+        lines = [f"{name} {one}" for name, one in value.items()] if isinstance(value, dict) else value
+        lines = (lines or ["none"]) if isinstance(lines, list) else ["unknown" if lines is None else lines]
+        for label, line in zip([key, *[""] * len(lines)], lines, strict=False):
+            click.echo(f"{label:<12} {line}")
     click.echo(f"{'packages':<12} {len(packages)} (--json names them)")
     return 0
 
 
-@appliance.command(epilog=examples("guestlaunch appliance verify", "guestlaunch appliance verify /srv/appliance"))
+@appliance.command(
+    short_help="Compare an appliance with its manifest.",
+    epilog=examples("guestlaunch appliance verify", "guestlaunch appliance verify /srv/appliance"),
+)
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
-@click.option("--arch", type=_ARCH, default=str(Arch.AARCH64), show_default=True)
+@_arch_option
+@json_option
 @click.pass_obj
-def verify(settings: Settings, *, directory: Path | None, arch: str) -> int:
+def verify(settings: Settings, *, directory: Path | None, arch: str, as_json: bool) -> int:
     """Compare an appliance's files with their digests, and its version with the host's libguestfs."""
     found = _named(settings, directory, arch)
     verify_files(found, deep=True)
     library = host_version()
     if library is not None:
         check_version(found, library)
-    if found.manifest is None:
+    if as_json:
+        facts = {"path": str(found.path), "manifest": found.manifest is not None, "host_libguestfs": library}
+        click.echo(json.dumps(facts, indent=2))
+    elif found.manifest is None:
         click.echo(f"{found.path}: usable; it has no manifest, so there is nothing to compare its files with")
     else:
         click.echo(f"{found.path}: as built, and fits libguestfs {library or '(none on this host)'}")
@@ -115,11 +143,15 @@ def verify(settings: Settings, *, directory: Path | None, arch: str) -> int:
 
 
 @appliance.command(epilog=examples("guestlaunch appliance remove --arch x86_64"))
-@click.option("--arch", type=_ARCH, required=True)
+@click.option("--arch", type=_ARCH, required=True, help="Arch of the guests.")
+@json_option
 @click.pass_obj
-def remove(settings: Settings, *, arch: str) -> int:
+def remove(settings: Settings, *, arch: str, as_json: bool) -> int:
     """Remove all appliances of an arch that no launch is using."""
-    for path in remove_all(settings.appliance_store, Arch(arch)):
+    removed = remove_all(settings.appliance_store, Arch(arch))
+    if as_json:
+        click.echo(json.dumps({"removed": list(map(str, removed))}, indent=2))
+    for path in [] if as_json else removed:
         click.echo(f"removed {path}")
     return 0
 
@@ -131,8 +163,11 @@ def _named(settings: Settings, directory: Path | None, arch: str) -> Appliance:
 def _line(one: Appliance) -> str:
     size = sum((one.path / name).stat().st_blocks * 512 for name in FILES) / 2**20
     if one.manifest is None:
-        return f"{one.arch}  {size:.0f} MiB  not built by guestlaunch  {one.path}"
-    return f"{one.arch}  libguestfs {one.manifest.libguestfs}  Linux {one.manifest.kernel}  {size:.0f} MiB  {one.path}"
+        what = "not built by guestlaunch"
+    else:
+        what = f"libguestfs {one.manifest.libguestfs}, Linux {one.manifest.kernel}"
+    # The path has a line of its own, to stay whole on 80 columns.
+    return f"{one.arch:<8} {what}, {size:.0f} MiB\n         {one.path}"
 
 
 def _facts(one: Appliance) -> dict[str, Any]:
@@ -145,8 +180,8 @@ def _facts(one: Appliance) -> dict[str, Any]:
         "libguestfs": manifest.libguestfs if manifest else None,
         "kernel": manifest.kernel if manifest else None,
         "built": manifest.built if manifest else None,
-        "bytes": [f"{name} {(one.path / name).stat().st_size}" for name in FILES],
-        "digests": [f"{name} {manifest.files[name].digest}" for name in FILES] if manifest else [],
-        "unavailable": list(manifest.unavailable) if manifest else [],
+        "bytes": {name: (one.path / name).stat().st_size for name in FILES},
+        "digests": {name: manifest.files[name].digest for name in FILES} if manifest else {},
+        "unavailable": list(manifest.unavailable) if manifest else None,
         "packages": dict(manifest.packages) if manifest else {},
     }
