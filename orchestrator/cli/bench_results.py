@@ -50,7 +50,7 @@ def compare(first: Path, second: Path, *, as_json: bool) -> int:
 def regress(current: Path, baseline: Path, tolerance: float, *, as_json: bool) -> int:
     """Exit with status 1 when a result is slower than a baseline by more than the tolerance.
 
-    A permutation test must rule out that it is slower by the tolerance only. Fewer than five runs of a side cannot
+    A permutation test must rule out that it is slower by the tolerance only. Fewer than six runs of a side cannot
     show that and are an error, status 2.
     """
     from orchestrator.report import bench_analysis, result

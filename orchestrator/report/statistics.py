@@ -18,9 +18,9 @@ from scipy import stats
 CONFIDENCE = 0.95
 ALPHA = 1 - CONFIDENCE
 RESAMPLES = 9_999
-# Below five samples no two-sided sign-flip test can reach any usual level and a bootstrap of the median has too
-# few distinct values to be called an interval: the answer is then "undecided".
-MIN_SAMPLES = 5
+# The smallest two-sided p of a sign-flip test is 2 / 2**pairs: five pairs cannot reach 5 %, however far they are
+# apart. A bootstrap of fewer medians has too few distinct values, too: the answer is then "undecided".
+MIN_SAMPLES = 6
 _SEED = 20_150_611
 _Array: TypeAlias = NDArray[np.float64]
 _FENCE = 1.5  # Tukey's

@@ -47,7 +47,7 @@ void qemu_plugin_uninstall(qemu_plugin_id_t, simple_cb);
 EXPORT int qemu_plugin_version = 1;
 
 /* A longer pause than this is the firmware doing something else: a preempted vCPU thread is back sooner. */
-#define SAME_RUN_NS 50000000u
+#define SAME_RUN_NS 250000000u
 
 static uint64_t cost_ns;
 static uint64_t data_register;

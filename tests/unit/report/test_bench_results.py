@@ -196,7 +196,7 @@ def test_regressions(tmp_path: Path) -> None:
 def test_too_few_runs_for_a_regression(tmp_path: Path) -> None:
     """Three runs show nothing either way: that is an error, not a pass."""
     few = simulated_results.fw_cfg(tmp_path / "a.json", runs=3)
-    with pytest.raises(UsageError, match=r"3 and 3 runs.*at least 5"):
+    with pytest.raises(UsageError, match=r"3 and 3 runs.*at least 6"):
         bench_analysis.regressions(few, few, tolerance=0.05, subject="a and b")
 
 

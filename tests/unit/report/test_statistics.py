@@ -16,9 +16,9 @@ def _times(seed: int, count: int, median: float = 1e9, spread: float = 0.08) -> 
 
 def test_summary_of_known_values() -> None:
     """Median, extremes and interval of values that can be checked by eye."""
-    summary = statistics.summarize([1.0, 2.0, 3.0, 4.0, 100.0])
-    assert (summary.n, summary.median, summary.low, summary.high) == (5, 3.0, 1.0, 100.0)
-    assert summary.outliers == (4,)
+    summary = statistics.summarize([1.0, 2.0, 3.0, 3.0, 4.0, 100.0])
+    assert (summary.n, summary.median, summary.low, summary.high) == (6, 3.0, 1.0, 100.0)
+    assert summary.outliers == (5,)
     assert summary.interval is not None
     assert summary.interval.low < 3.0 < summary.interval.high
 
@@ -39,8 +39,9 @@ def test_no_values() -> None:
 
 
 def test_few_samples_give_no_interval_and_no_test() -> None:
-    """Four runs are too few to claim anything."""
-    a, b = _times(1, 4), _times(2, 4, median=2e9)
+    """Five pairs cannot reach the level, however far apart they are: too few to claim anything. Six can."""
+    a, b = _times(1, 5), _times(2, 5, median=2e9)
+    assert (statistics.difference_p(_times(3, 6), _times(4, 6, median=9e9), paired=True) or 1) < statistics.ALPHA
     assert statistics.ratio_interval(a, b, paired=True) is None
     assert statistics.difference_p(a, b, paired=True) is None
     assert statistics.summarize(a).interval is None
