@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import os
 import re
@@ -31,7 +32,6 @@ REQUIRED = (
     "dm_mod",
 )
 OPTIONAL = ("virtio_mmio", "crc32c_intel")  # where the kernel has them; loading may fail there, harmlessly
-SET_ASIDE = {"ata": ("ata_piix", "ahci"), "nvme": ("nvme",)}  # loaded where such a controller is found
 _APPLETS = ("sh", "hexdump", "insmod", "mount", "reboot", "sleep", "strings", "switch_root")
 
 
@@ -95,10 +95,13 @@ def _plain_module(path: Path) -> bytes:
     data = path.read_bytes()
     if path.suffix == ".xz":
         return lzma.decompress(data)
-    if path.suffix == ".zst":
-        program = require("zstd", "zstd")
-        return subprocess.run([program, "-dc"], input=data, capture_output=True, check=True, timeout=60).stdout
-    return data
+    return _filtered(["zstd", "-d"], data) if path.suffix == ".zst" else data
+
+
+def _filtered(command: Sequence[str], data: bytes) -> bytes:
+    """Return what a (de)compressor, which is in the package of its name, makes of data."""
+    program = [require(command[0], command[0]), "-c", *command[1:]]
+    return subprocess.run(program, input=data, capture_output=True, check=True, timeout=60).stdout
 
 
 def _module_entries(directory: str, modules: Iterable[Path]) -> Iterator[Entry]:
@@ -126,7 +129,10 @@ def guest_file(name: str) -> bytes:
 
 
 def write_initrd(path: Path, busybox: Path, modules: Path) -> list[str]:
-    """Write the initrd and return the names of the modules that it always loads, in that order.
+    """Write the initrd and return the names of the modules that it loads, in that order.
+
+    It is compressed, as each byte costs without DMA; and by LZ4 in the kernel's own format (`lz4 -l`), as an emulated
+    guest is slow to unpack anything tighter.
 
     :param busybox: a static busybox of the guest's arch.
     :param modules: `lib/modules/VERSION` of the root directory.
@@ -134,11 +140,10 @@ def write_initrd(path: Path, busybox: Path, modules: Path) -> list[str]:
     """
     order = module_order(modules, REQUIRED, OPTIONAL)
     entries = [*_entries(busybox), *_module_entries("modules", order)]
-    for name, drivers in SET_ASIDE.items():
-        files = [file for file in module_order(modules, (), drivers) if file not in order]
-        entries += _module_entries(f"modules.{name}", files)
+    archive = io.BytesIO()
+    write_cpio(entries, archive)
     with path.open("wb") as out:
-        write_cpio(entries, out)
+        out.write(_filtered(["lz4", "-l", "--best"], archive.getvalue()))
         out.flush()
         os.fsync(out.fileno())
     return [_canonical(module.name) for module in order]

@@ -32,9 +32,11 @@ def busybox(built_state_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def unpack(archive: Path, folder: Path) -> Path:
     folder.mkdir()
-    with archive.open("rb") as stream:
-        cpio = ["cpio", "--extract", "--make-directories", "--quiet", "--nonmatching", "dev/console"]
-        subprocess.run(cpio, stdin=stream, cwd=folder, check=True)
+    data = archive.read_bytes()
+    if data.startswith(bytes.fromhex("02214c18")):  # the kernel's own format of LZ4
+        data = subprocess.run(["lz4", "-dc"], input=data, capture_output=True, check=True).stdout
+    cpio = ["cpio", "--extract", "--make-directories", "--quiet", "--nonmatching", "dev/console"]
+    subprocess.run(cpio, input=data, cwd=folder, check=True)
     return folder
 
 
@@ -104,10 +106,10 @@ def test_missing_module_is_named(tmp_path: Path) -> None:
 
 
 def test_whole_initrd(tmp_path: Path) -> None:
-    """The modules lie uncompressed in loading order, drivers for other controllers apart."""
-    if shutil.which("cpio") is None:
-        pytest.skip("cpio is not installed")
-    modules = kernel(tmp_path / "modules", {name: [] for name in (*initrd.REQUIRED, "libata")} | {"ahci": ["libata"]})
+    """The modules lie uncompressed in loading order, within an archive in the kernel's own format of LZ4."""
+    if shutil.which("cpio") is None or shutil.which("lz4") is None:
+        pytest.skip("cpio or lz4 is not installed")
+    modules = kernel(tmp_path / "modules", {name: [] for name in initrd.REQUIRED})
     (modules / "kernel/ext4.ko").rename(modules / "kernel/ext4.ko.xz")
     (modules / "kernel/ext4.ko.xz").write_bytes(lzma.compress(b"plain ext4"))
     index = modules / "modules.dep"
@@ -115,11 +117,11 @@ def test_whole_initrd(tmp_path: Path) -> None:
     (tmp_path / "busybox").write_bytes(b"busybox")
     names = write_initrd(tmp_path / "initrd", tmp_path / "busybox", modules)
     assert names == list(initrd.REQUIRED)
+    assert (tmp_path / "initrd").read_bytes().startswith(bytes.fromhex("02214c18"))
     folder = unpack(tmp_path / "initrd", tmp_path / "out")
     files = sorted((folder / "modules").iterdir())
     assert [file.stem[3:] for file in files] == names
     assert (folder / "modules" / f"{names.index('ext4'):02}-ext4.ko").read_bytes() == b"plain ext4"
-    assert [file.name for file in sorted((folder / "modules.ata").iterdir())] == ["00-libata.ko", "01-ahci.ko"]
     assert (folder / "init").read_bytes() == guest_file("initrd-init")
     assert (folder / "bin/sh").readlink() == Path("busybox")
 
