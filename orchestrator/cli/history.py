@@ -67,12 +67,18 @@ def table(rows: Sequence[Mapping[str, Any]], *, now: dt.datetime) -> Iterator[st
     for line, end in zip((head, *facts), (_HEAD_TIMES, *(_end(row) for row in rows)), strict=True):
         shown = " ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
         yield f"{shown} {end if len(end) <= left else end[: left - 1] + '…'}".rstrip()
+    if any(row["modelled"] for row in rows):
+        yield "* with a MODELLED trap cost"
 
 
 def _facts(row: Mapping[str, Any], now: dt.datetime) -> tuple[str, ...]:
     when = dt.datetime.fromtimestamp(row["wall_start_ns"] / 1e9).astimezone()
     shown = when.strftime("%m-%d %H:%M" if when.year == now.year else "%Y-%m-%d")
-    return shown, row["launch_id"], row["profile"], row["accel"] or "-", row["start"], _DMA[row["fw_cfg_dma"]]
+    return shown, row["launch_id"], row["profile"], _accel(row), row["start"], _DMA[row["fw_cfg_dma"]]
+
+
+def _accel(row: Mapping[str, Any]) -> str:
+    return (row["accel"] or "-") + ("*" if row["modelled"] else "")
 
 
 def _end(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase
+from orchestrator.timeline.selection import is_modelled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +59,7 @@ def headline(event: Event) -> str:
     """Return what a launch was, on one line."""
     dma = {True: "DMA on", False: "DMA off", None: "DMA not verified"}[event["fw_cfg_dma"]]
     launch = milliseconds(event["launch_ns"]) if event["launch_ns"] is not None else "not ready"
-    accel = event["accel"] or "no accelerator"
+    accel = (event["accel"] or "no accelerator") + (" with a MODELLED trap cost" if is_modelled(event) else "")
     return f"{event['launch_id']}: {event['profile']}, {accel}, {dma}, {event['outcome']}, launched in {launch}"
 
 

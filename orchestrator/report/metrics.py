@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 import orchestrator
 from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Start
 from orchestrator.timeline.record import EVENT
+from orchestrator.timeline.selection import is_modelled
 
 # From a hot-plug under KVM (milliseconds) to a guest that hangs until its deadline under TCG (minutes).
 PHASE_BUCKETS = (
@@ -188,9 +189,13 @@ class LaunchMetrics:
     def observe(self, event: Mapping[str, Any]) -> None:
         """Count one canonical launch event; safe to call from several threads.
 
+        A launch with a modelled trap cost is an experiment and is not counted.
+
         :raise ValueError: when the event is not one; nothing is counted then.
         """
         facts = _facts(event)
+        if is_modelled(event):
+            return
         self._announce(facts.kind)
         self._launches.labels(**facts.kind, outcome=facts.outcome, fw_cfg_dma=facts.dma).inc()
         if facts.outcome == "failure":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import orchestrator
 from orchestrator.errors import CapabilityError, SettingsError
+from orchestrator.timeline.selection import is_modelled
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -191,6 +192,7 @@ def _of_launch(event: Mapping[str, Any]) -> dict[str, Any]:
     values |= {"transfer.ns": event["transfer_ns"], "launch.ns": event["launch_ns"], "disks": event["disks"]}
     values |= {f"transfer.{blob}_bytes": size for blob, size in event["bytes"].items()}
     values |= {f"version.{component}": version for component, version in event["versions"].items()}
+    values["modelled"] = is_modelled(event) or None
     values["phases_unseen"] = [p["name"] for p in event["phases"] if p["outcome"] == "unseen"] or None
     return {f"guestlaunch.{name}": value for name, value in values.items() if value is not None}
 

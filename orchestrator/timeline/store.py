@@ -121,13 +121,15 @@ class Store:
         self._path = path
 
     def rows(self, selection: Selection, *, limit: int | None = None) -> list[dict[str, Any]]:
-        """Return launches in short (the columns, without phases), the newest first."""
+        """Return launches in short (the columns, without phases), the newest first; `modelled` as `is_modelled`."""
         where, values = selection.where()
-        sql = f"SELECT {', '.join(_COLUMNS)} FROM launches{where} ORDER BY wall_start_ns DESC, sequence DESC LIMIT ?"  # noqa: S608 - conditions are ours, values are bound
+        names = (*_COLUMNS, "modelled")
+        sql = f"SELECT {', '.join(names)} FROM launches{where} ORDER BY wall_start_ns DESC, sequence DESC LIMIT ?"  # noqa: S608 - conditions are ours, values are bound
         found = self._ask(sql, [*values, -1 if limit is None else limit])
-        rows = [dict(zip(_COLUMNS, row, strict=True)) for row in found]
+        rows = [dict(zip(names, row, strict=True)) for row in found]
         for row in rows:
             row["fw_cfg_dma"] = None if row["fw_cfg_dma"] is None else bool(row["fw_cfg_dma"])
+            row["modelled"] = bool(row["modelled"])
         return rows
 
     def lines(self, selection: Selection, *, order: str = "wall_start_ns", limit: int | None = None) -> Iterator[Any]:

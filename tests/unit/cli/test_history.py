@@ -14,7 +14,7 @@ from orchestrator.cli.main import invoke
 from orchestrator.errors import NotFoundError
 from orchestrator.timeline import store
 from orchestrator.timeline.phases import Phase, Start
-from orchestrator.timeline.selection import Selection
+from orchestrator.timeline.selection import INSTRUMENT_MARK, Selection
 from tests.simulated_launches import event, mixture
 
 
@@ -86,6 +86,19 @@ def test_the_widest_lines_fit(state: Path) -> None:
         assert "gl-0123456789ab" in lines[2]
         assert "failed in" in lines[2]
         assert ("2025" in lines[2]) == (year != 2025)
+
+
+def test_a_modelled_trap_cost_is_marked(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A launch slowed down by our instrument says so, here and when it is drawn again; JSON has it as a field."""
+    line = event(5) | {"launch_id": "modelled", "extra_args": ["-plugin", f"/x/{INSTRUMENT_MARK}.so"]}
+    store.rebuild(state, [event(4), line])
+    assert {row["launch_id"]: row["modelled"] for row in listed(capsys)} == {"modelled": True, "simulated-4": False}
+    assert invoke(["history"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [" tcg* " in text for text in shown[1:3]] == [True, False]
+    assert "MODELLED" in shown[-1]
+    assert invoke(["timeline", "modelled"]) == 0
+    assert "MODELLED trap cost" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_nothing_that_fits(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from orchestrator.report.metrics_http import parse_address, serve
 from orchestrator.report.metrics_textfile import exposition
 from orchestrator.timeline.phases import Phase, Start
 from orchestrator.timeline.record import schema
+from orchestrator.timeline.selection import INSTRUMENT_MARK
 from tests.simulated_launches import INITRD_BYTES, KERNEL_BYTES, event, mixture
 
 TCG_COLD = {"profile": "aarch64-uefi", "accel": "tcg", "start": "cold"}
@@ -43,6 +44,13 @@ def test_launches_are_counted_by_what_they_were() -> None:
     assert value(metrics, name, **TCG_COLD, outcome="success", fw_cfg_dma="false") == 1
     assert value(metrics, name, **TCG_COLD, outcome="failure", fw_cfg_dma="unknown") == 1
     assert value(metrics, name, **TCG_COLD, outcome="cancelled", fw_cfg_dma="true") == 1
+
+
+def test_experiments_are_not_counted() -> None:
+    """A launch whose trap cost was modelled tells an operator nothing."""
+    metrics = LaunchMetrics()
+    metrics.observe(event(1) | {"extra_args": ["-plugin", f"/x/{INSTRUMENT_MARK}.so"]})
+    assert value(metrics, "guestlaunch_launches_total", **TCG_COLD, outcome="success", fw_cfg_dma="true") is None
 
 
 def test_failures_name_their_phase() -> None:
