@@ -242,7 +242,7 @@ def ratios() -> Spec:
                     "x": {
                         **x,
                         "field": "low",
-                        "title": "times faster (log scale), 95 % interval; dashed: equal, halved",
+                        "title": ["times faster (log scale)", "95 % interval; dashed: equal, halved"],
                     },
                     "x2": {"field": "high"},
                 },
