@@ -45,8 +45,8 @@ def initrd_with_init(folder: Path, script: str | None) -> None:
     """Replace the initrd's /init by a script, or take it away."""
     unpacked = folder / "unpacked"
     unpacked.mkdir()
-    with (folder / "initrd").open("rb") as archive:
-        subprocess.run(["cpio", "-id", "--quiet"], stdin=archive, cwd=unpacked, check=True, timeout=60)
+    plain = subprocess.run(["lz4", "-dc", folder / "initrd"], capture_output=True, check=True, timeout=60).stdout
+    subprocess.run(["cpio", "-id", "--quiet"], input=plain, cwd=unpacked, check=True, timeout=60)
     (unpacked / "init").unlink()
     if script is not None:
         (unpacked / "init").write_text(script)
