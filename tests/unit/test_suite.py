@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,14 @@ def test_leftover_fails_the_functional_test(tmp_path: Path) -> None:
     assert "1 passed, 1 error" in run.stdout
 
 
+def wait_until_seen(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process has its environment: execve(2) closes the pipe that Popen waits for before it sets it up."""
+    deadline = time.monotonic() + 10
+    while not Path(f"/proc/{process.pid}/environ").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_leftovers_of_every_kind_are_seen(tmp_path: Path) -> None:
     """A process, a file and a socket are seen while they are there, and stores are not."""
     before = look(tmp_path)
@@ -92,6 +101,7 @@ def test_leftovers_of_every_kind_are_seen(tmp_path: Path) -> None:
         patch.chdir(tmp_path)
         listener.bind("a.sock")
     with subprocess.Popen(["/bin/sleep", "60"], env={"STATE": str(tmp_path)}) as process:
+        wait_until_seen(process)
         found = left_behind(tmp_path, before, within_s=0)
         process.kill()
     listener.close()
@@ -101,7 +111,8 @@ def test_leftovers_of_every_kind_are_seen(tmp_path: Path) -> None:
 def test_gone_in_time_is_not_left_behind(tmp_path: Path) -> None:
     """What goes away within the time allowed is not reported."""
     before = look(tmp_path)
-    with subprocess.Popen(["/bin/sleep", "0.5"], env={"STATE": str(tmp_path)}):
+    with subprocess.Popen(["/bin/sleep", "1"], env={"STATE": str(tmp_path)}) as process:
+        wait_until_seen(process)
         assert left_behind(tmp_path, before, within_s=0) != []
         assert left_behind(tmp_path, before, within_s=10) == []
 

@@ -100,6 +100,7 @@ def test_console_relays_both_ways_and_never_waits(tmp_path: Path) -> None:
         client.close()
         console.flush()
         assert console.output_fd == -1
+        console.port.close()
 
 
 def test_console_to_a_full_pipe_does_not_block(tmp_path: Path) -> None:
@@ -114,5 +115,6 @@ def test_console_to_a_full_pipe_does_not_block(tmp_path: Path) -> None:
             console.port.handle()
             console.flush()
         assert os.read(reader, 3) == b"zzz"
+        console.port.close()
     os.close(reader)
     os.close(writer)

@@ -142,6 +142,7 @@ def test_strangers_folder_is_refused(short_dir: Path, monkeypatch: pytest.Monkey
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
     link.symlink_to(short_dir)
+    monkeypatch.setattr(embed, "_own", {})  # a test before this one may have made this process's root
     monkeypatch.setattr(embed, "bases", lambda _state_dir: (open_to_all, link, Path("/" + "x" * 99)))
     with pytest.raises(HypervisorError, match="not ours alone.*not ours alone.*too long"):
         embed.private_root(short_dir)

@@ -16,7 +16,12 @@ import pytest
 from orchestrator.workload import tools
 from orchestrator.workload.tools import ToolNotExecutableError, ToolNotFoundError
 
-RUN = "import os, sys\nfrom orchestrator.workload import tools\nsys.exit(tools.run(sys.argv[1:], os.environ))"
+# Under nohup the suite itself ignores SIGHUP, which children would inherit.
+RUN = """import os, signal, sys
+from orchestrator.workload import tools
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+sys.exit(tools.run(sys.argv[1:], os.environ))
+"""
 
 
 def start(*command: str, **options: object) -> subprocess.Popen[bytes]:
