@@ -16,12 +16,7 @@ import pytest
 from orchestrator.workload import tools
 from orchestrator.workload.tools import ToolNotExecutableError, ToolNotFoundError
 
-# Under nohup the suite itself ignores SIGHUP, which children would inherit.
-RUN = """import os, signal, sys
-from orchestrator.workload import tools
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-sys.exit(tools.run(sys.argv[1:], os.environ))
-"""
+RUN = "import os, sys\nfrom orchestrator.workload import tools\nsys.exit(tools.run(sys.argv[1:], os.environ))"
 
 
 def start(*command: str, **options: object) -> subprocess.Popen[bytes]:
@@ -79,7 +74,8 @@ def test_descriptors_pass_through(tmp_path: Path) -> None:
 def test_signals_to_us_reach_the_tool(tmp_path: Path, number: signal.Signals) -> None:
     """Who ends us ends the tool; its own answer to the signal counts."""
     script = f"trap 'exit 5' {number.name.removeprefix('SIG')}; touch {tmp_path}/up; while :; do sleep 0.05; done"
-    process = start("sh", "-c", script)
+    # Under nohup the suite itself ignores SIGHUP, which children inherit.
+    process = start("sh", "-c", script, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     wait_for(tmp_path / "up")
     process.send_signal(number)
     assert process.wait(10) == 5
