@@ -19,14 +19,10 @@ from tests.simulated_launches import event, mixture
 
 
 @pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def state(own_state: Path) -> Path:
     """A store of 120 simulated launches, and no settings of the user's."""
-    folder = tmp_path / "state"
-    monkeypatch.setenv("GUESTLAUNCH_STATE_DIR", str(folder))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    store.rebuild(folder, mixture(count=120))
-    return folder
+    store.rebuild(own_state, mixture(count=120))
+    return own_state
 
 
 def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:

@@ -15,13 +15,9 @@ from tests.simulated_launches import mixture
 
 
 @pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def state(own_state: Path) -> Path:
     """A state directory and no settings of the user's."""
-    folder = tmp_path / "state"
-    monkeypatch.setenv("GUESTLAUNCH_STATE_DIR", str(folder))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    return folder
+    return own_state
 
 
 @pytest.fixture

@@ -18,14 +18,10 @@ from tests.simulated_launches import event, mixture
 
 
 @pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def state(own_state: Path) -> Path:
     """A store of simulated launches, and no settings of the user's."""
-    folder = tmp_path / "state"
-    monkeypatch.setenv("GUESTLAUNCH_STATE_DIR", str(folder))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    store.rebuild(folder, [event(1), event(2, dma=False), event(3, failed_in=Phase.KERNEL)])
-    return folder
+    store.rebuild(own_state, [event(1), event(2, dma=False), event(3, failed_in=Phase.KERNEL)])
+    return own_state
 
 
 def terminal() -> Console:
