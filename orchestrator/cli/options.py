@@ -32,6 +32,9 @@ _SETTINGS = (
     click.option(
         "--accel", type=click.Choice(["auto", "kvm", "tcg"]), help="Accelerator; auto uses KVM only if it works."
     ),
+    click.option(
+        "--start", type=click.Choice(["auto", "cold", "warm"]), help="Boot, or clone a template; auto clones if it can."
+    ),
     click.option("--appliance", metavar="DIR", help="A fixed appliance instead of the newest one built."),
     click.option("--memory-mib", metavar="N", help="Guest memory in MiB."),
     click.option("--vcpus", metavar="N", help="Virtual CPUs."),
@@ -41,7 +44,7 @@ _SETTINGS = (
     click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML)."),
 )
 _NAMES = (
-    "profile", "connect", "fw_cfg_dma", "accel", "appliance", "memory_mib", "vcpus", "cpu", "timeline", "state_dir",
+    "profile", "connect", "fw_cfg_dma", "accel", "start", "appliance", "memory_mib", "vcpus", "cpu", "timeline", "state_dir",
 )  # fmt: skip
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")

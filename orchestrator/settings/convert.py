@@ -59,10 +59,14 @@ def seconds(value: object, _cwd: Path) -> float:
     return number
 
 
-def _accel(value: object, _cwd: Path) -> str:
-    if value not in {"auto", "kvm", "tcg"}:
-        raise BadValueError(("expected auto, kvm or tcg " + nearest(str(value), ("auto", "kvm", "tcg"))).rstrip())
-    return str(value)
+def _one_of(*choices: str) -> Callable[[object, Path], str]:
+    def convert(value: object, _cwd: Path) -> str:
+        if value not in choices:
+            known = f"{', '.join(choices[:-1])} or {choices[-1]}"
+            raise BadValueError(f"expected {known} {nearest(str(value), choices)}".rstrip())
+        return str(value)
+
+    return convert
 
 
 def _path(value: object, cwd: Path) -> Path:
@@ -78,7 +82,8 @@ CONVERT: Mapping[str, Callable[[Any, Path], object]] = {
     "profile": _text,
     "connect": _text,
     "fw_cfg_dma": _switch,
-    "accel": _accel,
+    "accel": _one_of("auto", "kvm", "tcg"),
+    "start": _one_of("auto", "cold", "warm"),
     "appliance": _path,
     "state_dir": _path,
     "runtime_dir": _path,

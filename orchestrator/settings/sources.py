@@ -22,7 +22,7 @@ OWN_VARIABLES = frozenset(
 # What one launch may ask for by itself; the rest belongs to the process that launches.
 PER_LAUNCH = frozenset(
     {
-        "profile", "connect", "fw_cfg_dma", "accel", "appliance", "memory_mib", "vcpus", "cpu", "timeline",
+        "profile", "connect", "fw_cfg_dma", "accel", "start", "appliance", "memory_mib", "vcpus", "cpu", "timeline",
         "console_kib", "measure", "deadlines",
     }
 )  # fmt: skip

@@ -30,6 +30,7 @@ class Settings:
 
     :ivar connect: libvirt URI; None means the private `qemu:///embed` under the state directory.
     :ivar accel: "auto", "kvm" or "tcg".
+    :ivar start: "cold", "warm" or "auto": warm where a template serves the launch, else cold.
     :ivar appliance: a fixed appliance's directory; None means the newest one built for the arch.
     :ivar timeline: where each launch's canonical line is also written: a file, or "-".
     :ivar log: where events are logged: a file, or "-" for stderr; None means `state_dir/log/events.jsonl`.
@@ -46,6 +47,7 @@ class Settings:
     connect: str | None = None
     fw_cfg_dma: bool = True
     accel: str = "auto"
+    start: str = "auto"
     appliance: Path | None = None
     memory_mib: int | None = None
     vcpus: int | None = None
