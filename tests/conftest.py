@@ -137,6 +137,16 @@ def appliance(built_state_dir: Path) -> dict[str, Path]:
     return {arch: folder.resolve() for arch, folder in found.items()}
 
 
+@pytest.fixture(scope="session")
+def stock_init_appliance(built_state_dir: Path) -> Path:
+    """The directory of the aarch64 appliance with libguestfs's own init, built by tools/test as well."""
+    folder = built_state_dir / "appliances/aarch64-stock/current"
+    if not (folder / "kernel").exists():
+        command = "guestlaunch appliance build --init stock"
+        pytest.fail(f"none in {built_state_dir}: run tools/test, or there: {command}", pytrace=False)
+    return folder.resolve()
+
+
 @pytest.fixture
 def disk_image(tmp_path: Path) -> DiskFactory:
     """Make small disk images on the host, without a guest and without root."""

@@ -17,9 +17,10 @@ import orchestrator
 from orchestrator.appliance import manifest as manifests
 from orchestrator.appliance.command import Deadline
 from orchestrator.appliance.fixed import open_appliance
+from orchestrator.appliance.guest_files import ROOT_INIT, guest_file, root_files, scripts_digest
 from orchestrator.appliance.image import write_image
-from orchestrator.appliance.initrd import guest_file, write_initrd
-from orchestrator.appliance.manifest import FileRecord, Manifest
+from orchestrator.appliance.initrd import write_initrd
+from orchestrator.appliance.manifest import FileRecord, Init, Manifest
 from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.packages import DEBIAN_ARCH, Package, Repository
 from orchestrator.appliance.store import publish, staging
@@ -32,7 +33,8 @@ Progress = Callable[[str, float | None], None]
 
 _LIBRARY = "libguestfs0"
 _BUSYBOX = "busybox-static"
-_TARBALLS = ("base", "daemon", "udev-rules")  # its "init" is replaced by ours
+_TARBALLS = ("base", "daemon", "udev-rules")
+_INIT_TARBALL = "init"
 _README = (
     "This is a libguestfs fixed appliance for {arch}, libguestfs {version}, Linux {kernel}.\n"
     "Set LIBGUESTFS_PATH to this directory to use it. manifest.json says what it is made of.\n"
@@ -113,8 +115,8 @@ def _excludes(supermin: Path) -> list[str]:
     return [line.removeprefix("-") for line in lines if line.startswith("-")]
 
 
-def _install_guest_files(root: Path, supermin: Path, version: str) -> None:
-    """Put libguestfs's daemon in place, and our init.
+def _install_guest_files(root: Path, supermin: Path, version: str, init: Init) -> None:
+    """Put libguestfs's daemon in place, and the init: ours, or libguestfs's own.
 
     :raise ApplianceError: the daemon is not of the version that its package says.
     """
@@ -122,10 +124,14 @@ def _install_guest_files(root: Path, supermin: Path, version: str) -> None:
         unpack_tarball(supermin / f"{name}.tar.gz", root)
     if version.encode() not in (root / "usr/sbin/guestfsd").read_bytes():
         raise ApplianceError("cannot build the appliance", "guestfsd", f"is not of version {version}")
+    if init is Init.STOCK:
+        unpack_tarball(supermin / f"{_INIT_TARBALL}.tar.gz", root)
+        return
     ours = root / "usr/lib/guestlaunch"
     ours.mkdir(exist_ok=True)
-    (ours / "marker.sh").write_bytes(guest_file("marker.sh"))
-    (root / "init").write_bytes(guest_file("root-init"))
+    for name in root_files():
+        (ours / name).write_bytes(guest_file(name))
+    (root / "init").write_bytes(guest_file(ROOT_INIT))
     (root / "init").chmod(0o755)
 
 
@@ -136,7 +142,7 @@ def _package_versions(files: Iterable[Path]) -> dict[str, str]:
 
 
 def _populate(
-    repository: Repository, choice: _Choice, root: Path, deadline: Deadline, progress: Progress
+    repository: Repository, choice: _Choice, root: Path, deadline: Deadline, progress: Progress, *, init: Init
 ) -> tuple[dict[str, str], str]:
     """Fill the root directory; return the packages in it and the kernel's version."""
     files = repository.download(
@@ -155,7 +161,7 @@ def _populate(
     unpack(files, root, _excludes(choice.supermin), deadline, lambda done: progress("unpack", 0.7 * done))
     unpack(alone, root, ["/usr/share/*"], deadline, lambda done: progress("unpack", 0.7 + 0.3 * done))
     progress("configure", None)
-    _install_guest_files(root, choice.supermin, manifests.short_version(choice.library.upstream))
+    _install_guest_files(root, choice.supermin, manifests.short_version(choice.library.upstream), init)
     versions = [path.name for path in (root / "usr/lib/modules").iterdir()]
     if len(versions) != 1:
         raise ApplianceError("cannot build the appliance", choice.kernel, f"has modules of {versions}")
@@ -163,8 +169,8 @@ def _populate(
     return _package_versions([*files, *alone]), versions[0]
 
 
-def build(arch: Arch, store: Path, *, progress: Progress, deadline: Deadline) -> Appliance:
-    """Build the appliance of an arch and make it the store's current one.
+def build(arch: Arch, store: Path, *, init: Init = Init.LEAN, progress: Progress, deadline: Deadline) -> Appliance:
+    """Build the appliance of an arch and make it the store's current one of its init.
 
     :param store: directory of appliances; downloads are kept in it for the next build.
     :param progress: called with the step's name and the fraction of it that is done, None where unknown.
@@ -172,14 +178,14 @@ def build(arch: Arch, store: Path, *, progress: Progress, deadline: Deadline) ->
     :raise CapabilityError: the host lacks a program or is no Debian.
     """
     try:
-        with staging(store, arch) as scratch:
-            return _build(arch, store, scratch, progress, deadline)
+        with staging(store, arch, init) as scratch:
+            return _build(arch, store, scratch, progress, deadline, init=init)
     except OSError as error:
         where = error.filename or store
         raise ApplianceError("cannot build the appliance", where, error.strerror or error) from error
 
 
-def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline: Deadline) -> Appliance:
+def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline: Deadline, *, init: Init) -> Appliance:
     root, out = scratch / "tree", scratch / "out"
     root.mkdir()
     out.mkdir()
@@ -189,7 +195,7 @@ def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline:
     if not repository.update(deadline):
         progress("earlier package lists (no network)", None)
     choice = _choose(repository, arch, scratch, host and manifests.short_version(host), deadline)
-    packages, kernel = _populate(repository, choice, root, deadline, progress)
+    packages, kernel = _populate(repository, choice, root, deadline, progress, init=init)
     progress("initrd", None)
     modules = write_initrd(out / "initrd", root / "usr/bin/busybox", root / "usr/lib/modules" / kernel)
     shutil.move(root / "boot" / f"vmlinuz-{kernel}", out / "kernel")
@@ -211,8 +217,10 @@ def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline:
         root_uuid=uuid,
         built=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         builder=orchestrator.__version__,
+        init=init,
+        guest_scripts=scripts_digest(init),
     )
     (out / manifests.NAME).write_text(manifest.to_json())
     open_appliance(out)  # what would not be accepted at a launch is not published
     name = f"{re.sub('[-:Z]', '', manifest.built)}-{secrets.token_hex(4)}"
-    return open_appliance(publish(store, arch, out, name))
+    return open_appliance(publish(store, arch, out, name, init))

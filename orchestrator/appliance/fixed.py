@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.appliance import manifest as manifests
+from orchestrator.appliance.guest_files import scripts_digest
+from orchestrator.appliance.manifest import Init
 from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.probe import check_initrd, kernel_arch, root_format
 from orchestrator.errors import ApplianceError, NotFoundError
+
+_MARKERS = {Init.LEAN: frozenset({"initrd", "init", "guestfsd"}), Init.STOCK: frozenset({"initrd"})}
 
 
 def open_appliance(path: Path) -> Appliance:
@@ -42,7 +46,7 @@ def open_appliance(path: Path) -> Appliance:
         root_format=form,
         root_uuid=uuid,
         manifest=manifest,
-        markers=manifest is not None,
+        markers=frozenset() if manifest is None else _MARKERS[manifest.init],
     )
 
 
@@ -72,5 +76,24 @@ def check_version(appliance: Appliance, host_version: str) -> None:
             "cannot use the appliance",
             appliance.path,
             f"made for libguestfs {ours}, the host has {theirs}",
-            f"guestlaunch appliance build --arch {appliance.arch} makes one that fits",
+            f"{build_command(appliance)} makes one that fits",
         )
+
+
+def check_scripts(appliance: Appliance) -> None:
+    """Check that an appliance was built from the guest scripts that are here now. Launches do without.
+
+    :raise ApplianceError: it was built from others.
+    """
+    manifest = appliance.manifest
+    if manifest is not None and manifest.guest_scripts != scripts_digest(manifest.init):
+        why = "built from other guest scripts than this guestlaunch has"
+        raise ApplianceError(
+            "the appliance is outdated", appliance.path, why, f"build it again: {build_command(appliance)}"
+        )
+
+
+def build_command(appliance: Appliance) -> str:
+    """Return the command that builds another one of an appliance's kind."""
+    init = f" --init {Init.STOCK}" if appliance.init is Init.STOCK else ""
+    return f"guestlaunch appliance build --arch {appliance.arch}{init}"

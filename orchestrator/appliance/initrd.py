@@ -10,11 +10,11 @@ import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from orchestrator.appliance.command import require
+from orchestrator.appliance.guest_files import INITRD_FILES, INITRD_INIT, guest_file
 from orchestrator.errors import ApplianceError
 
 # virtio_net and virtio_blk must be there before guestfsd starts: it looks for disks and networks once.
@@ -116,16 +116,12 @@ def _entries(busybox: Path) -> Iterator[Entry]:
     for name in ("bin", "dev", "proc", "root", "sys"):
         yield Entry(name=name, mode=stat.S_IFDIR | 0o755)
     yield Entry(name="dev/console", mode=stat.S_IFCHR | 0o600, device=(5, 1))
-    yield Entry(name="init", mode=stat.S_IFREG | 0o755, data=guest_file("initrd-init"))
-    yield Entry(name="marker.sh", mode=stat.S_IFREG | 0o644, data=guest_file("marker.sh"))
+    for name in INITRD_FILES:
+        known_as, mode = ("init", 0o755) if name == INITRD_INIT else (name, 0o644)
+        yield Entry(name=known_as, mode=stat.S_IFREG | mode, data=guest_file(name))
     yield Entry(name="bin/busybox", mode=stat.S_IFREG | 0o755, data=busybox.read_bytes())
     for applet in _APPLETS:
         yield Entry(name=f"bin/{applet}", mode=stat.S_IFLNK | 0o777, data=b"busybox")
-
-
-def guest_file(name: str) -> bytes:
-    """Return a file that runs in the guest."""
-    return resources.files("orchestrator.appliance").joinpath("guest", name).read_bytes()
 
 
 def write_initrd(path: Path, busybox: Path, modules: Path) -> list[str]:

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ SCHEMA_VERSION = 1
 _PLAIN, _DATA = "sha256", "sha256-data"
 _BLOCK = 1 << 20
 REBUILD = "guestlaunch appliance build makes a new one"
+
+
+class Init(StrEnum):
+    """Whose /init the appliance's root has."""
+
+    LEAN = "lean"  # ours: same outcome, few processes
+    STOCK = "stock"  # libguestfs's own, for comparison and for doubters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +66,8 @@ class Manifest:
     :ivar modules: drivers in the initrd, in loading order.
     :ivar built: time of the build, ISO 8601, UTC.
     :ivar builder: version of guestlaunch that built it.
+    :ivar init: whose init its root has.
+    :ivar guest_scripts: digest of our files in it that run in the guest; empty where builds did not record it.
     """
 
     arch: Arch
@@ -70,6 +80,8 @@ class Manifest:
     root_uuid: str
     built: str
     builder: str
+    init: Init = Init.LEAN
+    guest_scripts: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -84,7 +96,8 @@ def _parse(data: dict[str, Any]) -> Manifest:
     if set(files) != {"kernel", "initrd", "root"}:
         raise ValueError("does not list exactly kernel, initrd and root")
     lists = {name: tuple(data[name]) for name in ("unavailable", "modules")}
-    return Manifest(**{**data, **lists, "arch": Arch(data["arch"]), "files": files})
+    values = {"arch": Arch(data["arch"]), "init": Init(data.get("init", Init.LEAN)), "files": files}
+    return Manifest(**{**data, **lists, **values})
 
 
 def load(directory: Path) -> Manifest | None:

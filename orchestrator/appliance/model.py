@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.appliance.manifest import Manifest
+from orchestrator.appliance.manifest import Init, Manifest
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
 
@@ -44,7 +44,8 @@ class Appliance:
     :ivar root_format: "raw" or "qcow2".
     :ivar root_uuid: UUID of the root's ext file system, None where it cannot be read (qcow2).
     :ivar manifest: None for an appliance that guestlaunch did not build.
-    :ivar markers: its initrd is ours: understands `guestlaunch.root=` and writes markers.
+    :ivar markers: events that its guest tells the host of; none where its initrd is not ours, which alone understands
+        `guestlaunch.root=`.
     """
 
     path: Path
@@ -55,7 +56,12 @@ class Appliance:
     root_format: str
     root_uuid: str | None
     manifest: Manifest | None
-    markers: bool
+    markers: frozenset[str]
+
+    @property
+    def init(self) -> Init | None:
+        """Whose init it has, None where that is not known."""
+        return None if self.manifest is None else self.manifest.init
 
     @contextmanager
     def hold(self) -> Iterator[None]:

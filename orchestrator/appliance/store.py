@@ -1,5 +1,7 @@
 """Where appliances live: `STORE/ARCH/BUILD/`, the newest behind the link `STORE/ARCH/current`.
 
+Those with libguestfs's own init are in `STORE/ARCH-stock/` alike: a launch gets one only when it is named.
+
 Builds do not wait for each other: each has its own staging directory and the last to finish becomes
 current. Who builds, boots or removes holds a lock on the directory itself; the kernel drops it with its
 holder, so what a killed build left is recognised and swept. How an appliance is made is not known here.
@@ -19,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator.appliance.fixed import open_appliance
+from orchestrator.appliance.manifest import Init
 from orchestrator.appliance.model import Appliance, locked
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError, NotFoundError
@@ -54,13 +57,17 @@ def _erase(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+def _home(store: Path, arch: Arch, init: Init) -> Path:
+    return store / (arch if init is Init.LEAN else f"{arch}-{init}")
+
+
 @contextmanager
-def staging(store: Path, arch: Arch) -> Iterator[Path]:
+def staging(store: Path, arch: Arch, init: Init = Init.LEAN) -> Iterator[Path]:
     """Give a new directory on the store's file system; it is gone afterwards, whatever happened.
 
     :raise ApplianceError: the store cannot be written to.
     """
-    home = store / arch
+    home = _home(store, arch, init)
     try:
         home.mkdir(parents=True, exist_ok=True)
         sweep(store)
@@ -88,14 +95,14 @@ def sweep(store: Path) -> list[Path]:
     return swept
 
 
-def publish(store: Path, arch: Arch, built: Path, name: str) -> Path:
-    """Make a finished directory the current appliance of its arch and return its final path.
+def publish(store: Path, arch: Arch, built: Path, name: str, init: Init = Init.LEAN) -> Path:
+    """Make a finished directory the current appliance of its arch and init and return its final path.
 
     The one before it stays for launches that have just resolved it; older ones go, unless in use.
 
     :param built: complete directory on the store's file system; it is moved.
     """
-    home = store / arch
+    home = _home(store, arch, init)
     final = home / name
     built.rename(final)
     before = (home / _CURRENT).resolve()
@@ -122,35 +129,40 @@ def _remove_unless_held(directory: Path) -> bool:
 
 
 def appliances(store: Path, arch: Arch | None = None) -> list[Appliance]:
-    """Return the current appliance of each arch that has one. A broken one is an error, not left out."""
+    """Return the current appliances, of each arch and init that has one. A broken one is an error, not left out."""
     sweep(store)
-    wanted = [arch] if arch else list(Arch)
-    return [open_appliance(store / one / _CURRENT) for one in wanted if (store / one / _CURRENT).exists()]
+    homes = [_home(store, one, init) for one in ([arch] if arch else Arch) for init in Init]
+    return [open_appliance(home / _CURRENT) for home in homes if (home / _CURRENT).exists()]
 
 
-def resolve(store: Path, arch: Arch) -> Appliance:
-    """Return the current appliance of an arch.
+def resolve(store: Path, arch: Arch, init: Init = Init.LEAN) -> Appliance:
+    """Return the current appliance of an arch: the one for launches, or the one with another init.
 
     :raise NotFoundError: none has been built: says how to.
     :raise ApplianceError: it is damaged.
     """
-    current = store / arch / _CURRENT
+    current = _home(store, arch, init) / _CURRENT
     if not current.exists():
-        hint = f"guestlaunch appliance build --arch {arch} makes one in about a minute"
-        raise NotFoundError("no appliance for", str(arch), f"none in {store}", hint)
+        options = f"--arch {arch}" if init is Init.LEAN else f"--arch {arch} --init {init}"
+        hint = f"guestlaunch appliance build {options} makes one in about a minute"
+        raise NotFoundError("no appliance for", _called(arch, init), f"none in {store}", hint)
     return open_appliance(current)
 
 
-def remove(store: Path, arch: Arch) -> list[Path]:
-    """Remove all appliances of an arch and return their paths.
+def _called(arch: Arch, init: Init) -> str:
+    return str(arch) if init is Init.LEAN else f"{arch} with {init} init"
+
+
+def remove(store: Path, arch: Arch, init: Init = Init.LEAN) -> list[Path]:
+    """Remove all appliances of an arch and init and return their paths.
 
     :raise NotFoundError: there is none.
     :raise ApplianceError: one is in use by a launch.
     """
-    home = store / arch
+    home = _home(store, arch, init)
     builds = _builds(home)
     if not builds:
-        raise NotFoundError("no appliance for", str(arch), f"none in {store}")
+        raise NotFoundError("no appliance for", _called(arch, init), f"none in {store}")
     for directory in builds:
         if not _remove_unless_held(directory):
             raise ApplianceError("cannot remove the appliance", directory, "a launch is using it", "end it first")

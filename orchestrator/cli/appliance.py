@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from orchestrator.appliance.fixed import check_version, open_appliance
+from orchestrator.appliance.fixed import check_scripts, check_version, open_appliance
 from orchestrator.appliance.fixed import verify as verify_files
+from orchestrator.appliance.manifest import Init
 from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.store import appliances, resolve
 from orchestrator.appliance.store import remove as remove_all
@@ -24,6 +25,13 @@ _SHOWN_OF_DIGEST = 40  # --json has them whole
 _ARCH = click.Choice([str(arch) for arch in Arch])
 _arch_option = click.option(
     "--arch", type=_ARCH, default=str(Arch.AARCH64), show_default=True, help="Arch of the guests."
+)
+_init_option = click.option(
+    "--init",
+    type=click.Choice([str(init) for init in Init]),
+    default=str(Init.LEAN),
+    show_default=True,
+    help="Whose /init it has: guestlaunch's, or libguestfs's own (for comparison).",
 )
 
 
@@ -45,9 +53,14 @@ def appliance(context: click.Context, *, state_dir: str | None, config: Path | N
 
 @appliance.command(
     short_help="Build the appliance for an arch from Debian packages.",
-    epilog=examples("guestlaunch appliance build", "guestlaunch appliance build --arch x86_64 --json"),
+    epilog=examples(
+        "guestlaunch appliance build",
+        "guestlaunch appliance build --arch x86_64 --json",
+        "guestlaunch appliance build --init stock     # used where it is named",
+    ),
 )
 @_arch_option
+@_init_option
 @click.option(
     "--deadline",
     metavar="SECONDS",
@@ -58,7 +71,7 @@ def appliance(context: click.Context, *, state_dir: str | None, config: Path | N
 )
 @json_option
 @click.pass_obj
-def build(settings: Settings, *, arch: str, deadline: float, as_json: bool) -> int:
+def build(settings: Settings, *, arch: str, init: str, deadline: float, as_json: bool) -> int:
     """Build the appliance for an arch from the distribution's packages, running none of their code."""
     from orchestrator.appliance.build import build as build_appliance  # here: only building needs all of it
     from orchestrator.appliance.command import Deadline
@@ -66,7 +79,11 @@ def build(settings: Settings, *, arch: str, deadline: float, as_json: bool) -> i
 
     with shown(f"appliance for {arch}") as progress:
         built = build_appliance(
-            Arch(arch), settings.appliance_store, progress=progress, deadline=Deadline.after(deadline)
+            Arch(arch),
+            settings.appliance_store,
+            init=Init(init),
+            progress=progress,
+            deadline=Deadline.after(deadline),
         )
     if as_json:
         click.echo(json.dumps(_facts(built), indent=2))
@@ -79,7 +96,7 @@ def build(settings: Settings, *, arch: str, deadline: float, as_json: bool) -> i
 @json_option
 @click.pass_obj
 def list_(settings: Settings, *, as_json: bool) -> int:
-    """List the appliances that launches use, one an arch."""
+    """List the appliances that launches use, one an arch, and those with libguestfs's own init."""
     found = appliances(settings.appliance_store)
     if as_json:
         click.echo(json.dumps([_facts(one) for one in found], indent=2))
@@ -97,11 +114,12 @@ def list_(settings: Settings, *, as_json: bool) -> int:
 )
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @_arch_option
+@_init_option
 @json_option
 @click.pass_obj
-def show(settings: Settings, *, directory: Path | None, arch: str, as_json: bool) -> int:
+def show(settings: Settings, *, directory: Path | None, arch: str, init: str, as_json: bool) -> int:
     """Show what an appliance is made of: the current one of an arch, or the one in DIRECTORY."""
-    found = _named(settings, directory, arch)
+    found = _named(settings, directory, arch, init)
     facts = _facts(found)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -123,15 +141,20 @@ def show(settings: Settings, *, directory: Path | None, arch: str, as_json: bool
 )
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @_arch_option
+@_init_option
 @json_option
 @click.pass_obj
-def verify(settings: Settings, *, directory: Path | None, arch: str, as_json: bool) -> int:
-    """Compare an appliance's files with their digests, and its version with the host's libguestfs."""
-    found = _named(settings, directory, arch)
+def verify(settings: Settings, *, directory: Path | None, arch: str, init: str, as_json: bool) -> int:
+    """Compare an appliance's files with their digests, its version with the host's libguestfs, its scripts with ours.
+
+    One that was built from other guest scripts than this guestlaunch has still launches, but is not up to date.
+    """
+    found = _named(settings, directory, arch, init)
     verify_files(found, deep=True)
     library = host_version()
     if library is not None:
         check_version(found, library)
+    check_scripts(found)
     if as_json:
         facts = {"path": str(found.path), "manifest": found.manifest is not None, "host_libguestfs": library}
         click.echo(json.dumps(facts, indent=2))
@@ -144,11 +167,12 @@ def verify(settings: Settings, *, directory: Path | None, arch: str, as_json: bo
 
 @appliance.command(epilog=examples("guestlaunch appliance remove --arch x86_64"))
 @click.option("--arch", type=_ARCH, required=True, help="Arch of the guests.")
+@_init_option
 @json_option
 @click.pass_obj
-def remove(settings: Settings, *, arch: str, as_json: bool) -> int:
-    """Remove all appliances of an arch that no launch is using."""
-    removed = remove_all(settings.appliance_store, Arch(arch))
+def remove(settings: Settings, *, arch: str, init: str, as_json: bool) -> int:
+    """Remove all appliances of an arch and init that no launch is using."""
+    removed = remove_all(settings.appliance_store, Arch(arch), Init(init))
     if as_json:
         click.echo(json.dumps({"removed": list(map(str, removed))}, indent=2))
     for path in [] if as_json else removed:
@@ -156,8 +180,10 @@ def remove(settings: Settings, *, arch: str, as_json: bool) -> int:
     return 0
 
 
-def _named(settings: Settings, directory: Path | None, arch: str) -> Appliance:
-    return resolve(settings.appliance_store, Arch(arch)) if directory is None else open_appliance(directory)
+def _named(settings: Settings, directory: Path | None, arch: str, init: str) -> Appliance:
+    if directory is not None:
+        return open_appliance(directory)
+    return resolve(settings.appliance_store, Arch(arch), Init(init))
 
 
 def _line(one: Appliance) -> str:
@@ -165,7 +191,8 @@ def _line(one: Appliance) -> str:
     if one.manifest is None:
         what = "not built by guestlaunch"
     else:
-        what = f"libguestfs {one.manifest.libguestfs}, Linux {one.manifest.kernel}"
+        stock = ", its own init" if one.init is Init.STOCK else ""
+        what = f"libguestfs {one.manifest.libguestfs}{stock}, Linux {one.manifest.kernel}"
     # The path has a line of its own, to stay whole on 80 columns.
     return f"{one.arch:<8} {what}, {size:.0f} MiB\n         {one.path}"
 
@@ -177,6 +204,7 @@ def _facts(one: Appliance) -> dict[str, Any]:
         "arch": str(one.arch),
         "path": str(one.path),
         "root_uuid": one.root_uuid,
+        "init": str(manifest.init) if manifest else None,
         "libguestfs": manifest.libguestfs if manifest else None,
         "kernel": manifest.kernel if manifest else None,
         "built": manifest.built if manifest else None,

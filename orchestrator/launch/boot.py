@@ -14,6 +14,7 @@ from orchestrator.timeline.trace import TraceFile, flag_boundary, transfer_bound
 _FLAG_WAIT_NS = 1_000_000_000
 _MARKED = (Phase.INITRD, Phase.INIT, Phase.GUESTFSD)
 NO_MARKERS = "the appliance sends no markers"
+NO_MARKER = "the appliance's init is libguestfs's own, which sends no markers"
 NO_TRACE = "QEMU's trace is off"
 
 
@@ -130,15 +131,13 @@ def _merge(allowed: Mapping[Phase, float], observed: Collection[Phase]) -> Mappi
     return merged
 
 
-def observed_phases(*, traced: bool, transfers: bool, markers: bool) -> set[Phase]:
+def observed_phases(*, traced: bool, transfers: bool, markers: Collection[str]) -> set[Phase]:
     """Return the phases whose beginning can be seen live.
 
     :param traced: QEMU's trace is followed; `transfers`: there is firmware that loads over fw_cfg.
-    :param markers: the appliance sends markers.
+    :param markers: events that the appliance tells of.
     """
     seen = {Phase.FIRMWARE}
     if traced and transfers:
         seen |= {*TRANSFER_PHASES, Phase.FIRMWARE_HANDOFF}
-    if markers:
-        seen |= set(_MARKED)
-    return seen
+    return seen | {phase for phase in _MARKED if phase in markers}

@@ -10,7 +10,7 @@ import contextlib
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from orchestrator.channel.console import Console
@@ -28,7 +28,7 @@ from orchestrator.errors import (
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.assembly import assemble
-from orchestrator.launch.boot import NO_TRACE, Boot, limits, observed_phases
+from orchestrator.launch.boot import NO_MARKER, NO_MARKERS, NO_TRACE, Boot, limits, observed_phases
 from orchestrator.launch.diagnosis import Evidence, diagnose
 from orchestrator.launch.lifecycle import Event, Instruction, State, step
 from orchestrator.launch.plan import Plan, make_plan
@@ -183,7 +183,7 @@ class Cold:
         assert self._guest is not None and self.plan is not None  # noqa: PT018 - the table's order
         plan, measure = self.plan, self._settings.measure
         uefi = plan.profile.firmware is not FirmwareKind.NONE
-        markers = plan.appliance is not None and plan.appliance.markers
+        markers = frozenset[str]() if plan.appliance is None else plan.appliance.markers
         self._explain_unseen(transfers=uefi, markers=markers)
         trace = TraceFile(self._data / "trace.log") if measure else None
         observed = observed_phases(traced=measure, transfers=uefi, markers=markers)
@@ -216,7 +216,7 @@ class Cold:
             domain_xml=domain_xml(self.domain),
         )
 
-    def _explain_unseen(self, *, transfers: bool, markers: bool) -> None:
+    def _explain_unseen(self, *, transfers: bool, markers: Collection[str]) -> None:
         """Tell the recorder why it will not see some phases."""
         if not self._settings.measure:
             for phase in (*TRANSFER_PHASES, Phase.FIRMWARE_HANDOFF, Phase.WORKLOAD):
@@ -224,9 +224,11 @@ class Cold:
         elif not transfers:
             for phase in (*TRANSFER_PHASES, Phase.FIRMWARE_HANDOFF):
                 self._recorder.unseen(phase, "QEMU places kernel and initrd in memory itself: there is no transfer")
-        if not markers:
-            for phase in (Phase.KERNEL, Phase.INITRD, Phase.INIT, Phase.GUESTFSD):
-                self._recorder.unseen(phase, "the appliance sends no markers")
+        for phase in (Phase.KERNEL, Phase.INITRD, Phase.INIT, Phase.GUESTFSD):
+            if not markers:
+                self._recorder.unseen(phase, NO_MARKERS)
+            elif phase is not Phase.KERNEL and phase not in markers:  # any marker dates the kernel's start
+                self._recorder.unseen(phase, NO_MARKER)
 
     def _note_ready(self) -> None:
         """The tool has its launch flag: from here on, nothing is measured until the end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -160,6 +161,38 @@ def test_damage_is_refused_by_name(
     line = refused(older)
     assert f"{older}: made for libguestfs 1.40.2, the host has {manifest['libguestfs']}" in line
     assert "guestlaunch appliance build --arch aarch64" in line
+
+
+def test_libguestfs_own_init(
+    guestlaunch: Guestlaunch, stock_init_appliance: Path, disk_image: DiskFactory, evidence: Path
+) -> None:
+    """It launches when it is named, sets up what it is known for, and its phases that no marker shows have a reason."""
+    command = ("guestfish", *TCG, "--appliance", stock_init_appliance, "--", "--ro", "-a", disk_image(), "run")
+    shell = "head -c 80 /init; ls /run/tmpfiles.d; ls -l /dev/fuse /dev/loop-control"
+    said = guestlaunch(*command, ":", "list-filesystems", ":", "debug", "sh", shell).ok().stdout
+    assert said.startswith("/dev/sda: ext4\n")
+    assert "Starting /init script" in said
+    assert "kmod.conf" in said
+    assert len(re.findall(r"^c.* /dev/(fuse|loop-control)$", said, re.MULTILINE)) == 2
+    line = json.loads((evidence / "timeline.jsonl").read_text().splitlines()[-1])
+    phases = {phase["name"]: phase for phase in line["phases"]}
+    assert phases["initrd"]["includes"] == ["init", "guestfsd"]
+    for name in ("init", "guestfsd"):
+        assert phases[name]["outcome"] == "unseen"
+        assert "libguestfs's own" in phases[name]["reason"]
+
+
+def test_outdated_appliance_launches(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], disk_image: DiskFactory, tmp_path: Path
+) -> None:
+    """One made from other guest scripts is for verify to complain of, in one line, and for launches to use."""
+    older = copy_of(appliance["aarch64"], tmp_path / "older", "manifest.json")
+    manifest = json.loads((older / "manifest.json").read_text())
+    (older / "manifest.json").write_text(json.dumps(manifest | {"guest_scripts": "sha256:0"}))
+    complaint = guestlaunch("appliance", "verify", older).error_line
+    assert "built from other guest scripts than this guestlaunch has" in complaint
+    command = ("guestfish", *TCG, "--appliance", older, "--", "--ro", "-a", disk_image(), "run")
+    assert guestlaunch(*command, ":", "list-filesystems").ok().stdout == "/dev/sda: ext4\n"
 
 
 def test_fixed_appliance_made_elsewhere(

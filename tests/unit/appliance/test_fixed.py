@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.appliance import manifest as manifests
-from orchestrator.appliance.fixed import check_version, open_appliance, verify
+from orchestrator.appliance.fixed import check_scripts, check_version, open_appliance, verify
+from orchestrator.appliance.guest_files import scripts_digest
 from orchestrator.appliance.initrd import Entry, write_cpio
-from orchestrator.appliance.manifest import FileRecord, Manifest
+from orchestrator.appliance.manifest import FileRecord, Init, Manifest
 from orchestrator.appliance.model import FILES
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError, NotFoundError
@@ -65,8 +66,35 @@ def test_users_own(tmp_path: Path) -> None:
 def test_ours(tmp_path: Path) -> None:
     """One with a manifest sends markers and passes its own check."""
     found = open_appliance(make(tmp_path / "a", manifest=True))
-    assert found.markers
+    assert found.markers == {"initrd", "init", "guestfsd"}
     verify(found, deep=True)
+
+
+def test_libguestfs_own_init(tmp_path: Path) -> None:
+    """With libguestfs's own init only our initrd sends a marker."""
+    folder = make(tmp_path / "a", manifest=True)
+    described = manifests.load(folder)
+    assert described is not None
+    (folder / manifests.NAME).write_text(replace(described, init=Init.STOCK).to_json())
+    found = open_appliance(folder)
+    assert found.init is Init.STOCK
+    assert found.markers == {"initrd"}
+
+
+@pytest.mark.parametrize("init", Init)
+def test_scripts(tmp_path: Path, init: Init) -> None:
+    """One built from other guest scripts is told from one that is up to date, and how to build that is said."""
+    folder = make(tmp_path / "a", manifest=True)
+    described = manifests.load(folder)
+    assert described is not None
+    current = replace(described, init=init, guest_scripts=scripts_digest(init))
+    (folder / manifests.NAME).write_text(current.to_json())
+    check_scripts(open_appliance(folder))
+    (folder / manifests.NAME).write_text(replace(current, guest_scripts="sha256:0").to_json())
+    again = "guestlaunch appliance build --arch aarch64" + (" --init stock" if init is Init.STOCK else "")
+    with pytest.raises(ApplianceError, match="built from other guest scripts than this guestlaunch has") as raised:
+        check_scripts(open_appliance(folder))
+    assert str(raised.value).endswith(f"(build it again: {again})")
 
 
 def test_links_are_resolved(tmp_path: Path) -> None:

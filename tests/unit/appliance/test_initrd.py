@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.appliance import initrd
-from orchestrator.appliance.initrd import Entry, guest_file, module_order, write_cpio, write_initrd
+from orchestrator.appliance.guest_files import guest_file
+from orchestrator.appliance.initrd import Entry, module_order, write_cpio, write_initrd
 from orchestrator.errors import ApplianceError
 
 GUEST_SCRIPTS = ("initrd-init", "root-init", "marker.sh")

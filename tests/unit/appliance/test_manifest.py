@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.appliance import manifest as manifests
-from orchestrator.appliance.manifest import FileRecord, Manifest, check_file, digest, load, short_version
+from orchestrator.appliance.manifest import FileRecord, Init, Manifest, check_file, digest, load, short_version
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
 
@@ -41,6 +41,16 @@ def test_round_trip(tmp_path: Path) -> None:
     manifest = sample(records(tmp_path))
     (tmp_path / manifests.NAME).write_text(manifest.to_json())
     assert load(tmp_path) == manifest
+
+
+def test_older_manifest(tmp_path: Path) -> None:
+    """One from before inits could be chosen is a lean appliance's, of unknown guest scripts."""
+    manifest = json.loads(sample(records(tmp_path)).to_json())
+    del manifest["init"], manifest["guest_scripts"]
+    (tmp_path / manifests.NAME).write_text(json.dumps(manifest))
+    read = load(tmp_path)
+    assert read is not None
+    assert (read.init, read.guest_scripts) == (Init.LEAN, "")
 
 
 def test_no_manifest(tmp_path: Path) -> None:

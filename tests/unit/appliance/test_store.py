@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.appliance.manifest import Init
 from orchestrator.appliance.store import appliances, publish, remove, resolve, staging, sweep
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError, NotFoundError
@@ -27,12 +28,12 @@ def fill(folder: Path) -> None:
     (folder / "root").write_bytes(b"QFI\xfb" + bytes(4096))
 
 
-def build(store: Path, number: int) -> Path:
-    with staging(store, ARCH) as scratch:
+def build(store: Path, number: int, init: Init = Init.LEAN) -> Path:
+    with staging(store, ARCH, init) as scratch:
         out = scratch / "out"
         out.mkdir()
         fill(out)
-        return publish(store, ARCH, out, f"20260101T00000{number}-abcd")
+        return publish(store, ARCH, out, f"20260101T00000{number}-abcd", init)
 
 
 def names(store: Path) -> set[str]:
@@ -54,6 +55,20 @@ def test_publish_makes_current(tmp_path: Path) -> None:
     assert resolve(tmp_path, ARCH).path == built[3]
     assert names(tmp_path) == {"current", built[2].name, built[3].name}
     assert [one.path for one in appliances(tmp_path)] == [built[3]]
+
+
+def test_stock_init_is_kept_apart(tmp_path: Path) -> None:
+    """An appliance with libguestfs's own init is never what launches get, and neither kind's end is the other's."""
+    lean, stock = build(tmp_path, 1), build(tmp_path, 2, Init.STOCK)
+    assert resolve(tmp_path, ARCH).path == lean
+    assert resolve(tmp_path, ARCH, Init.STOCK).path == stock
+    assert [one.path for one in appliances(tmp_path)] == [lean, stock]
+    assert remove(tmp_path, ARCH) == [lean]
+    with pytest.raises(NotFoundError, match=r"appliance build --arch aarch64 makes"):
+        resolve(tmp_path, ARCH)
+    assert remove(tmp_path, ARCH, Init.STOCK) == [stock]
+    with pytest.raises(NotFoundError, match=r"aarch64 with stock init.*--arch aarch64 --init stock makes"):
+        resolve(tmp_path, ARCH, Init.STOCK)
 
 
 def test_held_builds_stay(tmp_path: Path) -> None:
