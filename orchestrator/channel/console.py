@@ -27,9 +27,13 @@ class Console:
     def __init__(self, listener: socket.socket, ring: ConsoleRing, client: tuple[int, int] | None) -> None:
         self.ring = ring
         self.port = Port(listener, self._from_guest)
-        self._input, self._output = client or (-1, -1)
         self._to_client = b""
         self._to_guest = b""
+        self.relay_to(client)
+
+    def relay_to(self, client: tuple[int, int] | None) -> None:
+        """Relay to a client from now on; what came before stays in the ring."""
+        self._input, self._output = client or (-1, -1)
         self._output_is_socket = self._output >= 0 and stat.S_ISSOCK(os.fstat(self._output).st_mode)
 
     @property

@@ -70,12 +70,17 @@ class Port:
             return -1
         return self._listener.fileno() if self._peer is None else self._peer.fileno()
 
-    def handle(self) -> None:
-        """Take what is there: the connection, or a block of bytes."""
+    def accept(self) -> None:
+        """Take QEMU's connection when it is there and was not taken yet."""
         if self._peer is None:
             with contextlib.suppress(BlockingIOError):
                 self._peer, _ = self._listener.accept()
                 self._peer.setblocking(False)
+
+    def handle(self) -> None:
+        """Take what is there: the connection, or a block of bytes."""
+        if self._peer is None:
+            self.accept()
             return
         try:
             block = self._peer.recv(_BLOCK)

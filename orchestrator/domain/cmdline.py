@@ -100,12 +100,17 @@ RULES = (
 )
 
 
+def split_words(cmdline: str) -> list[str]:
+    """Return the words of a kernel command line, as the kernel reads them."""
+    return _WORD.findall(cmdline)
+
+
 def fix_cmdline(cmdline: str, profile: Profile, accel: Accel) -> tuple[str, tuple[Change, ...]]:
     """Return cmdline as the guest needs it, and what was changed.
 
     Words after `--` belong to init and stay. The same console named twice stays once.
     """
-    words = _WORD.findall(cmdline)
+    words = split_words(cmdline)
     end = words.index("--") if "--" in words else len(words)
     guest = _Guest(profile=profile, accel=accel, quiet="quiet" in words[:end])
     kept: list[str] = []

@@ -66,7 +66,8 @@ def disk_element(disk: Disk, index: int, place: DiskPlace) -> ET.Element:
     if any(sizes.values()):
         ET.SubElement(element, "blockio", {key: str(size) for key, size in sizes.items() if size})
     prefix = "vd" if place.bus is DiskBus.VIRTIO else "sd"
-    ET.SubElement(element, "target", dev=prefix + letters(index), bus=place.bus.value)
+    number = index if disk.target is None else disk.target
+    ET.SubElement(element, "target", dev=prefix + letters(number), bus=place.bus.value)
     if disk.readonly:
         ET.SubElement(element, "readonly")
     if disk.serial is not None:
@@ -149,9 +150,10 @@ def serial_element(path: str | None, arch: Arch) -> ET.Element:
 
 
 def channel_element(channel: Channel, port: int) -> ET.Element:
-    """Return `<channel>`: virtio-serial port number port (from 1; 0 is the console's), joined to a unix socket."""
-    element = ET.Element("channel", type="unix")
-    ET.SubElement(element, "source", mode="connect", path=channel.path)
+    """Return `<channel>`: virtio-serial port number port (from 1; 0 is the console's), and its socket if any."""
+    element = ET.Element("channel", type="null" if channel.path is None else "unix")
+    if channel.path is not None:
+        ET.SubElement(element, "source", mode="connect", path=channel.path)
     ET.SubElement(element, "target", type="virtio", name=channel.name)
     ET.SubElement(element, "address", type="virtio-serial", controller="0", bus="0", port=str(port))
     return element

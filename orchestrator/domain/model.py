@@ -105,6 +105,7 @@ class Disk:
     described: bool = False
     logical_block_size: int | None = None
     physical_block_size: int | None = None
+    target: int | None = None  # the target of SCSI controller 0 that it must be, whatever disks come before it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +125,10 @@ class Loader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
-    """A virtio-serial port `name` joined to the unix socket `path`, which somebody listens on."""
+    """A virtio-serial port `name` joined to the unix socket `path`, which somebody listens on; None: to nothing yet."""
 
     name: str
-    path: str
+    path: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +137,29 @@ class Network:
 
     net: str | None = None  # "169.254.0.0/16"
     stream_path: str | None = None  # passt's unix socket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ram:
+    """The guest's memory in a file.
+
+    :ivar private: written to copy-on-write: the file stays as it is, and all who map it share its pages.
+    """
+
+    path: str
+    private: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """A domain that starts as a saved one went on, and so needs nothing to boot from.
+
+    :ivar firmware: stands in for UEFI firmware, which the state brings along; None where the loader stays.
+    :ivar option_roms: those that QEMU added for the saved domain's kernel, by name.
+    """
+
+    firmware: str | None = None
+    option_roms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,5 +187,7 @@ class Domain:
     trace_path: str | None = None  # QEMU log with the fw_cfg_select trace
     secret_paths: tuple[tuple[str, str], ...] = ()  # secret object id -> 0600 file that holds it
     extra_args: tuple[str, ...] = ()  # the user's own QEMU arguments, verbatim
+    ram: Ram | None = None
+    incoming: Incoming | None = None
     kept: bool = False  # a user's own domain: it restarts when its guest does, and has a console to connect to
     run_as: tuple[int, int] | None = None  # uid and gid of QEMU, where libvirt's daemon would choose another user

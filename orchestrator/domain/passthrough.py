@@ -67,29 +67,34 @@ def qemu_arguments(domain: Domain, layout: Layout) -> list[str]:
         for event in TRACE_EVENTS:
             arguments += ["-trace", f"enable={event}"]
         arguments += ["-D", domain.trace_path]
+    arguments += _memory_arguments(domain) + _incoming_arguments(domain)
     if domain.network is not None:
         arguments += _network_arguments(domain.network)
     paths = dict(domain.secret_paths)
     for i, (disk, place) in enumerate(zip(domain.disks, layout.places, strict=True)):
         if not native(disk):
-            arguments += _secret_arguments(disk, i, paths)
+            for options in secret_objects(disk, i, paths):
+                arguments += ["-object", join_options([(options[0][1], None), *options[1:]])]
             arguments += ["-drive", drive_option(disk, i), *_device_arguments(device_properties(disk, i, place))]
     return [*arguments, *domain.extra_args]
 
 
-def _secret_arguments(disk: Disk, index: int, paths: Mapping[str, str]) -> list[str]:
-    """Return the secret objects that disk number index refers to; the secrets themselves stay in their files."""
-    arguments: list[str] = []
+def secret_objects(disk: Disk, index: int, paths: Mapping[str, str]) -> list[tuple[tuple[str, str], ...]]:
+    """Return the secret objects that disk number index refers to, as options; the secrets stay in their files.
+
+    :raise DiskError: a secret has no file among `paths` (by object id).
+    """
+    objects: list[tuple[tuple[str, str], ...]] = []
     if isinstance(disk.source, NetworkSource):
         for option, _ in disk.source.secrets:
             name = secret_id(index, option)
             if name not in paths:
                 raise DiskError("cannot attach disk", describe(disk, index), f"its {option} was not stored")
-            options: list[tuple[str, str | None]] = [("secret", None), ("id", name), ("file", paths[name])]
+            options = [("qom-type", "secret"), ("id", name), ("file", paths[name])]
             if disk.source.driver == "rbd":
                 options.append(("format", "base64"))  # Ceph's keys are, and QEMU wants the key itself
-            arguments += ["-object", join_options(options)]
-    return arguments
+            objects.append(tuple(options))
+    return objects
 
 
 def join_options(pairs: Iterable[tuple[str, str | None]]) -> str:
@@ -179,6 +184,39 @@ def _device_arguments(properties: Mapping[str, object]) -> list[str]:
     not find libvirt's controllers.
     """
     return ["-device", json.dumps(properties, ensure_ascii=False)]
+
+
+def _memory_arguments(domain: Domain) -> list[str]:
+    """Return the arguments that put the guest's memory into a file.
+
+    libvirt's memoryBacking element would choose the file by itself. What it says of memory stays on the command line;
+    QEMU merges the options of both `-machine`, and the memory object that is not used costs nothing.
+    """
+    if domain.ram is None:
+        return []
+    share = "off" if domain.ram.private else "on"
+    backend: list[tuple[str, str | None]] = [
+        ("memory-backend-file", None),
+        ("id", "ram"),
+        ("mem-path", domain.ram.path),
+    ]
+    backend += [("size", f"{domain.memory_mib}M"), ("share", share)]
+    return ["-object", join_options(backend), "-machine", "memory-backend=ram"]
+
+
+def _incoming_arguments(domain: Domain) -> list[str]:
+    """Return the arguments for a domain whose state is loaded from elsewhere, over the monitor."""
+    incoming = domain.incoming
+    if incoming is None:
+        return []
+    arguments = ["-incoming", "defer"]
+    if incoming.firmware is not None:
+        # QEMU's Arm machine has ACPI's devices only with firmware; libvirt has ACPI only with flash. Flash is 128 MiB
+        # of memory a guest, and its contents come with the state.
+        arguments += ["-bios", incoming.firmware, "-machine", "acpi=on"]
+    for rom in incoming.option_roms:
+        arguments += ["-option-rom", rom]
+    return arguments
 
 
 def _network_arguments(network: Network) -> list[str]:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 from orchestrator.domain.devices import devices_element, disk_element
 from orchestrator.domain.layout import DiskPlace, lay_out
-from orchestrator.domain.model import Accel, Arch, Disk, Domain, FirmwareKind, Loader
+from orchestrator.domain.model import Accel, Arch, Disk, Domain, Loader
 from orchestrator.domain.passthrough import qemu_arguments
 from orchestrator.errors import UsageError
 
@@ -126,7 +126,7 @@ def features_element(domain: Domain) -> ET.Element:
     """Return `<features>`: ACPI where the guest needs it, and the interrupt controller."""
     element = ET.Element("features")
     arch = domain.profile.arch
-    if arch is Arch.X86_64 or domain.profile.firmware is FirmwareKind.UEFI:
+    if arch is Arch.X86_64 or domain.loader is not None:  # libvirt takes ACPI on Arm only with UEFI; see `passthrough`
         ET.SubElement(element, "acpi")
     if arch is Arch.X86_64:
         ET.SubElement(element, "apic")

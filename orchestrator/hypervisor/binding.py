@@ -10,7 +10,7 @@ import os
 import threading
 import time
 
-__all__ = ["libvirt", "libvirt_qemu", "start_event_loop"]
+__all__ = ["library_version", "libvirt", "libvirt_qemu", "start_event_loop"]
 
 _LOG_VARIABLE = "LIBVIRT_LOG_OUTPUTS"
 
@@ -42,6 +42,11 @@ def _run_loop() -> None:
             libvirt.virEventRunDefaultImpl()
         except libvirt.libvirtError:
             time.sleep(0.01)  # poll(2) failed once; without this thread every call would wait for ever
+
+
+def library_version() -> int:
+    """Return the version of libvirt's library: major * 1,000,000 + minor * 1,000 + release."""
+    return int(libvirt.getVersion())
 
 
 def start_event_loop() -> None:

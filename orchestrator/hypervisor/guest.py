@@ -146,6 +146,15 @@ class Guest:
         """Plug a device, given as libvirt XML, into the running guest."""
         self._call("cannot attach device to domain", lambda: self._domain.attachDevice(xml))
 
+    def join_channel(self, alias: str, path: str) -> None:
+        """Join a channel (by libvirt's alias), which was joined to nothing, to a unix socket.
+
+        :raise MonitorError: QEMU cannot connect to it.
+        """
+        remote = {"type": "unix", "data": {"path": path}}
+        backend = {"type": "socket", "data": {"addr": remote, "server": False}}
+        self.qmp("chardev-change", {"id": f"char{alias}", "backend": backend})
+
     def terminate(self) -> None:
         """Ask QEMU to end, as a SIGTERM does: it writes back what it holds and exits with status 0. Does not wait."""
         if self._process is None or not self._process.send(signal.SIGTERM):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from orchestrator.channel.console import Console
+from orchestrator.channel.control import Control
 from orchestrator.channel.port import listening
+from orchestrator.channel.ring import ConsoleRing
 from orchestrator.domain.model import Disk, Domain, Loader
 from orchestrator.domain.passthrough import secrets_of
 from orchestrator.domain.policy import appliance_root, design
@@ -22,47 +22,80 @@ from orchestrator.firmware.nvram import copy_nvram
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.staging import directory, root_overlay, write_secret
+from orchestrator.launch.way import Asked, Claim, Place
 from orchestrator.settings import Settings
 
-Claim = Callable[[Path], contextlib.AbstractContextManager[None]]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Staged:
-    """What a launch has once it is staged.
-
-    :ivar data: its directory of files, below the state directory.
-    :ivar console: the socket on which QEMU's serial console will connect; `control` likewise, for the control port.
-    """
-
-    domain: Domain
-    data: Path
-    console: socket.socket
-    control: socket.socket
-
-
-def assemble(
-    plan: Plan, request: LaunchRequest, settings: Settings, *, launch_id: str, files: contextlib.ExitStack, claim: Claim
-) -> Staged:
-    """Make a launch's files and describe its domain.
+def make_place(
+    settings: Settings, launch_id: str, files: contextlib.ExitStack, claim: Claim, client: tuple[int, int] | None = None
+) -> Place:
+    """Make the directories of a launch, and listen where its QEMU will connect.
 
     :param files: takes the ownership of all that is made.
-    :param claim: has a path removed if this process dies.
-    :raise GuestlaunchError: something cannot be read, or made.
+    :param client: descriptors that the console is relayed (from, to).
+    :raise GuestlaunchError: something cannot be made.
     """
-    if plan.appliance is not None:
-        files.enter_context(plan.appliance.hold())
     made = []
     for parent in (settings.state_dir / "launches", settings.runtime_dir):
         files.enter_context(claim(parent / launch_id))
         made.append(files.enter_context(directory(parent, launch_id)))
     data, sockets = made
     console, control = (files.enter_context(listening(sockets / name)) for name in ("console", "control"))
+    ring = ConsoleRing(settings.console_kib * 1024)
+    return Place(data=data, sockets=sockets, console=Console(console, ring, client), control=Control(control))
+
+
+def assemble(plan: Plan, asked: Asked, *, launch_id: str, files: contextlib.ExitStack) -> tuple[Domain, Place]:
+    """Make the files of a cold launch and describe its domain.
+
+    :param files: takes the ownership of all that is made.
+    :raise GuestlaunchError: something cannot be read, or made.
+    """
+    if plan.appliance is not None:
+        files.enter_context(plan.appliance.hold())
+    settings = asked.settings
+    place = make_place(settings, launch_id, files, asked.claim, asked.console)
+    domain = describe(
+        plan,
+        asked.request,
+        settings,
+        place,
+        launch_id=launch_id,
+        root_name=launch_id,
+        loader=make_loader(plan, settings, place.data, files),
+        root=make_root(plan, settings, place.data, launch_id),
+        disks=plan.disks,
+        secret_paths=store_secrets(plan.disks, place.data),
+    )
+    return domain, place
+
+
+def store_secrets(disks: tuple[Disk, ...], data: Path) -> tuple[tuple[str, str], ...]:
+    """Write the secrets of disks to files of the launch, and return object ids with the files' paths."""
+    return tuple((name, str(write_secret(text, data / name))) for name, text in secrets_of(disks))
+
+
+def describe(
+    plan: Plan,
+    request: LaunchRequest,
+    settings: Settings,
+    place: Place,
+    *,
+    launch_id: str,
+    root_name: str,
+    loader: Loader | None,
+    root: Disk | None,
+    disks: tuple[Disk, ...] = (),
+    secret_paths: tuple[tuple[str, str], ...] = (),
+) -> Domain:
+    """Return the domain that boots for a request, with the files and sockets that were made for it.
+
+    :param root_name: by which the appliance's initrd finds its root.
+    """
     cmdline = request.cmdline
     if plan.appliance is not None and plan.appliance.markers:
-        cmdline += f" guestlaunch.root={launch_id}"
-    secrets = [(name, str(write_secret(text, data / name))) for name, text in secrets_of(plan.disks)]
-    domain = design(
+        cmdline += f" guestlaunch.root={root_name}"
+    return design(
         plan.profile,
         name=launch_id,
         uuid=str(uuid.uuid4()),
@@ -72,26 +105,25 @@ def assemble(
         kernel=request.kernel,
         initrd=request.initrd,
         cmdline=cmdline,
-        loader=_loader(plan, settings, data, files),
-        disks=plan.disks,
-        root=_root(plan, settings, data, launch_id),
+        loader=loader,
+        disks=disks,
+        root=root,
         memory_mib=settings.memory_mib or request.memory_mib,
         vcpus=settings.vcpus or request.vcpus,
         cpu=settings.cpu,
         fw_cfg_dma=settings.fw_cfg_dma,
         guestfsd_path=request.guestfsd_path,
-        control_path=str(sockets / "control"),
-        console_path=str(sockets / "console"),
+        control_path=str(place.sockets / "control"),
+        console_path=str(place.sockets / "console"),
         network=request.network,
-        trace_path=str(data / "trace.log") if settings.measure else None,
-        secret_paths=tuple(secrets),
+        trace_path=str(place.data / "trace.log") if settings.measure else None,
+        secret_paths=secret_paths,
         extra_args=request.extra_args,
-        run_as=_own_user(settings.connect),
+        run_as=own_user(settings.connect),
     )
-    return Staged(domain=domain, data=data, console=console, control=control)
 
 
-def _root(plan: Plan, settings: Settings, data: Path, launch_id: str) -> Disk | None:
+def make_root(plan: Plan, settings: Settings, data: Path, launch_id: str) -> Disk | None:
     """Make the throw-away overlay over the appliance's root, when the appliance is on a disk."""
     if plan.appliance is None:
         return None
@@ -100,7 +132,7 @@ def _root(plan: Plan, settings: Settings, data: Path, launch_id: str) -> Disk | 
     return appliance_root(str(overlay), name=launch_id)
 
 
-def _loader(plan: Plan, settings: Settings, data: Path, files: contextlib.ExitStack) -> Loader | None:
+def make_loader(plan: Plan, settings: Settings, data: Path, files: contextlib.ExitStack) -> Loader | None:
     """Make this launch's own variable store."""
     if plan.firmware is None:
         return None
@@ -113,7 +145,7 @@ def _loader(plan: Plan, settings: Settings, data: Path, files: contextlib.ExitSt
     )
 
 
-def _own_user(uri: str | None) -> tuple[int, int] | None:
+def own_user(uri: str | None) -> tuple[int, int] | None:
     """Return the user that QEMU must run as: the system daemon would take one who may not open our files."""
     if uri is None or uri == "qemu:///embed":
         return None

@@ -13,6 +13,8 @@ from orchestrator.timeline.trace import TraceFile, flag_boundary, transfer_bound
 
 _FLAG_WAIT_NS = 1_000_000_000
 _MARKED = (Phase.INITRD, Phase.INIT, Phase.GUESTFSD)
+# libvirt's alias of the first channel of a domain, which `design` makes guestfsd's.
+GUESTFSD_ALIAS = "channel0"
 NO_MARKERS = "the appliance sends no markers"
 NO_MARKER = "the appliance's init is libguestfs's own, which sends no markers"
 NO_TRACE = "QEMU's trace is off"
@@ -29,11 +31,12 @@ def limits(deadlines: Deadlines) -> Mapping[Phase, float]:
         Phase.INITRD: deadlines.initrd,
         Phase.INIT: deadlines.init,
         Phase.GUESTFSD: deadlines.guestfsd,
+        Phase.GATE: deadlines.gate,
     }
 
 
 class Boot:
-    """Follows one boot.
+    """Follows one boot, or a clone's way from its gate.
 
     :param observed: phases whose beginning can be seen while the guest boots; the time allowed to a phase that
         cannot be seen is added to the one before it.
@@ -50,7 +53,7 @@ class Boot:
     ) -> None:
         self._recorder, self._trace = recorder, trace
         self._alias = guestfsd_alias
-        self._allowed = _merge(allowed, observed)
+        self._allowed = _merge(allowed, observed, recorder.start)
         self._opened_ns: int | None = None
         self.markers: list[Marker] = []
 
@@ -117,11 +120,11 @@ class Boot:
             self._recorder.take({Phase.KERNEL: kernel})
 
 
-def _merge(allowed: Mapping[Phase, float], observed: Collection[Phase]) -> Mapping[Phase, float]:
+def _merge(allowed: Mapping[Phase, float], observed: Collection[Phase], start: Start) -> Mapping[Phase, float]:
     """Add the time of each phase that cannot be seen to the last one before it that can."""
     merged: dict[Phase, float] = {}
     holder: Phase | None = None
-    for phase in SEQUENCE[Start.COLD]:
+    for phase in SEQUENCE[start]:
         if phase not in allowed:
             continue
         if holder is None or phase in observed:

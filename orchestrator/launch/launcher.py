@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,23 @@ from types import TracebackType
 from typing import Self
 
 from orchestrator import __version__
-from orchestrator.errors import GuestlaunchError
+from orchestrator.errors import DiskError, GuestlaunchError
 from orchestrator.hypervisor import embed
 from orchestrator.hypervisor.connection import Connection, open_connection
+from orchestrator.launch.choice import template_facts, why_not_warm
 from orchestrator.launch.cold import Cold
-from orchestrator.launch.plan import appliance_versions
+from orchestrator.launch.launch import Launch
+from orchestrator.launch.plan import Plan, appliance_versions
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.stop import Stop
+from orchestrator.launch.templating import build_template
+from orchestrator.launch.warm import Warm
+from orchestrator.launch.way import Asked, Way
 from orchestrator.settings import Settings
+from orchestrator.template import store as templates
 from orchestrator.timeline import store
 from orchestrator.timeline.log import EventLog, write_timeline
-from orchestrator.timeline.phases import TRANSFER_PHASES, Phase
+from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start
 from orchestrator.timeline.record import LaunchRecord, phase_event, to_event
 from orchestrator.timeline.recorder import Recorder
 
@@ -46,20 +53,20 @@ class Snapshot:
 
 @dataclass(slots=True)
 class _Running:
-    cold: Cold
+    launch: Launch
     settings: Settings
     recorder: Recorder
     client_pid: int | None
 
     def snapshot(self) -> Snapshot:
-        plan = self.cold.plan
+        plan = self.launch.plan
         return Snapshot(
-            launch_id=self.cold.id,
+            launch_id=self.launch.id,
             profile=self.settings.profile,
             accel=str(plan.accel) if plan else None,
             phase=self.recorder.current(),
             started_ns=self.recorder.origin_ns,
-            ready=self.cold.ready,
+            ready=self.launch.ready,
             client_pid=self.client_pid,
         )
 
@@ -76,7 +83,7 @@ class Launcher:
         self._stack = contextlib.ExitStack()
         self._connections: dict[str | None, Connection] = {}
         self._opening = threading.Lock()
-        self._running: dict[str, _Running] = {}
+        self._running: dict[int, _Running] = {}
         self._changing = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -132,36 +139,70 @@ class Launcher:
         :raise GuestlaunchError: the launch failed; its record is in the error's `record` attribute.
         """
         own = settings or self.settings
-        recorder = Recorder(origin_ns or time.monotonic_ns())
-        cold = Cold(
-            request,
-            own,
-            recorder,
-            stop,
-            connect=lambda: self._connection(own),
-            claim=self._claim,
-            console=console,
-            emit=self.log.emit,
-        )
-        with self._listed(_Running(cold, own, recorder, client_pid)):
-            cold.run()
+        origin = origin_ns or time.monotonic_ns()
+        launch, recorder = self._launch(request, own, console, origin, stop, client_pid)
+        fell = _fell(launch, stop)
+        if fell is not None:
+            self.log.emit("warm_failed", level="warning", launch_id=launch.id, error=fell)
+            launch, recorder = self._launch(request, own, console, origin, stop, client_pid, fell=fell)
         recorder.finish()
-        record = self._record(cold, own, recorder, stop, request)
+        record = self._record(launch, own, recorder, stop, request)
         self._write(record, own)
-        if cold.error is not None:
-            cold.error.record = record
-            raise cold.error
+        if launch.error is not None:
+            launch.error.record = record
+            raise launch.error
         return record
+
+    def _launch(
+        self, request: LaunchRequest, settings: Settings, console: tuple[int, int] | None, origin_ns: int, stop: Stop,
+        client_pid: int | None, *, fell: str | None = None,
+    ) -> tuple[Launch, Recorder]:  # fmt: skip
+        """Carry out one launch to its end.
+
+        :param fell: why a warm launch of the same request has failed; this one is then launch.
+        """
+        recorder = Recorder(origin_ns)
+        asked = Asked(request=request, settings=settings, recorder=recorder, console=console, claim=self._claim)
+        launch_id = f"gl-{uuid.uuid4().hex[:12]}"
+
+        def choose(plan: Plan) -> Way:
+            return self._choose(plan, asked, launch_id, stop, fell)
+
+        launch = Launch(asked, stop, launch_id=launch_id, choose=choose, emit=self.log.emit)
+        with self._listed(_Running(launch, settings, recorder, client_pid)):
+            launch.run()
+        return launch, recorder
+
+    def _choose(self, plan: Plan, asked: Asked, launch_id: str, stop: Stop, fell: str | None) -> Way:
+        """Decide whether a launch boots or clones a template; one that is asked for is built when there is none."""
+        settings, request = asked.settings, asked.request
+
+        def connect() -> Connection:
+            return self._connection(settings)
+
+        if settings.start == "cold" or fell is not None:
+            return Cold(asked, launch_id, connect, fell)
+        reason = why_not_warm(plan, request, settings)
+        if reason is None:
+            facts = template_facts(plan, request, settings)
+            template = templates.find(settings.state_dir, facts)
+            if template is None and settings.start == "warm":
+                template = build_template(plan, request, settings, facts, connect=connect, claim=self._claim, stop=stop)
+                self.log.emit("template_built", key=template.key, seconds=template.seconds)
+            if template is not None:
+                return Warm(asked, launch_id, connect, template)
+            reason = "there is no template for it (guestlaunch template build makes one)"
+        return Cold(asked, launch_id, connect, reason)
 
     @contextlib.contextmanager
     def _listed(self, running: _Running) -> Iterator[None]:
         with self._changing:
-            self._running[running.cold.id] = running
+            self._running[id(running)] = running
         try:
             yield
         finally:
             with self._changing:
-                del self._running[running.cold.id]
+                del self._running[id(running)]
 
     @contextlib.contextmanager
     def _claim(self, path: Path) -> Iterator[None]:
@@ -183,46 +224,46 @@ class Launcher:
             return connection
 
     def _record(
-        self, cold: Cold, settings: Settings, recorder: Recorder, stop: Stop, request: LaunchRequest
+        self, launch: Launch, settings: Settings, recorder: Recorder, stop: Stop, request: LaunchRequest
     ) -> LaunchRecord:
         """Sum up a launch that is over."""
-        plan, domain = cold.plan, cold.domain
-        outcome = "failure" if cold.error else "success" if cold.ready else "cancelled"
+        plan, domain = launch.plan, launch.domain
+        outcome = "failure" if launch.error else "success" if launch.ready else "cancelled"
         sizes = dict(zip(TRANSFER_PHASES, (plan.kernel_bytes, plan.initrd_bytes), strict=True)) if plan else {}
-        error = cold.error
+        error = launch.error
         return LaunchRecord(
-            launch_id=cold.id,
+            launch_id=launch.id,
             start=recorder.start,
             profile=settings.profile,
             arch=str(plan.profile.arch) if plan else None,
             accel=str(plan.accel) if plan else None,
             accel_reason=plan.accel_reason if plan else "",
-            fw_cfg=cold.fw_cfg,
+            fw_cfg=launch.fw_cfg,
             outcome=outcome,
             tiles=recorder.tiles(outcome=outcome, sizes=sizes),
             wall_start_ns=recorder.wall_start_ns,
             connection=settings.connect or "qemu:///embed",
-            exit_status=cold.exit_status,
+            exit_status=launch.exit_status,
             error=str(error) if error else stop.reason if outcome == "cancelled" else None,
-            error_phase=str(cold.error_phase) if cold.error_phase else None,
-            ready=cold.ready,
+            error_phase=str(launch.error_phase) if launch.error_phase else None,
+            ready=launch.ready,
             kernel_bytes=plan.kernel_bytes if plan else None,
             initrd_bytes=plan.initrd_bytes if plan else None,
             memory_mib=domain.memory_mib if domain else None,
             vcpus=domain.vcpus if domain else None,
             cpu=domain.cpu if domain else None,
             disks=len(request.disks),
-            versions=self._versions(cold),
+            versions=self._versions(launch),
             appliance=appliance_versions(plan) if plan else {},
-            console_tail=cold.ring.tail(_TAIL_LINES if error else _SHORT_TAIL_LINES),
+            console_tail=launch.ring.tail(_TAIL_LINES if error else _SHORT_TAIL_LINES),
             extra_args=request.extra_args,
         )
 
-    def _versions(self, cold: Cold) -> dict[str, str | None]:
+    def _versions(self, launch: Launch) -> dict[str, str | None]:
         """Return the versions of all that took part."""
-        plan, connection = cold.plan, cold.connection
+        plan, connection = launch.plan, launch.connection
         found: dict[str, str | None] = {"guestlaunch": __version__, "libguestfs": plan.libguestfs if plan else None}
-        found["firmware"] = cold.ring.firmware_version()
+        found["firmware"] = launch.ring.firmware_version()
         manifest = plan.appliance.manifest if plan and plan.appliance else None
         found["kernel"] = manifest.kernel if manifest else None
         if plan is not None and connection is not None:
@@ -248,3 +289,11 @@ class Launcher:
             self.log.emit("store_failed", level="warning", launch_id=record.launch_id, reason=trouble)
         if settings.timeline is not None:
             write_timeline(settings.timeline, event)
+
+
+def _fell(launch: Launch, stop: Stop) -> str | None:
+    """Return why a warm launch failed, when it did so before the guest went on: then a cold one can take its place."""
+    warm = launch.way is not None and launch.way.start is not Start.COLD
+    if not warm or launch.error is None or launch.ran or stop.requested or isinstance(launch.error, DiskError):
+        return None
+    return str(launch.error)

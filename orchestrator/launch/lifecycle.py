@@ -1,6 +1,6 @@
-"""The life cycle of a cold launch as a table: (state, event) -> (state, instructions). No I/O.
+"""The life cycle of a launch as a table: (state, event) -> (state, instructions). No I/O.
 
-`orchestrator.launch.cold` carries the instructions out and feeds the events back.
+`orchestrator.launch.launch` carries the instructions out and feeds the events back.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Instruction(StrEnum):
     STAGE = auto()
     CONNECT = auto()
     CREATE = auto()
-    VERIFY = auto()
+    PREPARE = auto()
     RESUME = auto()
     NOTE_READY = auto()
     END = auto()  # let QEMU flush and exit
@@ -60,7 +60,7 @@ TABLE: Mapping[tuple[State, Event], Step] = {
     (_S.REQUESTED, _E.DONE): (_S.PLANNED, (_I.STAGE,)),
     (_S.PLANNED, _E.DONE): (_S.STAGED, (_I.CONNECT,)),
     (_S.STAGED, _E.DONE): (_S.CONNECTED, (_I.CREATE,)),
-    (_S.CONNECTED, _E.DONE): (_S.CREATED, (_I.VERIFY, _I.RESUME)),
+    (_S.CONNECTED, _E.DONE): (_S.CREATED, (_I.PREPARE, _I.RESUME)),
     (_S.CREATED, _E.DONE): (_S.BOOTING, ()),
     (_S.BOOTING, _E.LAUNCH_FLAG): (_S.READY, (_I.NOTE_READY,)),
     (_S.STOPPING, _E.DONE): (_S.GONE, (_I.RELEASE,)),

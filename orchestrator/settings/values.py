@@ -20,6 +20,8 @@ class Deadlines:
     initrd: float = 120.0
     init: float = 300.0
     guestfsd: float = 120.0
+    restore: float = 60.0
+    gate: float = 120.0
     shutdown: float = 60.0
     kvm_probe: float = 10.0
 

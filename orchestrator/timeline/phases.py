@@ -27,8 +27,8 @@ class Phase(StrEnum):
     WORKLOAD = "workload"  # the launch flag was handed to the tool
     SHUTDOWN = "shutdown"  # the tool asked for the end
     RESTORE = "restore"  # warm: the template's state is being loaded
-    ATTACH = "attach"  # warm: the clone runs; disks are hot-plugged
-    GATE = "gate"  # warm: disks are plugged; the guest is let through to scan them
+    ATTACH = "attach"  # warm: the state is loaded; disks are plugged into the clone
+    GATE = "gate"  # warm: disks are plugged; the vCPUs were resumed, the guest is let through to scan them
 
 
 class Start(StrEnum):

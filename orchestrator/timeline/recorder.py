@@ -27,6 +27,10 @@ class Recorder:
         self._why: dict[Phase, str] = {}
         self._end_ns: int | None = None
 
+    def become(self, start: Start) -> None:
+        """Note how this launch comes to its appliance, once that is decided; all kinds begin with the same phase."""
+        self.start = start
+
     @property
     def origin_ns(self) -> int:
         """Monotonic time of the launch's start."""

@@ -22,7 +22,7 @@ def test_the_good_path() -> None:
         Instruction.STAGE,
         Instruction.CONNECT,
         Instruction.CREATE,
-        Instruction.VERIFY,
+        Instruction.PREPARE,
         Instruction.RESUME,
         Instruction.NOTE_READY,
         Instruction.END,

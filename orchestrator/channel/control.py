@@ -1,0 +1,45 @@
+"""The control port of one guest: lines of text in both directions, of which the guest's go to whoever listens."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable
+
+from orchestrator.channel.port import LineBuffer, Port
+from orchestrator.errors import DeadlineError
+
+Listener = Callable[[bytes], None]
+
+
+class Control:
+    """Our end of the control port.
+
+    :ivar listener: called with each line of the guest; None while nobody listens.
+    """
+
+    def __init__(self, listener_socket: socket.socket) -> None:
+        self.listener: Listener | None = None
+        self.port = Port(listener_socket, LineBuffer(self._take).feed)
+
+    def _take(self, line: bytes) -> None:
+        if self.listener is not None:
+            self.listener(line)
+
+    def say(self, line: str, deadline_s: float) -> None:
+        """Send one line to the guest, waiting for QEMU to connect and take it.
+
+        :raise DeadlineError: it did not.
+        """
+        rest = line.encode("ascii") + b"\n"
+        end = time.monotonic() + deadline_s
+        while rest:
+            if self.port.fileno() >= 0:
+                self.port.accept()
+            sent = self.port.send(rest)
+            rest = rest[sent:]
+            if rest and not sent:
+                if time.monotonic() > end:
+                    raise DeadlineError("the control port", "does not take what it is told", f"within {deadline_s:g} s")
+                select.select([], [], [], 0.001)

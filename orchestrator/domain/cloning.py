@@ -1,0 +1,123 @@
+"""What a template's domain and its clones differ in from a domain that boots for one tool. Pure, no I/O.
+
+A template boots up to the gate in its init and is saved there; a clone starts from what was saved. Both must have the
+same devices in the same places, or QEMU refuses the state. What depends on the tool's disks is plugged in afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.domain.cmdline import split_words
+from orchestrator.domain.layout import TARGETS_PER_SCSI, DiskPlace, lay_out
+from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FirmwareKind, Incoming, Ram
+from orchestrator.domain.passthrough import device_properties, drive_option, native, secret_objects
+from orchestrator.domain.policy import GUESTFSD_CHANNEL
+from orchestrator.domain.xml import disk_xml
+
+# The root is plugged in before the disks and must yet sort after them: it gets the controller's last target.
+ROOT_TARGET = TARGETS_PER_SCSI - 1
+GATE_WORD = "guestlaunch.gate=1"
+# Words of libguestfs's command line that only /init reads: a clone is told of them at the gate.
+_LATE_WORDS = (
+    "TERM",
+    "guestfs_verbose",
+    "guestfs_rescue",
+    "guestfs_noreboot",
+    "guestfs_boot_analysis",
+    "guestfs_channel",
+)
+# The option ROM that QEMU adds to x86 machines which it hands a kernel, with fw_cfg DMA.
+_KERNEL_ROM = "linuxboot_dma.bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plug:
+    """One step of attaching a disk to a running guest: libvirt XML, or QMP commands in order."""
+
+    xml: str | None = None
+    commands: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+
+def split_cmdline(cmdline: str) -> tuple[str, tuple[str, ...]]:
+    """Return what of a kernel command line a template must have booted with, and the words that it is told later."""
+    words = split_words(cmdline)
+    late = tuple(word for word in words if word.partition("=")[0] in _LATE_WORDS)
+    return " ".join(word for word in words if word not in late), late
+
+
+def as_template(domain: Domain, ram: str) -> Domain:
+    """Return the domain that is saved at its gate, with its memory in the file `ram`.
+
+    :param domain: as it would boot for a tool without disks; its guestfsd channel is joined to nothing.
+    """
+    return replace(
+        domain,
+        cmdline=f"{domain.cmdline} {GATE_WORD}",
+        channels=(Channel(name=GUESTFSD_CHANNEL, path=None), *_others(domain)),
+        disks=tuple(replace(disk, target=ROOT_TARGET) for disk in domain.disks[-1:]),
+        ram=Ram(path=ram, private=False),
+        network=None,
+    )
+
+
+def as_clone(template: Domain, *, ram: str, firmware: str) -> Domain:
+    """Return a domain that goes on where the template was saved.
+
+    It has no kernel, and no UEFI flash where that can be left out: what was in them is in the state.
+
+    :param template: `as_template`'s, but with the name, the root and the sockets of the clone.
+    :param firmware: any small file; QEMU wants one in place of UEFI firmware.
+    """
+    arm = template.profile.arch is Arch.AARCH64
+    uefi = template.profile.firmware is FirmwareKind.UEFI
+    incoming = Incoming(firmware=firmware if arm and uefi else None, option_roms=() if arm else (_KERNEL_ROM,))
+    return replace(
+        template,
+        loader=None if arm else template.loader,
+        kernel=None,
+        initrd=None,
+        cmdline="",
+        ram=Ram(path=ram, private=True),
+        incoming=incoming,
+    )
+
+
+def _others(domain: Domain) -> tuple[Channel, ...]:
+    return tuple(channel for channel in domain.channels if channel.name != GUESTFSD_CHANNEL)
+
+
+def misfit(disks: tuple[Disk, ...]) -> str | None:
+    """Return why disks cannot be plugged into a clone, None when they can: it has one SCSI controller for them."""
+    for disk in disks:
+        if disk.bus is not DiskBus.SCSI:
+            return f"a disk on the {disk.bus} bus cannot be plugged in"
+    if len(disks) >= ROOT_TARGET:
+        return f"{len(disks)} disks are more than the template's controller takes"
+    return None
+
+
+def plugs(disks: tuple[Disk, ...], arch: Arch, secret_paths: tuple[tuple[str, str], ...]) -> tuple[Plug, ...]:
+    """Return how to attach disks in their order.
+
+    :raise DiskError: one still asks for throw-away writes, or has no file for its secret.
+    """
+    places = lay_out(disks, arch).places
+    return tuple(
+        _plug(disk, i, place, dict(secret_paths)) for i, (disk, place) in enumerate(zip(disks, places, strict=True))
+    )
+
+
+def _plug(disk: Disk, index: int, place: DiskPlace, secret_paths: dict[str, str]) -> Plug:
+    if native(disk):
+        return Plug(xml=disk_xml(disk, index, place))
+    secrets = tuple(("object-add", dict(options)) for options in secret_objects(disk, index, secret_paths))
+    # QMP's blockdev-add cannot leave the format to QEMU, as the tool may have asked for.
+    drive = ("human-monitor-command", {"command-line": f"drive_add 0 {_quoted(drive_option(disk, index))}"})
+    return Plug(commands=(*secrets, drive, ("device_add", device_properties(disk, index, place))))
+
+
+def _quoted(text: str) -> str:
+    r"""Return text as one word for QEMU's human monitor, which knows \", \\ and \n within quotes."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -1,0 +1,72 @@
+"""Whether a launch can be a clone of a template, and what such a template depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.appliance.guest_files import scripts_digest
+from orchestrator.appliance.manifest import Init
+from orchestrator.appliance.model import FILES
+from orchestrator.domain.cloning import misfit, split_cmdline
+from orchestrator.domain.cmdline import fix_cmdline
+from orchestrator.domain.model import Accel
+from orchestrator.domain.policy import choose_cpu
+from orchestrator.hypervisor.binding import library_version
+from orchestrator.hypervisor.connection import is_local
+from orchestrator.launch.plan import Plan
+from orchestrator.launch.request import LaunchRequest
+from orchestrator.settings import Settings
+from orchestrator.template.model import Facts, identity
+
+
+def why_not_warm(plan: Plan, request: LaunchRequest, settings: Settings) -> str | None:
+    """Return what of a launch no template can serve, None when one can."""
+    manifest = plan.appliance.manifest if plan.appliance else None
+    outdated = manifest is not None and manifest.guest_scripts != scripts_digest(Init.LEAN)
+    checks = (
+        (manifest is None or manifest.init is not Init.LEAN, "the appliance's init has no gate"),
+        (
+            manifest is not None and manifest.guest_scripts != scripts_digest(Init.LEAN),
+            "the appliance is of another guestlaunch",
+        ),
+        (not settings.fw_cfg_dma, "fw_cfg DMA is to be off, and a clone transfers nothing"),
+        (request.network is not None, "the guest is to have a network"),
+        (bool(request.extra_args), "QEMU is to have arguments of the user's own"),
+        (request.start_paused, "the guest is to wait for a debugger"),
+        (settings.connect is not None and not is_local(settings.connect), "the connection leads to another host"),
+    )
+    return next((why for applies, why in checks if applies), None) or misfit(plan.disks)
+
+
+def template_facts(plan: Plan, request: LaunchRequest, settings: Settings) -> Facts:
+    """Return all that a template for this launch depends on.
+
+    :raise OSError: one of the files cannot be read.
+    """
+    assert plan.appliance is not None and plan.appliance.manifest is not None  # noqa: PT018 - see why_not_warm
+    profile = plan.profile
+    facts: dict[str, str | int] = {
+        "profile": profile.name,
+        "machine": profile.machine,
+        "accel": str(plan.accel),
+        "cpu": choose_cpu(profile, plan.accel, settings.cpu),
+        "memory_mib": settings.memory_mib or request.memory_mib or profile.memory_mib,
+        "vcpus": settings.vcpus or request.vcpus or profile.vcpus,
+        "cmdline": split_cmdline(fix_cmdline(request.cmdline, profile, plan.accel)[0])[0],
+        "qemu": identity(plan.emulator),
+        "libvirt": library_version(),
+        "root": str(plan.appliance.root.resolve()),
+    }
+    facts |= {f"{name}_digest": plan.appliance.manifest.files[name].digest for name in FILES}
+    if plan.firmware is not None:
+        facts |= {"firmware": identity(plan.firmware.code), "nvram": identity(plan.firmware.nvram_template)}
+    if plan.accel is Accel.KVM:
+        facts["host_cpu"] = _host_cpu()
+    return facts
+
+
+def _host_cpu() -> str:
+    """Return what tells the host's CPU from others: with KVM, a guest sees it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    named = ("model name", "CPU implementer", "CPU part", "CPU revision", "flags", "Features")
+    return "; ".join(sorted({line for line in lines if line.startswith(named)}))

@@ -1,0 +1,269 @@
+"""One launch: carries out what the life cycle table says, and feeds back what happened.
+
+Plan, stage, connect, create paused, prepare, resume, watch, end; how some of these are done is the launch's `Way`.
+Everything acquired sits on one `ExitStack` and goes in reverse order, whatever happens. The thread that calls `run`
+does all of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from orchestrator.channel.ring import ConsoleRing
+from orchestrator.domain.model import Domain
+from orchestrator.domain.xml import domain_xml
+from orchestrator.errors import (
+    DeadlineError,
+    GuestlaunchError,
+    LaunchError,
+    MonitorError,
+    QemuExitedError,
+)
+from orchestrator.hypervisor.connection import Connection
+from orchestrator.hypervisor.guest import Guest
+from orchestrator.launch.boot import Boot
+from orchestrator.launch.diagnosis import Evidence, diagnose
+from orchestrator.launch.lifecycle import Event, Instruction, State, step
+from orchestrator.launch.plan import Plan, make_plan
+from orchestrator.launch.stop import Stop
+from orchestrator.launch.watch import Ends, Watch
+from orchestrator.launch.way import Asked, Place, Way
+from orchestrator.timeline.phases import Phase
+from orchestrator.timeline.record import FwCfg
+from orchestrator.timeline.trace import FLUSH_EVENT
+
+_T = TypeVar("_T")
+
+_TAIL_LINES = 20
+_KILLED_SECONDS = 5.0
+_INTERRUPTIBLE = frozenset({State.REQUESTED, State.PLANNED, State.STAGED, State.CONNECTED, State.CREATED})
+
+
+class Launch:
+    """One launch.
+
+    :param launch_id: its name until its way has one.
+    :param choose: decides the way of a launch that is planned.
+    :param emit: takes events for the log.
+    """
+
+    def __init__(
+        self, asked: Asked, stop: Stop, *, launch_id: str, choose: Callable[[Plan], Way], emit: Callable[..., None]
+    ) -> None:
+        self.id = launch_id
+        self._asked, self._stop, self._choose, self._emit = asked, stop, choose, emit
+        self._settings, self._recorder = asked.settings, asked.recorder
+        self._files = contextlib.ExitStack()
+        self._queue: deque[Event] = deque([Event.BEGIN])
+        self._place: Place | None = None
+        self._watch: Watch | None = None
+        self._boot: Boot | None = None
+        self._guest: Guest | None = None
+        self._empty = ConsoleRing(1)
+        self.state = State.REQUESTED
+        self.plan: Plan | None = None
+        self.way: Way | None = None
+        self.domain: Domain | None = None
+        self.connection: Connection | None = None
+        self.fw_cfg = FwCfg(requested=asked.settings.fw_cfg_dma)
+        self.error: GuestlaunchError | None = None
+        self.error_phase: Phase | None = None
+        self.exit_status: int | None = None
+        self.ready = False
+        self.ran = False  # the guest went on from where it was created
+
+    @property
+    def ring(self) -> ConsoleRing:
+        """What the guest's console said."""
+        return self._place.console.ring if self._place else self._empty
+
+    def run(self) -> None:
+        """Run the launch to its end; afterwards `error` says what went wrong, if anything did."""
+        do = {
+            Instruction.PLAN: self._plan,
+            Instruction.STAGE: self._stage,
+            Instruction.CONNECT: self._open,
+            Instruction.CREATE: self._create,
+            Instruction.PREPARE: self._prepare,
+            Instruction.RESUME: self._resume,
+            Instruction.NOTE_READY: self._note_ready,
+            Instruction.END: self._end,
+            Instruction.KILL: self._kill,
+            Instruction.RELEASE: self._release,
+        }
+        while self.state is not State.GONE:
+            event = self._next()
+            self.state, instructions = step(self.state, event)
+            self._carry_out(instructions, do)
+
+    def _next(self) -> Event:
+        """Return the next event: one that is due, a stop request, or what the guest does."""
+        if self._stop.requested and self.state in _INTERRUPTIBLE and self._queue and self._queue[0] is Event.DONE:
+            self._queue.clear()
+            return Event.STOP
+        if self._queue:
+            return self._queue.popleft()
+        event = _there(self._watch).wait()  # the table waits only where a guest runs
+        if event not in {Event.LAUNCH_FLAG, Event.STOP}:
+            self._explain(event)
+        return event
+
+    def _carry_out(self, instructions: tuple[Instruction, ...], do: Mapping[Instruction, Callable[[], None]]) -> None:
+        """Carry out instructions in order; a failure ends the rest and becomes an event."""
+        for instruction in instructions:
+            try:
+                do[instruction]()
+            except GuestlaunchError as error:
+                self._fail(error)
+                return
+            except OSError as error:
+                self._fail(LaunchError("cannot launch", error.filename or instruction, error.strerror or error))
+                return
+        if instructions and self.state not in {State.READY, State.GONE, State.BOOTING}:
+            self._queue.append(Event.DONE)
+
+    def _fail(self, error: GuestlaunchError) -> None:
+        if self.error is None:
+            self.error, self.error_phase = error, self._recorder.current()
+        self._queue.append(Event.FAILED)
+
+    def _plan(self) -> None:
+        self.plan = make_plan(self._asked.request, self._settings)
+        self.way = self._choose(self.plan)
+        self.id = self.way.id
+        self._recorder.become(self.way.start)
+
+    def _stage(self) -> None:
+        self._recorder.begin(Phase.STAGE, "orchestrator")
+        self.domain, self._place = _there(self.way).stage(_there(self.plan), self._files)
+        self._files.callback(self._place.console.port.close)
+        self._files.callback(self._place.control.port.close)
+
+    def _open(self) -> None:
+        self._recorder.begin(Phase.CONNECT, "orchestrator")
+        self.connection = _there(self.way).connect()
+
+    def _create(self) -> None:
+        """Have QEMU there, paused."""
+        self._recorder.begin(Phase.CREATE, "orchestrator")
+        self._guest = _there(self.way).create(_there(self.connection))
+
+    def _prepare(self) -> None:
+        self.fw_cfg = _there(self.way).prepare(_there(self._guest))
+
+    def _resume(self) -> None:
+        """Let the guest run, and follow it."""
+        way, guest, place = _there(self.way), _there(self._guest), _there(self._place)
+        self._boot = way.boot()
+        place.control.listener = self._boot.on_control_line
+        ends = Ends(console=place.console, control=place.control.port)
+        self._watch = Watch(guest, self._stop, ends, self._boot, _there(self.connection).lost)
+        self._files.enter_context(self._watch)
+        self.ran = True
+        way.run(guest)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Log what was started and why so; the guest boots meanwhile, and structlog is imported."""
+        plan, way = _there(self.plan), _there(self.way)
+        firmware = plan.firmware
+        changed = [f"{c.before} -> {c.after or 'dropped'}: {c.reason}" for c in plan.changes]
+        skipped = [f"{s.descriptor}: {s.reason}" for s in firmware.skipped] if firmware else []
+        self._emit(
+            "launch_started",
+            launch_id=self.id,
+            start=str(way.start),
+            **way.facts(),
+            profile=plan.profile.name,
+            accel=str(plan.accel),
+            accel_reason=plan.accel_reason,
+            fw_cfg_dma=self.fw_cfg.verified,
+            firmware=firmware.code if firmware else None,
+            firmware_skipped=skipped,
+            cmdline_changes=changed,
+            domain_xml=domain_xml(_there(self.domain)),
+        )
+
+    def _note_ready(self) -> None:
+        """The tool has its launch flag: from here on, nothing is measured until the end."""
+        self.ready = True
+        _there(self._boot).settle()
+        if self._settings.measure:
+            with contextlib.suppress(MonitorError, QemuExitedError):
+                _there(self._guest).qmp("trace-event-set-state", {"name": FLUSH_EVENT, "enable": False})
+
+    def _end(self) -> None:
+        """Have QEMU write back what it holds, and exit."""
+        guest = _there(self._guest)
+        self._recorder.begin(Phase.SHUTDOWN, f"stop requested: {self._stop.reason}")
+        guest.terminate()
+        with contextlib.suppress(DeadlineError):  # KILL follows, and the ending says that it was forced
+            code = guest.wait_exited(self._settings.deadlines.shutdown)
+            if self._watch is not None and (code != 0 or self.ring.panic() is not None):
+                # It was dying by itself already: its tool saw that sooner than we did.
+                self._explain(Event.QEMU_GONE)
+
+    def _kill(self) -> None:
+        """Make sure that QEMU is gone, and libvirt's domain with it."""
+        if self._boot is not None and not self.ready:
+            self._boot.settle()
+        if self.ready or self._stop.requested:
+            self._recorder.begin(Phase.SHUTDOWN, "QEMU ended" if self._guest else "stop requested")
+        if self._guest is None:
+            return
+        if not self._guest.exited.is_set():
+            self._guest.kill()
+            with contextlib.suppress(DeadlineError):  # `end` below goes further
+                self._guest.wait_exited(_KILLED_SECONDS)
+        if self._guest.log_file is not None:
+            self._files.callback(self._guest.log_file.unlink, missing_ok=True)
+        self.exit_status = self._guest.exit_code
+        if self._watch is not None:
+            self._watch.drain()
+        if self._guest.pid is not None and self.exit_status is not None:
+            # QEMU is dead and its status known. libvirt polls for that with pauses of 200 ms, which are not the
+            # client's to wait for.
+            threading.Thread(target=self._clear_away, args=(self._guest,), name=f"clear-{self.id}", daemon=True).start()
+            return
+        self.exit_status = self._guest.end(self._settings.deadlines.shutdown).exit_code
+
+    def _clear_away(self, guest: Guest) -> None:
+        """Wait until libvirt, too, is done with a domain whose QEMU is dead: its last act is a line in the log."""
+        with contextlib.suppress(GuestlaunchError):
+            guest.end(_KILLED_SECONDS)
+        if guest.log_file is not None:
+            guest.log_file.unlink(missing_ok=True)
+
+    def _release(self) -> None:
+        self._files.close()
+
+    def _explain(self, event: Event) -> None:
+        """Keep the reason why a guest is at its end that should not be."""
+        watch, boot = _there(self._watch), _there(self._boot)  # only a watched guest gets here
+        watch.drain()
+        boot.settle()
+        phase = boot.current()
+        evidence = Evidence(
+            phase=phase,
+            ready=self.ready,
+            exit_code=_there(self._guest).exit_code,
+            last_line=next(iter(self.ring.tail(1)), None),
+            panic=self.ring.panic(),
+            allowed_s=boot.allowed_s(phase),
+            uri=self._settings.connect,
+        )
+        error = diagnose(event, evidence)
+        if error is not None:
+            error.phase, error.domain = str(phase), self.id
+            error.console = "\n".join(self.ring.tail(_TAIL_LINES))
+            self.error, self.error_phase = error, phase
+
+
+def _there(value: _T | None) -> _T:
+    """Return what an earlier instruction made: the table's order sees to it that it is there."""
+    assert value is not None
+    return value

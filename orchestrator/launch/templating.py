@@ -1,0 +1,126 @@
+"""Builds a template: boots the appliance up to the gate in its init, and saves it there."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.domain.model import Arch
+from orchestrator.domain.xml import domain_xml
+from orchestrator.errors import DeadlineError, GuestlaunchError, LaunchError, QemuExitedError
+from orchestrator.hypervisor import migration
+from orchestrator.hypervisor.connection import Connection
+from orchestrator.hypervisor.guest import Guest
+from orchestrator.launch.assembly import make_loader, make_place
+from orchestrator.launch.boot import limits
+from orchestrator.launch.clone import template_domain
+from orchestrator.launch.plan import Plan
+from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.staging import root_overlay
+from orchestrator.launch.stop import Stop
+from orchestrator.launch.way import Claim, Place
+from orchestrator.settings import Settings
+from orchestrator.template import store
+from orchestrator.template.model import FIRMWARE, NVRAM, RAM, STATE, Facts, Template, key_of
+
+_GATE = b"guestlaunch-marker gate "
+_LOOK_MS = 250
+_FIRMWARE_BYTES = 4096
+_END_SECONDS = 20.0
+
+
+def build_template(
+    plan: Plan, request: LaunchRequest, settings: Settings, facts: Facts, *, connect: Callable[[], Connection],
+    claim: Claim, stop: Stop,
+) -> Template:  # fmt: skip
+    """Return the template for facts, built now unless somebody else has just done so.
+
+    :param facts: of `choice.template_facts`, for the same plan, request and settings.
+    :raise GuestlaunchError: it could not be built; nothing is left behind.
+    """
+    with store.building(settings.state_dir):
+        found = store.find(settings.state_dir, facts)
+        if found is not None:
+            return found
+        began = time.monotonic()
+        with store.staging(settings.state_dir) as directory, contextlib.ExitStack() as files:
+            try:
+                _boot_and_save(
+                    plan, request, settings, key_of(facts), directory, files, connect=connect, claim=claim, stop=stop
+                )
+                return store.publish(settings.state_dir, directory, facts, time.monotonic() - began)
+            except OSError as error:
+                where = error.filename or directory
+                raise LaunchError("cannot build the template", where, error.strerror or error) from error
+
+
+def _boot_and_save(
+    plan: Plan, request: LaunchRequest, settings: Settings, key: str, directory: Path, files: contextlib.ExitStack, *,
+    connect: Callable[[], Connection], claim: Claim, stop: Stop,
+) -> None:  # fmt: skip
+    assert plan.appliance is not None  # choice.why_not_warm
+    files.enter_context(plan.appliance.hold())
+    files.enter_context(claim(directory))
+    launch_id = f"gl-{uuid.uuid4().hex[:12]}"
+    place = make_place(settings, launch_id, files, claim)
+    files.callback(place.console.port.close)
+    files.callback(place.control.port.close)
+    loader = make_loader(plan, settings, place.data, files)
+    (directory / FIRMWARE).write_bytes(bytes(_FIRMWARE_BYTES))
+    root = root_overlay(plan.appliance.root, plan.appliance.root_format, directory, settings.state_dir / "cache")
+    domain = template_domain(
+        plan,
+        request,
+        settings,
+        place,
+        launch_id=launch_id,
+        key=key,
+        ram=str(directory / RAM),
+        root=str(root),
+        loader=loader,
+    )
+    guest = connect().create(domain_xml(domain), paused=True)
+    try:
+        guest.resume()
+        _wait_for_gate(guest, place, stop, sum(limits(settings.deadlines).values()))
+        migration.save(guest, directory / STATE, place.sockets / "state", settings.deadlines.restore)
+    except GuestlaunchError as error:
+        error.console = "\n".join(place.console.ring.tail(20))
+        raise
+    finally:
+        guest.end(_END_SECONDS)
+        if guest.log_file is not None:
+            guest.log_file.unlink(missing_ok=True)
+    if loader is not None and loader.nvram is not None and plan.profile.arch is not Arch.AARCH64:
+        shutil.copyfile(loader.nvram, directory / NVRAM)
+
+
+def _wait_for_gate(guest: Guest, place: Place, stop: Stop, deadline_s: float) -> None:
+    """Wait until a booting guest says that it stands at its gate.
+
+    :raise LaunchError: it ended, took too long, or was not to go on.
+    """
+    seen: list[bytes] = []
+    place.control.listener = seen.append
+    end = time.monotonic() + deadline_s
+    what = "cannot build the template"
+    while not any(line.startswith(_GATE) for line in seen):
+        if guest.exited.is_set():
+            last = next(iter(place.console.ring.tail(1)), "nothing")
+            raise QemuExitedError(what, guest.name, f"the guest ended before its gate; its console's last line: {last}")
+        if stop.requested:
+            raise LaunchError(what, guest.name, str(stop.reason))
+        if time.monotonic() > end:
+            raise DeadlineError(what, guest.name, f"the guest was not at its gate after {deadline_s:g} s")
+        poll = select.poll()
+        ports = {port.fileno(): port for port in (place.console.port, place.control.port) if port.fileno() >= 0}
+        for descriptor in (*ports, stop.fileno()):
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(_LOOK_MS):
+            if descriptor in ports:
+                ports[descriptor].handle()

@@ -1,0 +1,1 @@
+"""Templates on disk: what they depend on, where they are kept, whether they still hold."""

@@ -1,0 +1,98 @@
+"""A template as values: an appliance saved at the gate in its init, and all that it depends on.
+
+Its key is a digest of those facts, so a template that any of them has outdated is never found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from orchestrator.appliance.model import locked
+from orchestrator.errors import NotFoundError
+
+Facts: TypeAlias = Mapping[str, str | int]
+
+FORMAT = 1  # of the files of a template, and of what is said at its gate
+MANIFEST = "template.json"
+RAM, STATE, ROOT, NVRAM, FIRMWARE = "ram", "state", "root.qcow2", "nvram.fd", "firmware"
+FILES = (RAM, STATE, ROOT, FIRMWARE)
+
+
+def identity(path: str | Path) -> str:
+    """Return what tells a file from others, and from itself after a change: path, size, mtime.
+
+    :raise OSError: it cannot be read.
+    """
+    resolved = Path(path).resolve()
+    status = resolved.stat()
+    return f"{resolved} {status.st_size} {status.st_mtime_ns}"
+
+
+def key_of(facts: Facts) -> str:
+    """Return the key of a template that depends on facts."""
+    text = json.dumps({"format": FORMAT, **facts}, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """One template. Paths are absolute; sizes in bytes.
+
+    :ivar facts: what it depends on, by name.
+    :ivar files: size and digest of each of its files.
+    :ivar built: when, ISO 8601 in UTC; `seconds` is how long it took.
+    """
+
+    path: Path
+    key: str
+    facts: Facts
+    files: Mapping[str, tuple[int, str]]
+    built: str
+    seconds: float
+
+    @property
+    def ram(self) -> Path:
+        """The guest's memory, mapped by each clone."""
+        return self.path / RAM
+
+    @property
+    def state(self) -> Path:
+        """The state of all else: CPU, devices, flash."""
+        return self.path / STATE
+
+    @property
+    def root(self) -> Path:
+        """The appliance's root as it was at the gate, a qcow2 overlay."""
+        return self.path / ROOT
+
+    @property
+    def firmware(self) -> Path:
+        """The small file that stands in for UEFI firmware."""
+        return self.path / FIRMWARE
+
+    @property
+    def nvram(self) -> Path:
+        """The variable store, where the profile's clones have flash."""
+        return self.path / NVRAM
+
+    @property
+    def disk_bytes(self) -> int:
+        """What it takes on disk."""
+        return sum(file.stat().st_blocks * 512 for file in self.path.iterdir())
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep the template from being removed while it is in use.
+
+        :raise NotFoundError: it has been removed meanwhile.
+        """
+        with locked(self.path, exclusive=False, wait=False) as lock:
+            if not lock:
+                raise NotFoundError("cannot use the template", self.key, "it has just been removed")
+            yield

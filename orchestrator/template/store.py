@@ -1,0 +1,181 @@
+"""Where templates live: `STATE_DIR/templates/PROFILE-KEY/`. Published whole, swept where a build was killed.
+
+Who builds, clones or removes one holds a lock on its directory, which the kernel drops with its holder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.appliance.model import locked
+from orchestrator.errors import LaunchError, NotFoundError
+from orchestrator.template.model import FILES, MANIFEST, NVRAM, Facts, Template, key_of
+
+_STAGING = ".building-"
+_BLOCK = 1 << 20
+
+
+def home(state_dir: Path) -> Path:
+    """Return the directory of all templates."""
+    return state_dir / "templates"
+
+
+def _directory(state_dir: Path, facts: Facts) -> Path:
+    return home(state_dir) / f"{facts['profile']}-{key_of(facts)}"
+
+
+def find(state_dir: Path, facts: Facts) -> Template | None:
+    """Return the template for facts, None when there is none, or when it is damaged at a glance."""
+    try:
+        template = _read(_directory(state_dir, facts))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    intact = all(
+        (template.path / name).exists() and (template.path / name).stat().st_size == size
+        for name, (size, _) in template.files.items()
+    )
+    return template if intact and template.facts == dict(facts) else None
+
+
+def templates(state_dir: Path) -> list[Template]:
+    """Return all templates, those of a profile together; what cannot be read is left out."""
+    found = []
+    for directory in sorted(home(state_dir).glob("[!.]*")):
+        try:
+            found.append(_read(directory))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _read(directory: Path) -> Template:
+    said = json.loads((directory / MANIFEST).read_text())
+    return Template(
+        path=directory,
+        key=said["key"],
+        facts=said["facts"],
+        files={name: (size, digest) for name, (size, digest) in said["files"].items()},
+        built=said["built"],
+        seconds=said["seconds"],
+    )
+
+
+@contextmanager
+def staging(state_dir: Path) -> Iterator[Path]:
+    """Give a new directory for a template to be built in; it is gone afterwards unless published.
+
+    :raise LaunchError: it cannot be made.
+    """
+    parent = home(state_dir)
+    try:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sweep(state_dir)
+        directory = Path(tempfile.mkdtemp(prefix=_STAGING, dir=parent))
+    except OSError as error:
+        raise LaunchError("cannot build the template", parent, error.strerror or error) from error
+    try:
+        with locked(directory, exclusive=False, wait=False):
+            yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def sweep(state_dir: Path) -> list[Path]:
+    """Remove what killed builds left behind, and return what that was."""
+    swept = []
+    for directory in home(state_dir).glob(f"{_STAGING}*"):
+        with locked(directory, exclusive=True, wait=False) as lock:
+            # A directory is locked right after it is made.
+            if lock and time.time() - directory.stat().st_mtime > 1:
+                shutil.rmtree(directory, ignore_errors=True)
+                swept.append(directory)
+    return swept
+
+
+@contextmanager
+def building(state_dir: Path) -> Iterator[None]:
+    """Have one process at a time build templates; who waited for another may find his built."""
+    parent = home(state_dir)
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with locked(parent, exclusive=True, wait=True):
+        yield
+
+
+def publish(state_dir: Path, built: Path, facts: Facts, seconds: float) -> Template:
+    """Make a finished directory the template for facts; one that was there before goes.
+
+    :param built: a directory of `staging` with all files of a template.
+    :param seconds: how long the build took.
+    """
+    names = [name for name in (*FILES, NVRAM) if (built / name).exists()]
+    said = {
+        "key": key_of(facts),
+        "facts": dict(facts),
+        "files": {name: ((built / name).stat().st_size, _digest(built / name)) for name in names},
+        "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": seconds,
+    }
+    (built / MANIFEST).write_text(json.dumps(said, indent=2) + "\n")
+    final = _directory(state_dir, facts)
+    if final.exists():
+        _erase(final)
+    built.rename(final)
+    return _read(final)
+
+
+def damage(template: Template) -> str | None:
+    """Return what is wrong with a template's files, None when they are as built. Reads all of them."""
+    for name, (size, digest) in template.files.items():
+        file = template.path / name
+        if not file.exists():
+            return f"{name} is missing"
+        if file.stat().st_size != size or _digest(file) != digest:
+            return f"{name} is not as it was built"
+    return None
+
+
+def _digest(file: Path) -> str:
+    """Return the SHA-256 of a file. The holes of a memory file are zeros as any."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def remove(template: Template) -> bool:
+    """Remove a template unless a launch is cloning it; tell whether it is gone.
+
+    Clones that run keep what they have mapped and opened.
+    """
+    with locked(template.path, exclusive=True, wait=False) as lock:
+        if lock:
+            _erase(template.path)
+        return lock or not template.path.exists()
+
+
+def _erase(directory: Path) -> None:
+    """Remove a directory so that nobody meets it half-removed."""
+    doomed = directory.with_name(f"{_STAGING}gone-{os.urandom(4).hex()}")
+    directory.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def lookup(state_dir: Path, name: str) -> Template:
+    """Return the template whose key, or directory, starts with name.
+
+    :raise NotFoundError: none does, or several do.
+    """
+    found = [one for one in templates(state_dir) if one.key.startswith(name) or one.path.name == name]
+    if len(found) != 1:
+        why = "there is no such template" if not found else f"{len(found)} templates start so"
+        raise NotFoundError("cannot find the template", name, why, "guestlaunch template list shows them")
+    return found[0]
