@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.report.bench_record import Recording
 from orchestrator.report.result import Result
 from orchestrator.workload.bench import Sample, Side
+from orchestrator.workload.bench_start import COLD, COLD_WITHOUT_DMA, REFERENCE, STANDBY, WARM
 from orchestrator.workload.firmware_run import Transfer
 from tests import simulated_launches
 
@@ -55,6 +57,45 @@ def fw_cfg(
         recording.take(samples, sides)
     recording.finish()
     return recording.result
+
+
+def starts(path: Path, *, runs: int = 8, standby: bool = True, cold: float = 0.4) -> Result:
+    """Record a benchmark of starts: a reference of 20 s, and ours at fixed shares of it.
+
+    :param standby: whether there is such a side; else it is left out.
+    :param cold: what a cold launch with DMA takes of the reference; without DMA it takes 0.05 more.
+    """
+    shares = {REFERENCE: 1.0, COLD_WITHOUT_DMA: cold + 0.05, COLD: cold, WARM: 0.05, STANDBY: 0.025}
+    if not standby:
+        del shares[STANDBY]
+    recording = Recording("start", path, seed=1)
+    sides = [
+        side(name, accel="tcg", arch="aarch64", **({} if name == REFERENCE else {"profile": "aarch64-uefi"}))
+        for name in shares
+    ]
+    recording.sides((one.name, one.facts) for one in sides)
+    if not standby:
+        recording.leave_out(STANDBY, "no daemon: simulated")
+    chance = random.Random(1)
+    for number in range(-1, runs):
+        recording.take([
+            one for name, share in shares.items()
+            for one in _start_samples(name, number, round(20_000 * MS * share * chance.uniform(0.97, 1.03)), chance)
+        ], sides)  # fmt: skip
+    recording.finish()
+    return recording.result
+
+
+def _start_samples(name: str, number: int, launch_ns: int, chance: random.Random) -> list[Sample]:
+    """Return the three runs of a side in a round: to the exit, to the list of file systems, to what was found."""
+    cold = name in {COLD, COLD_WITHOUT_DMA}
+    event = simulated_launches.event(chance.randrange(10**9), dma=name == COLD) if cold else None
+    whole = Sample(
+        side=name, round=number, position=0, started_wall_ns=10**18, wall_ns=launch_ns, answer_ns=None, status=0,
+        load=0.5, event=event,
+    )  # fmt: skip
+    listed = replace(whole, wall_ns=None, event=None, answer_ns=launch_ns + 300 * MS)
+    return [whole, listed, replace(listed, answer_ns=launch_ns + 2_000 * MS, answer="inspection")]
 
 
 def sweep(path: Path, megabytes: tuple[int, ...] = (8, 32, 128), runs: int = 3, cost_ns: int | None = None) -> Result:

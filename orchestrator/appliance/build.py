@@ -130,7 +130,9 @@ def _install_guest_files(root: Path, supermin: Path, version: str, init: Init) -
     ours = root / "usr/lib/guestlaunch"
     ours.mkdir(exist_ok=True)
     for name in root_files():
-        (ours / name).write_bytes(guest_file(name))
+        text = guest_file(name)
+        (ours / name).write_bytes(text)
+        (ours / name).chmod(0o755 if text.startswith(b"#!") else 0o644)
     (root / "init").write_bytes(guest_file(ROOT_INIT))
     (root / "init").chmod(0o755)
 

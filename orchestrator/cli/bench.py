@@ -12,12 +12,13 @@ import click
 
 from orchestrator.cli import bench_results
 from orchestrator.cli.bench_options import Plan, plan_options
-from orchestrator.cli.bench_session import chosen_accel, measure, recorded, show
+from orchestrator.cli.bench_session import chosen_accel, environ_of, measure, recorded, show
+from orchestrator.cli.bench_start import start
 from orchestrator.cli.options import examples, settings_options
 from orchestrator.domain.model import Accel, FirmwareKind, Profile
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import UsageError
-from orchestrator.settings import Settings, is_setting, load, to_environ
+from orchestrator.settings import Settings, load
 from orchestrator.workload import bench_sides, trapcost
 from orchestrator.workload.bench_firmware import firmware_file, with_firmware
 from orchestrator.workload.environment import choose_appliance
@@ -37,14 +38,16 @@ _trap_cost_option = click.option(
 @click.group(
     epilog=examples(
         "guestlaunch bench fw-cfg",
+        "guestlaunch bench start",
         "guestlaunch bench launch --against stock --profile x86_64-seabios",
         "guestlaunch bench sweep",
     )
 )
 def bench() -> None:
-    """Measure: what fw_cfg DMA saves, and how guestlaunch compares."""
+    """Measure: what fw_cfg DMA saves, how fast launches are, and how guestlaunch compares."""
 
 
+bench.add_command(start)
 bench.add_command(bench_results.compare)
 bench.add_command(bench_results.regress)
 
@@ -78,7 +81,7 @@ def fw_cfg(settings: Settings, plan: Plan, trap_cost: str | None, *, same: bool,
         sides = [
             side
             for name, dma in names
-            for side in bench_sides.ours(name, work, {"fw-cfg-dma": dma}, _environ(settings), facts)
+            for side in bench_sides.ours(name, work, {"fw-cfg-dma": dma}, environ_of(settings), facts)
         ]
         measure(recording, sides, plan, settings)
         if count:
@@ -123,7 +126,7 @@ def launch(settings: Settings, plan: Plan, against: str) -> int:
             )  # fmt: skip
         facts = {"profile": settings.profile, "accel": settings.accel, "arch": str(profile.arch)}
         measure(
-            recording, [*other, *bench_sides.ours("guestlaunch", work, {}, _environ(settings), facts)], plan, settings
+            recording, [*other, *bench_sides.ours("guestlaunch", work, {}, environ_of(settings), facts)], plan, settings
         )
     return show(recording, plan)
 
@@ -204,7 +207,7 @@ def _cell(cell: Mapping[str, str], work: bench_sides.Work, settings: Settings, f
     """Return a cell's side; a value that cannot be is refused before anything is measured."""
     name = " ".join(f"{key}={value}" for key, value in cell.items())
     options = {key: value for key, value in cell.items() if key != "firmware"}
-    environ = _environ(settings)
+    environ = environ_of(settings)
     chosen = load(environ=environ, overrides={key.replace("-", "_"): value for key, value in options.items()})
     profile = load_profile(chosen.profile)
     if "firmware" in cell:
@@ -212,12 +215,6 @@ def _cell(cell: Mapping[str, str], work: bench_sides.Work, settings: Settings, f
         environ = with_firmware(Path(cell["firmware"]), folder, profile, environ)
     options |= {"accel": str(chosen_accel(chosen, profile))}
     return bench_sides.ours(name, work, options, environ, {"firmware": firmware_file(profile, environ) or "none"})
-
-
-def _environ(settings: Settings) -> dict[str, str]:
-    """Return the environment in which commands that we run have this command's settings."""
-    kept = {key: value for key, value in os.environ.items() if not is_setting(key) and key != "GUESTLAUNCH_CONFIG"}
-    return kept | to_environ(replace(settings, timeline=None))
 
 
 def _size(settings: Settings) -> list[tuple[str, str]]:

@@ -7,8 +7,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from orchestrator.cli.progress import shown
 from orchestrator.domain.model import Accel, Profile
 from orchestrator.hypervisor.accel import choose_accel
 from orchestrator.hypervisor.emulator import find_emulator
-from orchestrator.settings import Settings
+from orchestrator.settings import Settings, is_setting, to_environ
 from orchestrator.timeline import log
 from orchestrator.workload.bench_firmware import firmware_file
 from orchestrator.workload.environment import choose_appliance
@@ -51,8 +52,18 @@ def recorded(
     recording.finish()
 
 
-def measure(recording: Recording, sides: Sequence[Side], plan: Plan, settings: Settings) -> None:
-    """Run all rounds of the sides into the result, with progress; each launch's line goes where `--timeline` says."""
+def measure(
+    recording: Recording,
+    sides: Sequence[Side],
+    plan: Plan,
+    settings: Settings,
+    *,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Run all rounds of the sides into the result, with progress; each launch's line goes where `--timeline` says.
+
+    :param ready: returns when the host is ready for the next run.
+    """
     from orchestrator.report.bench_record import record_rounds
     from orchestrator.workload.bench import rounds
 
@@ -65,6 +76,7 @@ def measure(recording: Recording, sides: Sequence[Side], plan: Plan, settings: S
             nonlocal started
             what = f"round {number + 1} of {plan.runs}" if number >= 0 else "warm-up"
             tell(f"{what}: {side.name}", started / total)
+            ready()
             started += 1
 
         found = rounds(
@@ -80,6 +92,12 @@ def _with_timelines(found: Iterator[tuple[Sample, ...]], target: str | None) -> 
             if target is not None and sample.event is not None:
                 log.write_timeline(target, sample.event)
         yield samples
+
+
+def environ_of(settings: Settings) -> dict[str, str]:
+    """Return the environment in which commands that we run have this command's settings."""
+    kept = {key: value for key, value in os.environ.items() if not is_setting(key) and key != "GUESTLAUNCH_CONFIG"}
+    return kept | to_environ(replace(settings, timeline=None))
 
 
 def chosen_accel(settings: Settings, profile: Profile) -> Accel:

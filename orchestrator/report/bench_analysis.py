@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.errors import UsageError
-from orchestrator.report import compare, environment
+from orchestrator.report import bench_start, compare, environment
+from orchestrator.report.bench_samples import columns, summary
 from orchestrator.report.compare import Columns, Comparison
 from orchestrator.report.result import Result
 from orchestrator.report.statistics import (
     ALPHA,
     CONFIDENCE,
     MIN_SAMPLES,
-    Summary,
     adjust,
     difference_p,
     fit_line,
@@ -22,34 +22,25 @@ from orchestrator.report.statistics import (
     summarize,
 )
 
-PRIMARY = {"fw-cfg": ("transfer", "launch"), "launch": ("wall", "answer")}
+PRIMARY = {
+    "fw-cfg": ("transfer", "launch"),
+    "launch": ("wall", "answer"),
+    bench_start.KIND: tuple(bench_start.TIMED.values()),
+}
 
 
-def metrics_of(event: Mapping[str, Any] | None, *, wall_ns: int | None, answer_ns: int | None) -> dict[str, int | None]:
-    """Return a sample's metrics in ns, from its outside boundaries and its launch's canonical line."""
-    metrics: dict[str, int | None] = {"wall": wall_ns, "answer": answer_ns}
+def metrics_of(
+    event: Mapping[str, Any] | None, *, wall_ns: int | None, answers: Mapping[str, int | None]
+) -> dict[str, int | None]:
+    """Return a sample's metrics in ns, from its outside boundaries and its launch's canonical line.
+
+    :param answers: the time to the answer by what it is called.
+    """
+    metrics: dict[str, int | None] = {"wall": wall_ns, **answers}
     if event is not None:
         metrics |= {"launch": event["launch_ns"], "transfer": event["transfer_ns"], "total": event["total_ns"]}
         metrics |= {f"phase.{phase['name']}": phase["duration_ns"] for phase in event["phases"]}
     return metrics
-
-
-def columns(result: Result, side: str, rounds: Sequence[int] | None = None) -> Columns:
-    """Return metric name to values of one side's good runs, in the order of the rounds.
-
-    :param rounds: those to take, a missing run as None; by default the side's own, warm-ups left out.
-    """
-    good: dict[int, dict[str, float]] = {}
-    for sample in result["samples"]:
-        if sample["side"] == side and sample["ok"] and sample["round"] >= 0:
-            # A side may have several runs a round: by payload size, or one for each of its boundaries.
-            size = sample.get("size_bytes")
-            seen = {name: value for name, value in sample["metrics"].items() if value is not None}
-            named = {f"{name} {size / 1e6:g} MB": value for name, value in seen.items()} if size else seen
-            good.setdefault(sample["round"], {}).update(named)
-    taken = sorted(good) if rounds is None else rounds
-    names = dict.fromkeys(name for metrics in good.values() for name in metrics)
-    return {name: [good.get(number, {}).get(name) for number in taken] for name in names}
 
 
 def analyse(result: Result) -> dict[str, Any]:
@@ -68,6 +59,9 @@ def analyse(result: Result) -> dict[str, Any]:
         sizes = {side["name"]: _summaries(columns(result, side["name"])) for side in result["sides"]}
         return base | {"lines": _sweep_lines(result), "sides": sizes}
     base["sides"] = {side["name"]: _summaries(columns(result, side["name"])) for side in result["sides"]}
+    if result["kind"] == bench_start.KIND:
+        _require_same_accel(result)
+        return base | bench_start.analyse_starts(result)
     if result["kind"] == "matrix" or len(result["sides"]) != 2:
         return base
     return base | _pairwise(result)
@@ -131,13 +125,7 @@ def _sweep_lines(result: Result) -> list[dict[str, Any]]:
 
 def _summaries(side: Columns) -> dict[str, Any]:
     seen = {name: [value for value in values if value is not None] for name, values in side.items()}
-    return {name: _summary(summarize(values)) for name, values in seen.items() if values}
-
-
-def _summary(summary: Summary) -> dict[str, Any]:
-    value = dataclasses.asdict(summary)
-    value["outliers"] = list(summary.outliers)
-    return value
+    return {name: summary(summarize(values)) for name, values in seen.items() if values}
 
 
 def comparison_to_dict(row: Comparison) -> dict[str, Any]:

@@ -33,6 +33,10 @@ class Recording:
         named = {name: {"name": name, "facts": _with_digest(facts)} for name, facts in sides}
         self.result["sides"] = list(named.values())
 
+    def leave_out(self, side: str, reason: str) -> None:
+        """Note a side that cannot be had on this host, and why."""
+        self.result.setdefault("left_out", []).append({"side": side, "reason": reason})
+
     def take(self, samples: Sequence[Sample], sides: Sequence[Side]) -> None:
         """Add the samples of a round and save."""
         for sample in samples:
@@ -105,7 +109,7 @@ def _with_digest(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sample(sample: Sample, stated: Mapping[str, Any]) -> dict[str, Any]:
     event = sample.event
-    ok = sample.status == 0 and (event is None or event["outcome"] == "success")
+    ok = sample.error is None and (event is None or event["outcome"] == "success")
     return {
         "side": sample.side,
         "round": sample.round,
@@ -117,5 +121,5 @@ def _sample(sample: Sample, stated: Mapping[str, Any]) -> dict[str, Any]:
         "accel": (event or stated).get("accel"),
         "fw_cfg_dma": event["fw_cfg_dma"] if event else None,
         "load": sample.load,
-        "metrics": bench_analysis.metrics_of(event, wall_ns=sample.wall_ns, answer_ns=sample.answer_ns),
+        "metrics": bench_analysis.metrics_of(event, wall_ns=sample.wall_ns, answers={sample.answer: sample.answer_ns}),
     }

@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.report.bench_analysis import columns
+from orchestrator.report.bench_samples import columns
+from orchestrator.report.bench_start_text import starts
 from orchestrator.report.compare import Difference
 from orchestrator.report.result import Result
 
@@ -44,7 +45,9 @@ def render(result: Result) -> RenderableType:
         parts.append(
             Text(f"Failed runs: {analysis['failed_runs']}. The first: {_last(analysis['first_failure'])}", style="red")
         )
-    if "lines" in analysis:
+    if "starts" in analysis:
+        parts += [starts(result, analysis), *_outliers(result, analysis)]
+    elif "lines" in analysis:
         parts += [_sizes(analysis["sides"]), _sweep(analysis)]
     elif "comparisons" in analysis:
         first, second = (side["name"] for side in result["sides"])
@@ -114,7 +117,7 @@ def _outliers(result: Result, analysis: Mapping[str, Any]) -> list[Text]:
     """Return the outliers of the metrics that matter most, by name."""
     lines = []
     for side, metrics in analysis.get("sides", {}).items():
-        for metric in ("wall", "answer", "launch", "transfer"):
+        for metric in ("wall", "answer", "inspection", "launch", "transfer"):
             summary = metrics.get(metric)
             if summary and summary["outliers"]:
                 seen = [v for v in columns(result, side)[metric] if v is not None]

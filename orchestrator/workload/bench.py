@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import CapabilityError, WorkloadError
+from orchestrator.timeline.phases import Start
 
 _END_SECONDS = 60.0
 _STDERR_LINES = 20
+ANSWER = "answer"
 
 
 class Boundary(StrEnum):
@@ -41,6 +43,8 @@ class Side:
     :ivar command: program and arguments; `timeline` is put in for an argument `{timeline}`.
     :ivar boundaries: what this program is run for; the rest of what it shows is not taken.
     :ivar facts: what distinguishes this side, for the result file (`fw_cfg_dma`, `profile`, …).
+    :ivar answer: what the time to its answer is called in the result.
+    :ivar start: how its launches must have come about to count (`cold`, `warm`, `standby`); None: any way.
     """
 
     name: str
@@ -48,6 +52,8 @@ class Side:
     environ: Mapping[str, str]
     boundaries: frozenset[Boundary] = frozenset(Boundary)
     facts: Mapping[str, str | int | bool | None] = field(default_factory=dict)
+    answer: str = ANSWER
+    start: Start | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +64,7 @@ class Sample:
     :ivar position: place in the round's random order.
     :ivar wall_ns: start of the program to its exit; None when it was not run for that.
     :ivar answer_ns: to the first byte on its stdout; None when it wrote none, or was not run for that.
+    :ivar answer: what that time is called.
     :ivar event: the canonical line of its launch; None when it wrote none (not a launch of ours).
     :ivar load: 1-minute load average just before.
     """
@@ -72,6 +79,7 @@ class Sample:
     load: float
     event: Mapping[str, Any] | None = None
     error: str | None = None
+    answer: str = ANSWER
 
     @property
     def warm_up(self) -> bool:
@@ -139,6 +147,8 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
             said = stderr.read().decode("utf-8", "replace").splitlines()[-_STDERR_LINES:]
             if late:
                 said.append(f"ended by the benchmark: not done after {deadline_s:g} s (see --deadline)")
+        event = _last_line(timeline)
+        why = _other_start(side.start, event) if status == 0 else "\n".join(said) or f"exit status {status}"
         return Sample(
             side=side.name,
             round=number,
@@ -148,9 +158,18 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
             answer_ns=first - start if first is not None and Boundary.ANSWER in side.boundaries else None,
             status=status,
             load=load,
-            event=_last_line(timeline) if Boundary.EXIT in side.boundaries else None,
-            error=None if status == 0 else "\n".join(said) or f"exit status {status}",
+            event=event if Boundary.EXIT in side.boundaries else None,
+            error=why,
+            answer=side.answer,
         )
+
+
+def _other_start(wanted: Start | None, event: Mapping[str, Any] | None) -> str | None:
+    """Return why a launch is not of the kind it was run for; None when it is."""
+    if wanted is None:
+        return None
+    found = None if event is None else event["start"]
+    return None if found == wanted else f"the launch was {found or 'none of ours'}, not {wanted}"
 
 
 def _watch(process: subprocess.Popen[bytes], deadline_s: float) -> tuple[int, int | None, int]:

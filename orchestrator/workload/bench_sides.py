@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.domain.model import Accel, Arch, FirmwareKind, Profile
-from orchestrator.errors import CapabilityError, UsageError
+from orchestrator.errors import UsageError
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.hypervisor.emulator import find_emulator
 from orchestrator.settings import is_setting
-from orchestrator.workload.bench import Boundary, Side
+from orchestrator.timeline.phases import Start
+from orchestrator.workload import bench_disk
+from orchestrator.workload.bench import ANSWER, Boundary, Side
 
 PROGRAM = "guestlaunch"
-_DISK_BYTES = 64 << 20
 _CONSOLE = {Arch.AARCH64: "ttyAMA0", Arch.X86_64: "ttyS0"}
 # Decide how libguestfs launches; the others (memory, directories, debugging) hold for every side alike.
 _LAUNCHING = (
@@ -37,6 +36,8 @@ class Script:
 
     path: Path
     boundaries: frozenset[Boundary]
+    answer: str = ANSWER
+    inspects: bool = False  # by `-i`: finds the operating system and mounts it before the script
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class Work:
 
     def guestfish(self, script: Script) -> tuple[str, ...]:
         """Return the arguments of guestfish."""
-        return ("--ro", "-a", str(self.disk), "-f", str(script.path))
+        return ("--ro", "-a", str(self.disk), *(["-i"] if script.inspects else []), "-f", str(script.path))
 
 
 def make_work(
@@ -58,16 +59,11 @@ def make_work(
 
     :param apart: time `run` to the exit and `list-filesystems` to its answer in runs of their own.
     :param parameters: guestfish commands that come first, with their arguments, such as ("set-smp", "2").
-    :raise CapabilityError: when mkfs.ext4 is needed and is not there.
+    :raise CapabilityError: when a disk is to be made and a program for that is missing.
     """
     if disk is None:
         disk = folder / "disk.img"
-        with disk.open("wb") as file:
-            file.truncate(_DISK_BYTES)
-        mkfs = shutil.which("mkfs.ext4") or shutil.which("mkfs.ext4", path="/usr/sbin:/sbin")
-        if mkfs is None:
-            raise CapabilityError("cannot make a disk for the benchmark", "mkfs.ext4", "not found", "name a --disk")
-        subprocess.run([mkfs, "-q", "-F", str(disk)], check=True, capture_output=True, timeout=60)
+        bench_disk.file_system(disk)
     elif not disk.exists():
         raise UsageError("cannot use the disk", disk, "it does not exist")
     first = "".join(f"{command} {arguments}\n" for command, arguments in parameters)
@@ -80,6 +76,12 @@ def make_work(
             _script(folder / "answer.fish", whole, Boundary.ANSWER),
         )
     return Work(disk=disk.absolute(), scripts=scripts)
+
+
+def with_inspection(work: Work, folder: Path) -> Work:
+    """Return the work with inspection (`-i`) added, timed to its answer: the operating system that was found."""
+    script = _script(folder / "inspection.fish", "inspect-get-roots\n", Boundary.ANSWER)
+    return replace(work, scripts=(*work.scripts, replace(script, answer="inspection", inspects=True)))
 
 
 def _script(path: Path, text: str, *boundaries: Boundary) -> Script:
@@ -98,16 +100,27 @@ def ours(
     options: Mapping[str, str],
     environ: Mapping[str, str],
     facts: Mapping[str, str] | None = None,
+    *,
+    start: Start | None = None,
 ) -> tuple[Side, ...]:
-    """Return guestlaunch with options (by name, such as `fw-cfg-dma`), which are among its facts."""
+    """Return guestlaunch with options (by name, such as `fw-cfg-dma`), which are among its facts.
+
+    :param start: how each of its launches must come about to be counted.
+    """
     given = [part for key, value in options.items() for part in (f"--{key}", value)]
     program = (sys.executable, "-m", "orchestrator.cli.main", "guestfish", *given, "--timeline", "{timeline}", "--")
     stated = {key.replace("-", "_"): value for key, value in options.items()} | dict(facts or {})
-    return _sides(name, work, program, _on_path(environ), {"program": PROGRAM, **stated})
+    return _sides(name, work, program, _on_path(environ), {"program": PROGRAM, **stated}, start=start)
 
 
 def _sides(
-    name: str, work: Work, program: tuple[str, ...], environ: Mapping[str, str], facts: Mapping[str, str]
+    name: str,
+    work: Work,
+    program: tuple[str, ...],
+    environ: Mapping[str, str],
+    facts: Mapping[str, str],
+    *,
+    start: Start | None = None,
 ) -> tuple[Side, ...]:
     """Return a side for each of the scripts."""
     return tuple(
@@ -117,6 +130,8 @@ def _sides(
             environ=environ,
             boundaries=script.boundaries,
             facts=facts,
+            answer=script.answer,
+            start=start,
         )
         for script in work.scripts
     )

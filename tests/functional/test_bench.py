@@ -108,6 +108,29 @@ def test_launch(against: str, guestlaunch: Guestlaunch, evidence: Path, disk_ima
     assert {row["metric"] for row in found["analysis"]["comparisons"]} == {"wall", "answer"}
 
 
+@pytest.mark.usefixtures("stock_init_appliance")
+def test_start(guestlaunch: Guestlaunch, evidence: Path) -> None:
+    """A round with real guests: each row did all three things, cold rows booted as they say, ratios to the reference.
+
+    The disk that is made holds an operating system, else inspection would fail on every side.
+    """
+    found = benched(
+        guestlaunch, evidence, "start", "--side", "reference", "--side", "cold", "--runs", "1", "--warm-ups", "0"
+    )
+    assert [side["name"] for side in found["sides"]] == ["reference", "cold, DMA off", "cold, DMA on"]
+    assert "left_out" not in found
+    assert len(found["samples"]) == 9
+    assert all(sample["ok"] and sample["accel"] == "tcg" for sample in found["samples"])
+    verified = {(s["side"], s["fw_cfg_dma"]) for s in found["samples"] if s["launch_id"]}
+    assert verified == {("cold, DMA off", False), ("cold, DMA on", True)}
+    for row in found["analysis"]["starts"]:
+        times = row["times"]
+        assert times["launch"]["median"] < times["inspection"]["median"]
+        assert all(time["n"] == 1 for time in times.values())
+        assert (times["launch"]["ratio"] == 1) is (row["side"] == "reference")
+    assert found["analysis"]["dma"]["transfer_off_ns"] > found["analysis"]["dma"]["transfer_on_ns"]
+
+
 def test_matrix(guestlaunch: Guestlaunch, evidence: Path, disk_image: DiskFactory) -> None:
     """Each cell is launched with what its name says."""
     found = benched(

@@ -56,6 +56,8 @@ def test_bad_axes(axis: str) -> None:
         (["fw-cfg", "--trap-cost", "5.9us", "--profile", "x86_64-ovmf"], "--profile aarch64-uefi"),
         (["fw-cfg", "--runs", "0"], "--runs"),
         (["fw-cfg", "--time-budget", "soon"], "90s"),
+        (["start", "--vcpus", "2"], "the reference's guest has as many as libguestfs gives it"),
+        (["start", "--side", "lukewarm"], "standby"),
         (["sweep", "--sizes", "8,big"], "8,16,32"),
         (["matrix", "--axis", "colour=red"], "settings: profile"),
         (["matrix"], "--axis"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import CapabilityError, WorkloadError
+from orchestrator.timeline.phases import Start
 from orchestrator.workload.bench import Boundary, Sample, Side, rounds, run
 
 ANSWERS_THEN_WORKS = "echo answer; sleep 0.3"
@@ -80,6 +82,22 @@ def test_the_launch_line_is_taken() -> None:
     script = """printf '{"launch_id": "one"}\n{"launch_id": "two"}\n{"launch' > "$1" """
     assert run(side("a", script), 0, 0, deadline_s=30).event == {"launch_id": "two"}
     assert run(side("a"), 0, 0, deadline_s=30).event is None
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('{"start": "warm"}', None),
+        ('{"start": "cold"}', "the launch was cold, not warm"),
+        ("", "the launch was none of ours, not warm"),
+    ],
+)
+def test_a_launch_of_another_kind_does_not_count(line: str, error: str | None) -> None:
+    """A side that is for warm launches has an error where its launch fell back to another, though all went well."""
+    warm = replace(side("a", f"echo '{line}' > \"$1\"; echo answer", Boundary.ANSWER), start=Start.WARM)
+    sample = run(warm, 0, 0, deadline_s=30)
+    assert (sample.status, sample.error, sample.event) == (0, error, None)
+    assert sample.answer_ns is not None
 
 
 def test_failure_is_a_sample_with_its_reason() -> None:
