@@ -1,16 +1,47 @@
-# shellcheck shell=dash disable=SC2034,SC2154
+# shellcheck shell=dash disable=SC2034,SC2154,SC3045
 # The gate of a template: sourced by the root's /init once everything is done that depends on no disk of the user's.
 # Here the template's state is saved; from here each clone goes on.
-
-# What a launch will read, so that clones find it in their memory: guestfsd with its libraries, and what it runs first.
-for program in guestfsd lvm udevadm mdadm; do
-	"$program" --help
-done >/dev/null 2>&1
-cat /usr/sbin/guestfsd >/dev/null
 
 # Nobody writes to it: reading from it is a pause that starts no process.
 mkfifo /run/guestlaunch.never
 exec 9<>/run/guestlaunch.never
+
+# Sets $state to the state of process $1, a letter, and $tracer to who traces it.
+look_at() {
+	state='' tracer=''
+	while read -r key value _; do
+		case $key in
+		State:) state=$value ;;
+		TracerPid:) tracer=$value ;;
+		esac
+	done <"/proc/$1/status"
+} 2>/dev/null
+
+# Starts guestfsd and holds it at its call of umask: it is loaded and linked, which takes half a second in an
+# emulated guest, and has not looked at the disks yet. Where that fails, it is started behind the gate.
+hold_guestfsd() {
+	mkfifo /run/guestlaunch.strace
+	exec 8<>/run/guestlaunch.strace
+	strace -D -o /run/guestlaunch.strace -e trace=umask -e inject=umask:signal=STOP:when=1 guestfsd <&0 &
+	held=$!
+	line=''
+	until [ "$line" = '--- stopped by SIGSTOP ---' ]; do
+		read -r -t 60 line <&8 || break
+	done
+	# A traced process that is stopped stays so when its tracer is gone.
+	look_at "$held"
+	kill -KILL "${tracer:-$held}"
+	while [ "$state" = t ]; do
+		read -r -t 0.02 _ <&9
+		look_at "$held"
+	done
+	if [ "$state" != T ]; then
+		kill -KILL "$held"
+		held=''
+	fi
+	exec 8<&-
+	rm /run/guestlaunch.strace
+}
 
 # Whether udev has made out the disks that were plugged in: the first $disks targets of the SCSI controller.
 disks_there() {
@@ -23,10 +54,21 @@ disks_there() {
 	[ ! -e /run/udev/queue ]
 }
 
+# What a launch runs first, so that clones find it in their memory.
+for program in lvm mdadm ls; do
+	"$program" --help
+done >/dev/null 2>&1
+hold_guestfsd
+
 for file in /sys/class/virtio-ports/*/name; do
 	read -r name <"$file"
 	[ "$name" != "$control_port" ] || port=${file%/name}
 done
+# udevd's workers live for some seconds: clones find them waiting, and need not fork any.
+for file in /sys/class/block/*/uevent; do
+	echo change >"$file"
+done
+udevadm settle
 words=$(/usr/bin/perl /usr/lib/guestlaunch/gate "/dev/${port##*/}") || reboot -f
 set -f
 # shellcheck disable=SC2086 # to be split
