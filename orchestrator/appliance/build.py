@@ -15,6 +15,7 @@ from pathlib import Path
 
 import orchestrator
 from orchestrator.appliance import manifest as manifests
+from orchestrator.appliance import vmlinux
 from orchestrator.appliance.command import Deadline
 from orchestrator.appliance.fixed import open_appliance
 from orchestrator.appliance.guest_files import ROOT_INIT, guest_file, root_files, scripts_digest
@@ -187,6 +188,17 @@ def build(arch: Arch, store: Path, *, init: Init = Init.LEAN, progress: Progress
         raise ApplianceError("cannot build the appliance", where, error.strerror or error) from error
 
 
+def _unpacked(kernel: Path, arch: Arch) -> list[str]:
+    """Put the kernel, unpacked, beside the kernel, and return its name; none where QEMU could not start that."""
+    if arch is not Arch.X86_64:
+        return []  # arm64's Image is not packed
+    image = vmlinux.unpack_kernel(kernel)
+    if not vmlinux.startable(image):
+        return []
+    kernel.with_name(vmlinux.NAME).write_bytes(image)
+    return [vmlinux.NAME]
+
+
 def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline: Deadline, *, init: Init) -> Appliance:
     root, out = scratch / "tree", scratch / "out"
     root.mkdir()
@@ -203,6 +215,7 @@ def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline:
     shutil.move(root / "boot" / f"vmlinuz-{kernel}", out / "kernel")
     shutil.rmtree(root / "boot")
     (root / "boot").mkdir()
+    files = [*FILES, *_unpacked(out / "kernel", arch)]
     progress("root image", None)
     uuid = write_image(root, out / "root", deadline)
     version = manifests.short_version(choice.library.upstream)
@@ -210,7 +223,7 @@ def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline:
     progress("digests", None)
     manifest = Manifest(
         arch=arch,
-        files={name: FileRecord.of(out / name) for name in FILES},
+        files={name: FileRecord.of(out / name) for name in files},
         packages=packages,
         unavailable=choice.unavailable,
         libguestfs=version,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.appliance import manifest as manifests
+from orchestrator.appliance import vmlinux
 from orchestrator.appliance.guest_files import scripts_digest
 from orchestrator.appliance.manifest import Init
 from orchestrator.appliance.model import FILES, Appliance
@@ -47,6 +48,7 @@ def open_appliance(path: Path) -> Appliance:
         root_uuid=uuid,
         manifest=manifest,
         markers=frozenset() if manifest is None else _MARKERS[manifest.init],
+        vmlinux=directory / vmlinux.NAME if manifest and vmlinux.NAME in manifest.files else None,
     )
 
 
@@ -58,8 +60,8 @@ def verify(appliance: Appliance, *, deep: bool = False) -> None:
     """
     if appliance.manifest is None:
         return
-    for name in FILES:
-        manifests.check_file(appliance.path / name, appliance.manifest.files[name], deep=deep)
+    for name, record in appliance.manifest.files.items():
+        manifests.check_file(appliance.path / name, record, deep=deep)
 
 
 def check_version(appliance: Appliance, host_version: str) -> None:

@@ -58,7 +58,7 @@ class FileRecord:
 class Manifest:
     """What an appliance was made of.
 
-    :ivar files: kernel, initrd, root.
+    :ivar files: kernel, initrd, root; vmlinux, the kernel unpacked, where QEMU can start that.
     :ivar packages: Debian packages in it and their versions.
     :ivar unavailable: packages that libguestfs names for its appliance but that the arch does not have.
     :ivar libguestfs: version of guestfsd and of the library that it fits, `1.48.6`.
@@ -93,8 +93,8 @@ def _parse(data: dict[str, Any]) -> Manifest:
     if data["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"schema version {data['schema_version']}, this guestlaunch reads {SCHEMA_VERSION}")
     files = {name: FileRecord(**record) for name, record in data["files"].items()}
-    if set(files) != {"kernel", "initrd", "root"}:
-        raise ValueError("does not list exactly kernel, initrd and root")
+    if set(files) - {"vmlinux"} != {"kernel", "initrd", "root"}:
+        raise ValueError("does not list exactly kernel, initrd and root, and vmlinux where there is one")
     lists = {name: tuple(data[name]) for name in ("unavailable", "modules")}
     values = {"arch": Arch(data["arch"]), "init": Init(data.get("init", Init.LEAN)), "files": files}
     return Manifest(**{**data, **lists, **values})

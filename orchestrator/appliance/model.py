@@ -43,6 +43,7 @@ class Appliance:
     :ivar path: its directory, what LIBGUESTFS_PATH names.
     :ivar root_format: "raw" or "qcow2".
     :ivar root_uuid: UUID of the root's ext file system, None where it cannot be read (qcow2).
+    :ivar vmlinux: the kernel unpacked, None where there is none.
     :ivar manifest: None for an appliance that guestlaunch did not build.
     :ivar markers: events that its guest tells the host of; none where its initrd is not ours, which alone understands
         `guestlaunch.root=`.
@@ -57,6 +58,7 @@ class Appliance:
     root_uuid: str | None
     manifest: Manifest | None
     markers: frozenset[str]
+    vmlinux: Path | None = None
 
     @property
     def init(self) -> Init | None:

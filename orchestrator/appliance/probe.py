@@ -12,6 +12,7 @@ from orchestrator.errors import ApplianceError
 
 _HEAD = 0x700  # reaches past the ext superblock's UUID and the kernel headers
 _PE_MACHINES = {0xAA64: Arch.AARCH64, 0x8664: Arch.X86_64}
+_ELF_X86_64 = (62).to_bytes(2, "little")
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -41,7 +42,7 @@ def _head(path: Path, what: str) -> bytes:
 def kernel_arch(path: Path) -> Arch:
     """Return the arch that a kernel image is for.
 
-    Knows arm64 `Image`, x86 `bzImage` and EFI images (zboot, unified kernel images) of both.
+    Knows arm64 `Image`, x86 `bzImage` and `vmlinux`, and EFI images (zboot, unified kernel images) of both.
 
     :raise ApplianceError: unreadable, empty, or not a Linux kernel of an arch we know.
     """
@@ -49,6 +50,8 @@ def kernel_arch(path: Path) -> Arch:
     if data[0x38:0x3C] == b"ARM\x64":
         return Arch.AARCH64
     if data[0x202:0x206] == b"HdrS":
+        return Arch.X86_64
+    if data[:6] == b"\x7fELF\x02\x01" and data[0x12:0x14] == _ELF_X86_64:  # an unpacked one
         return Arch.X86_64
     if data[:2] == b"MZ" and len(data) > 0x40:
         offset = int.from_bytes(data[0x3C:0x40], "little")

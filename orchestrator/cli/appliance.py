@@ -186,8 +186,12 @@ def _named(settings: Settings, directory: Path | None, arch: str, init: str) -> 
     return resolve(settings.appliance_store, Arch(arch), Init(init))
 
 
+def _files(one: Appliance) -> tuple[str, ...]:
+    return FILES if one.vmlinux is None else (*FILES, one.vmlinux.name)
+
+
 def _line(one: Appliance) -> str:
-    size = sum((one.path / name).stat().st_blocks * 512 for name in FILES) / 2**20
+    size = sum((one.path / name).stat().st_blocks * 512 for name in _files(one)) / 2**20
     if one.manifest is None:
         what = "not built by guestlaunch"
     else:
@@ -208,8 +212,8 @@ def _facts(one: Appliance) -> dict[str, Any]:
         "libguestfs": manifest.libguestfs if manifest else None,
         "kernel": manifest.kernel if manifest else None,
         "built": manifest.built if manifest else None,
-        "bytes": {name: (one.path / name).stat().st_size for name in FILES},
-        "digests": {name: manifest.files[name].digest for name in FILES} if manifest else {},
+        "bytes": {name: (one.path / name).stat().st_size for name in _files(one)},
+        "digests": {name: manifest.files[name].digest for name in _files(one)} if manifest else {},
         "unavailable": list(manifest.unavailable) if manifest else None,
         "packages": dict(manifest.packages) if manifest else {},
     }

@@ -77,7 +77,7 @@ def parse_profile(name: str, table: Mapping[str, object], where: object) -> Prof
         raise SettingsError("incomplete profile", where, f"missing: {', '.join(missing)}")
     arch = _member(Arch, "arch", table, where)
     firmware = _member(FirmwareKind, "firmware", table, where)
-    if (arch, firmware) in {(Arch.AARCH64, FirmwareKind.SEABIOS), (Arch.X86_64, FirmwareKind.NONE)}:
+    if (arch, firmware) == (Arch.AARCH64, FirmwareKind.SEABIOS):
         raise SettingsError("bad value in profile", where, f"firmware '{firmware}' does not exist for {arch}")
     texts = {key: _text(key, table, where) for key in _TEXTS}
     counts = {key: _count(key, table, where) for key in _COUNTS}

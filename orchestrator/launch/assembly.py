@@ -102,7 +102,7 @@ def describe(
         emulator=plan.emulator,
         accel=plan.accel,
         host_arch=plan.host_arch,
-        kernel=request.kernel,
+        kernel=plan.kernel,
         initrd=request.initrd,
         cmdline=cmdline,
         loader=loader,

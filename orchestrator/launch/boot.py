@@ -53,6 +53,7 @@ class Boot:
     ) -> None:
         self._recorder, self._trace = recorder, trace
         self._alias = guestfsd_alias
+        self._transfers = Phase.FW_CFG_KERNEL in observed
         self._allowed = _merge(allowed, observed, recorder.start)
         self._opened_ns: int | None = None
         self.markers: list[Marker] = []
@@ -80,7 +81,8 @@ class Boot:
 
     def follow(self) -> None:
         """Bring the recorder up to date with the trace and the markers."""
-        if self._trace is not None and self._trace.read_new():
+        # What travels alone (an initrd, where QEMU itself places the kernel) has no end that could be seen.
+        if self._trace is not None and self._trace.read_new() and self._transfers:
             self._recorder.take(transfer_boundaries(self._trace.selections, self._recorder.anchor))
         # The kernel's start is an estimate that later markers better: it is taken last, in `settle`.
         self._recorder.take({p: b for p, b in marker_boundaries(self.markers).items() if p is not Phase.KERNEL})

@@ -89,7 +89,7 @@ class Cold:
                 self._recorder.unseen(phase, NO_TRACE)
         elif not transfers:
             for phase in (*TRANSFER_PHASES, Phase.FIRMWARE_HANDOFF):
-                self._recorder.unseen(phase, "QEMU places kernel and initrd in memory itself: there is no transfer")
+                self._recorder.unseen(phase, "QEMU places the kernel in memory itself: there is no transfer")
         for phase in (Phase.KERNEL, Phase.INITRD, Phase.INIT, Phase.GUESTFSD):
             if not markers:
                 self._recorder.unseen(phase, NO_MARKERS)

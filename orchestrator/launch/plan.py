@@ -30,6 +30,7 @@ class Plan:
 
     :ivar appliance: None when kernel and initrd are not an appliance's (a domain of the user's own).
     :ivar firmware: None for profiles that start without UEFI.
+    :ivar kernel: path of the kernel's file in the form that the profile starts.
     :ivar changes: what `design` will change in the kernel command line.
     """
 
@@ -41,6 +42,7 @@ class Plan:
     firmware: Firmware | None
     appliance: Appliance | None
     disks: tuple[Disk, ...]
+    kernel: str
     kernel_bytes: int
     initrd_bytes: int
     libguestfs: str | None
@@ -66,6 +68,7 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
     if host is None:
         raise CapabilityError("cannot launch", "this host", "its arch is neither aarch64 nor x86_64")
     emulator = find_emulator(profile.arch, native=host)
+    kernel = _kernel(request, profile, appliance)
     verdict = _accel(request, settings, profile, emulator)
     return Plan(
         profile=profile,
@@ -76,11 +79,25 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
         firmware=_firmware(request, profile),
         appliance=appliance,
         disks=tuple(_resolved(disk) for disk in request.disks),
-        kernel_bytes=_size(request.kernel, "kernel"),
+        kernel=kernel,
+        kernel_bytes=_size(kernel, "kernel"),
         initrd_bytes=_size(request.initrd, "initrd"),
         libguestfs=library,
         changes=fix_cmdline(request.cmdline, profile, verdict.accel)[1],
     )
+
+
+def _kernel(request: LaunchRequest, profile: Profile, appliance: Appliance | None) -> str:
+    """Return the kernel's file: unpacked for x86 without firmware, where nobody would unpack it.
+
+    :raise ApplianceError: the appliance has none.
+    """
+    if appliance is None or (profile.arch, profile.firmware) != (Arch.X86_64, FirmwareKind.NONE):
+        return request.kernel
+    if appliance.vmlinux is None:
+        hint = f"build it again, or use another profile than {profile.name}"
+        raise ApplianceError("cannot use the appliance", appliance.path, "it has no unpacked kernel (vmlinux)", hint)
+    return os.fspath(appliance.vmlinux)
 
 
 def _size(path: str, what: str) -> int:

@@ -46,6 +46,7 @@ def seen(record: dict[str, Any]) -> set[str]:
         ("aarch64-uefi", "off", "aarch64", True, True),
         ("aarch64-bare", "on", "aarch64", False, False),
         ("x86_64-seabios", "on", "x86_64", False, True),
+        ("x86_64-bare", "on", "x86_64", False, False),
         ("x86_64-ovmf", "off", "x86_64", True, True),
     ],
 )

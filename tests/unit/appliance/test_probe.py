@@ -46,6 +46,7 @@ def put(path: Path, data: bytes) -> Path:
     [
         (arm64_image(), Arch.AARCH64),
         (x86_image(), Arch.X86_64),
+        (b"\x7fELF\x02\x01" + bytes(12) + (62).to_bytes(2, "little") + bytes(4096), Arch.X86_64),
         (efi_image(0xAA64), Arch.AARCH64),
         (efi_image(0x8664), Arch.X86_64),
     ],

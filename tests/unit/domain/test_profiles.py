@@ -23,8 +23,8 @@ GOOD: dict[str, object] = {
 
 
 def test_shipped_profiles() -> None:
-    """The four profiles are there, each of the arch and firmware that its name says."""
-    assert profile_names() == ["aarch64-bare", "aarch64-uefi", "x86_64-ovmf", "x86_64-seabios"]
+    """The five profiles are there, each of the arch and firmware that its name says."""
+    assert profile_names() == ["aarch64-bare", "aarch64-uefi", "x86_64-bare", "x86_64-ovmf", "x86_64-seabios"]
     kinds = {
         "bare": FirmwareKind.NONE,
         "uefi": FirmwareKind.UEFI,
@@ -42,7 +42,11 @@ def test_shipped_profiles() -> None:
 
 def test_same_processor_with_and_without_firmware() -> None:
     """Profiles of an arch differ in the firmware alone, so that comparing them shows the firmware."""
-    for one, other in (("aarch64-uefi", "aarch64-bare"), ("x86_64-seabios", "x86_64-ovmf")):
+    for one, other in (
+        ("aarch64-uefi", "aarch64-bare"),
+        ("x86_64-seabios", "x86_64-ovmf"),
+        ("x86_64-seabios", "x86_64-bare"),
+    ):
         a, b = load_profile(one), load_profile(other)
         assert (a.machine, a.cpu_tcg, a.memory_mib, a.vcpus) == (b.machine, b.cpu_tcg, b.memory_mib, b.vcpus)
 

@@ -61,6 +61,7 @@ def test_every_end_is_the_end() -> None:
         ("aarch64-uefi", Accel.KVM, 1, "host", True),
         ("aarch64-bare", Accel.TCG, 1, "2", False),
         ("x86_64-seabios", Accel.TCG, 1, None, True),
+        ("x86_64-bare", Accel.TCG, 1, None, True),
         ("x86_64-ovmf", Accel.KVM, 1, None, True),
     ],
 )
