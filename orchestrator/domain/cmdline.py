@@ -40,9 +40,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A word that was changed: `after` is None when it was dropped."""
+    """A word that was changed: `before` is None when it was added, `after` when it was dropped."""
 
-    before: str
+    before: str | None
     after: str | None
     reason: str
 
@@ -100,6 +100,34 @@ RULES = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addition:
+    """Add `word` for the guests that `applies` to, unless the tool has its own wish, by one of the parameters `unless`."""
+
+    word: str
+    applies: Callable[[_Guest], bool]
+    unless: frozenset[str]
+    reason: str
+
+
+_NO_SPECULATION = "an emulated CPU does not speculate: what guards against that only costs time"
+ADDITIONS = (
+    Addition(
+        word="mitigations=off",
+        applies=lambda guest: guest.accel is Accel.TCG,
+        unless=frozenset({"mitigations"}),
+        reason=_NO_SPECULATION,
+    ),
+    # With KASLR, arm64 isolates its page tables whatever mitigations= says, which empties the TLB at each system call.
+    Addition(
+        word="kpti=off",
+        applies=lambda guest: guest.accel is Accel.TCG and not _not_aarch64(guest),
+        unless=frozenset({"kpti", "mitigations"}),
+        reason=_NO_SPECULATION,
+    ),
+)
+
+
 def split_words(cmdline: str) -> list[str]:
     """Return the words of a kernel command line, as the kernel reads them."""
     return _WORD.findall(cmdline)
@@ -123,6 +151,11 @@ def fix_cmdline(cmdline: str, profile: Profile, accel: Accel) -> tuple[str, tupl
             kept.append(after)
         if after != word:
             changes.append(Change(before=word, after=after, reason=reason))
+    given = {word.partition("=")[0] for word in words[:end]}
+    for addition in ADDITIONS:
+        if words and addition.applies(guest) and not given & addition.unless and addition.word not in given:
+            kept.append(addition.word)
+            changes.append(Change(before=None, after=addition.word, reason=addition.reason))
     return " ".join([*kept, *words[end:]]), tuple(changes)
 
 

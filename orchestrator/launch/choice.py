@@ -25,10 +25,7 @@ def why_not_warm(plan: Plan, request: LaunchRequest, settings: Settings) -> str 
     outdated = manifest is not None and manifest.guest_scripts != scripts_digest(Init.LEAN)
     checks = (
         (manifest is None or manifest.init is not Init.LEAN, "the appliance's init has no gate"),
-        (
-            manifest is not None and manifest.guest_scripts != scripts_digest(Init.LEAN),
-            "the appliance is of another guestlaunch",
-        ),
+        (outdated, "the appliance was made by another guestlaunch"),
         (not settings.fw_cfg_dma, "fw_cfg DMA is to be off, and a clone transfers nothing"),
         (request.network is not None, "the guest is to have a network"),
         (bool(request.extra_args), "QEMU is to have arguments of the user's own"),

@@ -171,7 +171,7 @@ class Launch:
         """Log what was started and why so; the guest boots meanwhile, and structlog is imported."""
         plan, way = _there(self.plan), _there(self.way)
         firmware = plan.firmware
-        changed = [f"{c.before} -> {c.after or 'dropped'}: {c.reason}" for c in plan.changes]
+        changed = [f"{c.before or 'nothing'} -> {c.after or 'dropped'}: {c.reason}" for c in plan.changes]
         skipped = [f"{s.descriptor}: {s.reason}" for s in firmware.skipped] if firmware else []
         self._emit(
             "launch_started",
