@@ -17,6 +17,7 @@ from orchestrator.appliance.store import resolve
 from orchestrator.appliance.version import host_version
 from orchestrator.cli.bench_options import Plan, plan_options
 from orchestrator.cli.bench_session import chosen_accel, environ_of, measure, recorded, show
+from orchestrator.cli.bench_standby import StandbyDaemon, standing_by
 from orchestrator.cli.options import examples, settings_options
 from orchestrator.cli.progress import shown
 from orchestrator.domain.model import Accel, Arch
@@ -24,7 +25,7 @@ from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import ApplianceError, GuestlaunchError, NotFoundError, UsageError
 from orchestrator.settings import Settings
 from orchestrator.workload import bench_start
-from orchestrator.workload.bench_start import REFERENCE, LeftOut
+from orchestrator.workload.bench_start import REFERENCE, STANDBY, LeftOut
 
 if TYPE_CHECKING:  # SciPy comes with it: imported by the commands that compute
     from orchestrator.report.bench_record import Recording
@@ -35,7 +36,7 @@ _ROWS: Mapping[str, Sequence[str]] = {
     "reference": (REFERENCE,),
     "cold": (bench_start.COLD_WITHOUT_DMA, bench_start.COLD),
     "warm": (bench_start.WARM,),
-    "standby": (bench_start.STANDBY,),
+    "standby": (STANDBY,),
 }
 _BUILD_SECONDS = 1800.0
 
@@ -93,6 +94,7 @@ def _tried(rows: Sequence[str], offers: _Offers, recording: Recording, plan: Pla
             if out is None:
                 found += offered
             else:
+                offers.withdraw(name)
                 recording.leave_out(out.side, out.reason)
                 click.echo(f"bench: left out: {out.side}: {out.reason}", err=True)
     if not found:
@@ -107,10 +109,12 @@ class _Offers:
     """
 
     def __init__(self, work: Work, settings: Settings, folder: Path, stack: contextlib.ExitStack) -> None:
-        self._work, self._settings, self._folder, self._stack = work, settings, folder, stack
+        self._work, self._settings, self._folder = work, settings, folder
         self._profile = load_profile(settings.profile)
         self._facts = {"profile": settings.profile, "accel": settings.accel, "arch": str(self._profile.arch)}
         self._environ = _alone(settings, folder)
+        self._standby = stack.enter_context(contextlib.ExitStack())
+        self._daemon: StandbyDaemon | None = None
 
     def side(self, name: str) -> tuple[Side, ...]:
         """Return a side by its name.
@@ -119,7 +123,11 @@ class _Offers:
         """
         if name == REFERENCE:
             return self._reference()
-        return bench_start.ours(name, self._work, self._environ, self._facts)
+        environ = self._environ
+        if name == STANDBY:
+            self._daemon = self._standby.enter_context(standing_by(self._folder / "run", environ))
+            environ = {**environ, "GUESTLAUNCH_SOCKET": str(self._daemon.socket)}
+        return bench_start.ours(name, self._work, environ, self._facts)
 
     def _reference(self) -> tuple[Side, ...]:
         own = bench_start.has_own_reference(self._profile)
@@ -132,8 +140,19 @@ class _Offers:
             environ=environ,
         )  # fmt: skip
 
+    def withdraw(self, name: str) -> None:
+        """End what runs for a side that is left out."""
+        if name == STANDBY:
+            self._daemon = None
+            self._standby.close()
+
     def wait(self) -> None:
-        """Return when nothing that a side has left behind works in the background."""
+        """Return when nothing that a side has left behind works in the background: its clone is replaced, or never is.
+
+        A run without its clone is not counted, so there is nothing to be said here.
+        """
+        if self._daemon is not None:
+            self._daemon.wait()
 
 
 def _alone(settings: Settings, folder: Path) -> dict[str, str]:

@@ -1,0 +1,80 @@
+"""The daemon behind a benchmark's standby side: one of its own, which keeps a clone ready, and nobody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.daemon import client
+from orchestrator.errors import CapabilityError, ProtocolError
+
+_CLONES = 1  # one launch at a time, and each waits until its clone is there
+_START_SECONDS = 30.0
+_READY_SECONDS = 300.0  # the template may have to be made first
+_END_SECONDS = 60.0
+_POLL_SECONDS = 0.1
+
+
+class StandbyDaemon:
+    """A daemon that runs, and its clones."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+
+    def wait(self, seconds: float = _READY_SECONDS) -> bool:
+        """Return once every clone is ready, and so nothing is done in the background; False when the time is over."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ProtocolError):
+                if all_ready(client.status(self.socket)):
+                    return True
+            time.sleep(_POLL_SECONDS)
+        return False
+
+
+def all_ready(status: Mapping[str, Any]) -> bool:
+    """Tell from a daemon's status whether it has all the standby clones that it wants."""
+    kept = status.get("standby") or ()
+    return bool(kept) and all(one["ready"] >= one["wanted"] for one in kept)
+
+
+@contextlib.contextmanager
+def standing_by(folder: Path, environ: Mapping[str, str]) -> Iterator[StandbyDaemon]:
+    """Run a daemon until the context ends.
+
+    :param folder: takes its socket, and what it says.
+    :raise CapabilityError: it does not start, or never has a clone.
+    """
+    socket, said = folder / "standby.sock", folder / "standby.log"
+    command = (sys.executable, "-m", "orchestrator.daemon.main", "--socket", str(socket))
+    with said.open("wb") as log:
+        process = subprocess.Popen(
+            command, env={**environ, "GUESTLAUNCH_STANDBY": str(_CLONES)}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        _await_socket(process, socket, said)
+        daemon = StandbyDaemon(socket)
+        if not daemon.wait():
+            raise CapabilityError("cannot measure", "standby", f"guestlaunchd had no clone after {_READY_SECONDS:g} s")
+        yield daemon
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_SECONDS)
+        process.kill()
+        process.wait()
+
+
+def _await_socket(process: subprocess.Popen[bytes], socket: Path, said: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not socket.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            lines = said.read_text("utf-8", "replace").strip().splitlines()
+            raise CapabilityError("cannot measure", "standby", lines[-1] if lines else "guestlaunchd does not start")
+        time.sleep(_POLL_SECONDS)
