@@ -12,12 +12,15 @@ from typing import Any
 from orchestrator.domain.cmdline import split_words
 from orchestrator.domain.layout import TARGETS_PER_SCSI, DiskPlace, lay_out
 from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FirmwareKind, Incoming, Ram
-from orchestrator.domain.passthrough import device_properties, drive_option, native, secret_objects
+from orchestrator.domain.passthrough import device_properties, drive_option, native, scsi_properties, secret_objects
 from orchestrator.domain.policy import GUESTFSD_CHANNEL
 from orchestrator.domain.xml import disk_xml
 
 # The root is plugged in before the disks and must yet sort after them: it gets the controller's last target.
 ROOT_TARGET = TARGETS_PER_SCSI - 1
+# Where a disk is plugged in for the rehearsal of a launch, and taken away again.
+_REHEARSAL_TARGET = ROOT_TARGET - 1
+_REHEARSAL = "rehearsal"
 GATE_WORD = "guestlaunch.gate=1"
 # Words of libguestfs's command line that only /init reads: a clone is told of them at the gate.
 _LATE_WORDS = (
@@ -93,7 +96,7 @@ def misfit(disks: tuple[Disk, ...]) -> str | None:
     for disk in disks:
         if disk.bus is not DiskBus.SCSI:
             return f"a disk on the {disk.bus} bus cannot be plugged in"
-    if len(disks) >= ROOT_TARGET:
+    if len(disks) > _REHEARSAL_TARGET:
         return f"{len(disks)} disks are more than the template's controller takes"
     return None
 
@@ -116,6 +119,15 @@ def _plug(disk: Disk, index: int, place: DiskPlace, secret_paths: dict[str, str]
     # QMP's blockdev-add cannot leave the format to QEMU, as the tool may have asked for.
     drive = ("human-monitor-command", {"command-line": f"drive_add 0 {_quoted(drive_option(disk, index))}"})
     return Plug(commands=(*secrets, drive, ("device_add", device_properties(disk, index, place))))
+
+
+def rehearsal_disk() -> tuple[Plug, Plug]:
+    """Return how to plug in, and to take away, an empty disk that is nowhere."""
+    drive = "id=rehearsal,if=none,driver=null-co,size=1M,read-zeroes=on"
+    place = DiskPlace(bus=DiskBus.SCSI, unit=_REHEARSAL_TARGET)
+    properties = {"driver": "scsi-hd", **scsi_properties(place), "id": _REHEARSAL, "drive": _REHEARSAL}
+    plugged = (("human-monitor-command", {"command-line": f"drive_add 0 {drive}"}), ("device_add", properties))
+    return Plug(commands=plugged), Plug(commands=(("device_del", {"id": _REHEARSAL}),))
 
 
 def _quoted(text: str) -> str:

@@ -102,7 +102,7 @@ RULES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addition:
-    """Add `word` for the guests that `applies` to, unless the tool has its own wish, by one of the parameters `unless`."""
+    """Add `word` for the guests that `applies` to, unless the tool gave one of the parameters `unless`."""
 
     word: str
     applies: Callable[[_Guest], bool]

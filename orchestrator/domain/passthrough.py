@@ -155,8 +155,7 @@ def device_properties(disk: Disk, index: int, place: DiskPlace) -> dict[str, obj
     elif place.bus is DiskBus.SATA:
         properties = {"driver": "ide-hd", "bus": f"sata{place.controller}.{place.unit}"}
     else:
-        bus = f"scsi{place.controller}.0"
-        properties = {"driver": "scsi-hd", "bus": bus, "channel": 0, "scsi-id": place.unit, "lun": 0}
+        properties = {"driver": "scsi-hd", **scsi_properties(place)}
     properties |= {"id": f"disk{index}", "drive": drive_id(index)}
     more = {
         "serial": disk.serial,
@@ -164,6 +163,11 @@ def device_properties(disk: Disk, index: int, place: DiskPlace) -> dict[str, obj
         "physical_block_size": disk.physical_block_size,
     }
     return properties | {key: value for key, value in more.items() if value is not None}
+
+
+def scsi_properties(place: DiskPlace) -> dict[str, object]:
+    """Return the properties that make a device a target of a SCSI controller."""
+    return {"bus": f"scsi{place.controller}.0", "channel": 0, "scsi-id": place.unit, "lun": 0}
 
 
 def snapshot_error(disk: Disk, index: int) -> DiskError:

@@ -1,4 +1,4 @@
-"""Clones of a template: described, restored, given the user's disks, and let through the gate.
+"""Clones of a template: their files, their domain, their state. What is said to them then is in `gate`.
 
 What a launch needs of it at once (`warm`), and what waits for a launch (`pool`), is done by the same functions.
 """
@@ -6,20 +6,15 @@ What a launch needs of it at once (`warm`), and what waits for a launch (`pool`)
 from __future__ import annotations
 
 import contextlib
-import os
-import time
 from dataclasses import replace
 
-from orchestrator.domain.cloning import as_clone, as_template, plugs, split_cmdline
-from orchestrator.domain.cmdline import fix_cmdline
-from orchestrator.domain.model import Arch, Disk, Domain, Loader
+from orchestrator.domain.cloning import as_clone, as_template, split_cmdline
+from orchestrator.domain.model import Arch, Domain, Loader
 from orchestrator.domain.policy import appliance_root
-from orchestrator.errors import DiskError, GuestlaunchError, MonitorError
 from orchestrator.firmware.nvram import copy_nvram
 from orchestrator.hypervisor import migration
 from orchestrator.hypervisor.guest import Guest
-from orchestrator.launch.assembly import describe, make_place, store_secrets
-from orchestrator.launch.boot import GUESTFSD_ALIAS
+from orchestrator.launch.assembly import describe, make_place
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.staging import root_overlay
@@ -99,42 +94,3 @@ def restore(guest: Guest, template: Template, place: Place, deadline_s: float) -
     :raise GuestlaunchError: QEMU refused, gave up, or took too long.
     """
     migration.load(guest, template.state, place.sockets / "state", deadline_s)
-
-
-def attach(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> None:
-    """Plug a tool's disks into a clone, in their order.
-
-    :raise DiskError: QEMU or libvirt refused a disk.
-    """
-    for disk, plug in zip(disks, plugs(disks, arch, store_secrets(disks, place.data)), strict=True):
-        if plug.xml is not None:
-            guest.attach_device(plug.xml)
-        for command, arguments in plug.commands:
-            try:
-                answer = guest.qmp(command, arguments)
-            except MonitorError as error:
-                raise _refused(disk, error.why) from error
-            if command == "human-monitor-command" and answer.strip() != "OK":
-                raise _refused(disk, answer.strip())
-
-
-def _refused(disk: Disk, why: object) -> GuestlaunchError:
-    where = getattr(disk.source, "path", None) or "a network disk"
-    return DiskError("cannot attach the disk", str(where), str(why).strip())
-
-
-def release(guest: Guest, place: Place, plan: Plan, request: LaunchRequest) -> None:
-    """Resume a clone and let it through its gate, with fresh entropy, the host's time, and what its tool asks of /init.
-
-    :raise MonitorError: QEMU cannot connect guestfsd's channel.
-    :raise DeadlineError: QEMU does not take what the guest is told.
-    """
-    guest.resume()
-    if request.guestfsd_path is not None:
-        # QEMU changes the back end of a port only while the guest runs.
-        guest.join_channel(GUESTFSD_ALIAS, request.guestfsd_path)
-    cmdline, _ = fix_cmdline(request.cmdline, plan.profile, plan.accel)
-    words = (*split_cmdline(cmdline)[1], f"guestlaunch.disks={len(plan.disks)}")
-    entropy = os.urandom(_ENTROPY_BYTES).hex()
-    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    place.control.say(f"open {seconds}.{nanoseconds // 1000:06} {entropy} {' '.join(words)}", _SAY_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 import uuid
@@ -140,11 +141,14 @@ class Launcher:
         """
         own = settings or self.settings
         origin = origin_ns or time.monotonic_ns()
-        launch, recorder = self._launch(request, own, console, origin, stop, client_pid)
+        once = functools.partial(
+            self._launch, request, own, stop, console=console, origin_ns=origin, client_pid=client_pid
+        )
+        launch, recorder = once()
         fell = _fell(launch, stop)
         if fell is not None:
             self.log.emit("warm_failed", level="warning", launch_id=launch.id, error=fell)
-            launch, recorder = self._launch(request, own, console, origin, stop, client_pid, fell=fell)
+            launch, recorder = once(fell=fell)
         recorder.finish()
         record = self._record(launch, own, recorder, stop, request)
         self._write(record, own)
@@ -154,8 +158,8 @@ class Launcher:
         return record
 
     def _launch(
-        self, request: LaunchRequest, settings: Settings, console: tuple[int, int] | None, origin_ns: int, stop: Stop,
-        client_pid: int | None, *, fell: str | None = None,
+        self, request: LaunchRequest, settings: Settings, stop: Stop, *, console: tuple[int, int] | None,
+        origin_ns: int, client_pid: int | None, fell: str | None = None,
     ) -> tuple[Launch, Recorder]:  # fmt: skip
         """Carry out one launch to its end.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import shutil
 import time
 import uuid
@@ -12,24 +11,22 @@ from pathlib import Path
 
 from orchestrator.domain.model import Arch
 from orchestrator.domain.xml import domain_xml
-from orchestrator.errors import DeadlineError, GuestlaunchError, LaunchError, QemuExitedError
+from orchestrator.errors import GuestlaunchError, LaunchError
 from orchestrator.hypervisor import migration
 from orchestrator.hypervisor.connection import Connection
-from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.assembly import make_loader, make_place
 from orchestrator.launch.boot import limits
 from orchestrator.launch.clone import template_domain
+from orchestrator.launch.gate import GATE, rehearse, wait_for_marker
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.staging import root_overlay
 from orchestrator.launch.stop import Stop
-from orchestrator.launch.way import Claim, Place
+from orchestrator.launch.way import Claim
 from orchestrator.settings import Settings
 from orchestrator.template import store
 from orchestrator.template.model import FIRMWARE, NVRAM, RAM, STATE, Facts, Template, key_of
 
-_GATE = b"guestlaunch-marker gate "
-_LOOK_MS = 250
 _FIRMWARE_BYTES = 4096
 _END_SECONDS = 20.0
 
@@ -51,7 +48,15 @@ def build_template(
         with store.staging(settings.state_dir) as directory, contextlib.ExitStack() as files:
             try:
                 _boot_and_save(
-                    plan, request, settings, key_of(facts), directory, files, connect=connect, claim=claim, stop=stop
+                    plan,
+                    request,
+                    settings,
+                    key=key_of(facts),
+                    directory=directory,
+                    files=files,
+                    connect=connect,
+                    claim=claim,
+                    stop=stop,
                 )
                 return store.publish(settings.state_dir, directory, facts, time.monotonic() - began)
             except OSError as error:
@@ -60,8 +65,8 @@ def build_template(
 
 
 def _boot_and_save(
-    plan: Plan, request: LaunchRequest, settings: Settings, key: str, directory: Path, files: contextlib.ExitStack, *,
-    connect: Callable[[], Connection], claim: Claim, stop: Stop,
+    plan: Plan, request: LaunchRequest, settings: Settings, *, key: str, directory: Path,
+    files: contextlib.ExitStack, connect: Callable[[], Connection], claim: Claim, stop: Stop,
 ) -> None:  # fmt: skip
     assert plan.appliance is not None  # choice.why_not_warm
     files.enter_context(plan.appliance.hold())
@@ -87,7 +92,8 @@ def _boot_and_save(
     guest = connect().create(domain_xml(domain), paused=True)
     try:
         guest.resume()
-        _wait_for_gate(guest, place, stop, sum(limits(settings.deadlines).values()))
+        wait_for_marker(GATE, guest, place, stop, sum(limits(settings.deadlines).values()))
+        rehearse(guest, place, stop, settings.deadlines.gate)
         migration.save(guest, directory / STATE, place.sockets / "state", settings.deadlines.restore)
     except GuestlaunchError as error:
         error.console = "\n".join(place.console.ring.tail(20))
@@ -98,29 +104,3 @@ def _boot_and_save(
             guest.log_file.unlink(missing_ok=True)
     if loader is not None and loader.nvram is not None and plan.profile.arch is not Arch.AARCH64:
         shutil.copyfile(loader.nvram, directory / NVRAM)
-
-
-def _wait_for_gate(guest: Guest, place: Place, stop: Stop, deadline_s: float) -> None:
-    """Wait until a booting guest says that it stands at its gate.
-
-    :raise LaunchError: it ended, took too long, or was not to go on.
-    """
-    seen: list[bytes] = []
-    place.control.listener = seen.append
-    end = time.monotonic() + deadline_s
-    what = "cannot build the template"
-    while not any(line.startswith(_GATE) for line in seen):
-        if guest.exited.is_set():
-            last = next(iter(place.console.ring.tail(1)), "nothing")
-            raise QemuExitedError(what, guest.name, f"the guest ended before its gate; its console's last line: {last}")
-        if stop.requested:
-            raise LaunchError(what, guest.name, str(stop.reason))
-        if time.monotonic() > end:
-            raise DeadlineError(what, guest.name, f"the guest was not at its gate after {deadline_s:g} s")
-        poll = select.poll()
-        ports = {port.fileno(): port for port in (place.console.port, place.control.port) if port.fileno() >= 0}
-        for descriptor in (*ports, stop.fileno()):
-            poll.register(descriptor, select.POLLIN)
-        for descriptor, _ in poll.poll(_LOOK_MS):
-            if descriptor in ports:
-                ports[descriptor].handle()

@@ -11,7 +11,8 @@ from orchestrator.domain.xml import domain_xml
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import GUESTFSD_ALIAS, NO_TRACE, Boot, limits
-from orchestrator.launch.clone import attach, release, restore, stage_clone
+from orchestrator.launch.clone import restore, stage_clone
+from orchestrator.launch.gate import attach, release
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.way import Asked, Place
 from orchestrator.template.model import Template

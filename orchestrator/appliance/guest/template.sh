@@ -54,22 +54,17 @@ disks_there() {
 	[ ! -e /run/udev/queue ]
 }
 
-# What a launch runs first, so that clones find it in their memory.
-for program in lvm mdadm ls; do
-	"$program" --help
-done >/dev/null 2>&1
 hold_guestfsd
-
 for file in /sys/class/virtio-ports/*/name; do
 	read -r name <"$file"
 	[ "$name" != "$control_port" ] || port=${file%/name}
 done
-# udevd's workers live for some seconds: clones find them waiting, and need not fork any.
-for file in /sys/class/block/*/uevent; do
-	echo change >"$file"
-done
-udevadm settle
-words=$(/usr/bin/perl /usr/lib/guestlaunch/gate "/dev/${port##*/}") || reboot -f
+mkfifo /run/guestlaunch.words
+exec 7<>/run/guestlaunch.words
+/usr/bin/perl /usr/lib/guestlaunch/gate "/dev/${port##*/}" /run/guestlaunch.words &
+read -r words <&7
+[ -n "$words" ] || reboot -f
+exec 7<&-
 set -f
 # shellcheck disable=SC2086 # to be split
 take_words $words

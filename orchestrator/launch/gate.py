@@ -1,0 +1,124 @@
+"""What is said at the gate of a template's init: its guest is heard to be there, rehearses a launch, is let through."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from orchestrator.domain.cloning import Plug, plugs, rehearsal_disk, split_cmdline
+from orchestrator.domain.cmdline import fix_cmdline
+from orchestrator.domain.model import Arch, Disk
+from orchestrator.errors import DeadlineError, DiskError, LaunchError, MonitorError, QemuExitedError
+from orchestrator.hypervisor.guest import Guest
+from orchestrator.launch.assembly import store_secrets
+from orchestrator.launch.boot import GUESTFSD_ALIAS
+from orchestrator.launch.plan import Plan
+from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.stop import Stop
+from orchestrator.launch.way import Place
+from orchestrator.timeline.markers import parse_marker
+
+_SAY_SECONDS = 10.0
+_LOOK_MS = 250
+_ENTROPY_BYTES = 64
+GATE, REHEARSED = "gate", "rehearse"
+
+
+def wait_for_marker(name: str, guest: Guest, place: Place, stop: Stop, deadline_s: float) -> None:
+    """Serve a guest's ports until it sends a marker.
+
+    :raise LaunchError: it ended, took too long, or was not to go on.
+    """
+    seen: list[str] = []
+
+    def take(line: bytes) -> None:
+        marker = parse_marker(line, 0)
+        if marker is not None:
+            seen.append(marker.name)
+
+    place.control.listener = take
+    end = time.monotonic() + deadline_s
+    what = f"the guest did not come to '{name}'"
+    while name not in seen:
+        if guest.exited.is_set():
+            last = next(iter(place.console.ring.tail(1)), "nothing")
+            raise QemuExitedError(what, guest.name, f"it ended; the console's last line: {last}")
+        if stop.requested:
+            raise LaunchError(what, guest.name, str(stop.reason))
+        if time.monotonic() > end:
+            raise DeadlineError(what, guest.name, f"not within {deadline_s:g} s")
+        _serve(place, stop)
+
+
+def _serve(place: Place, stop: Stop) -> None:
+    """Take what a guest sends meanwhile, for a moment."""
+    poll = select.poll()
+    ports = {port.fileno(): port for port in (place.console.port, place.control.port) if port.fileno() >= 0}
+    for descriptor in (*ports, stop.fileno()):
+        poll.register(descriptor, select.POLLIN)
+    for descriptor, _ in poll.poll(_LOOK_MS):
+        if descriptor in ports:
+            ports[descriptor].handle()
+
+
+def rehearse(guest: Guest, place: Place, stop: Stop, deadline_s: float) -> None:
+    """Have a guest at its gate do once what a launch will do: its files are in memory then, its code is translated.
+
+    :raise LaunchError: it ended, took too long, or was not to go on.
+    :raise MonitorError: QEMU refused the disk that this takes.
+    """
+    plug, unplug = rehearsal_disk()
+    _carry_out(guest, plug.commands)
+    place.control.say("rehearse", _SAY_SECONDS)
+    wait_for_marker(REHEARSED, guest, place, stop, deadline_s)
+    _carry_out(guest, unplug.commands)
+
+
+def _carry_out(guest: Guest, commands: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    """Run QMP commands in order.
+
+    :raise MonitorError: QEMU refused one; the human monitor's refusals are answers, too.
+    """
+    for command, arguments in commands:
+        answer = guest.qmp(command, arguments)
+        if command == "human-monitor-command" and answer.strip() != "OK":
+            raise MonitorError("QEMU refused", arguments["command-line"], answer.strip(), domain=guest.name)
+
+
+def attach(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> None:
+    """Plug a tool's disks into a clone, in their order.
+
+    :raise DiskError: QEMU or libvirt refused one.
+    """
+    for disk, plug in zip(disks, plugs(disks, arch, store_secrets(disks, place.data)), strict=True):
+        _attach(guest, disk, plug)
+
+
+def _attach(guest: Guest, disk: Disk, plug: Plug) -> None:
+    try:
+        if plug.xml is not None:
+            guest.attach_device(plug.xml)
+        _carry_out(guest, plug.commands)
+    except MonitorError as error:
+        where = getattr(disk.source, "path", None) or "a network disk"
+        raise DiskError("cannot attach the disk", str(where), str(error.why).strip()) from error
+
+
+def release(guest: Guest, place: Place, plan: Plan, request: LaunchRequest) -> None:
+    """Resume a clone and let it through its gate, with fresh entropy, the host's time, and what its tool asks of /init.
+
+    :raise MonitorError: QEMU cannot connect guestfsd's channel.
+    :raise DeadlineError: QEMU does not take what the guest is told.
+    """
+    guest.resume()
+    if request.guestfsd_path is not None:
+        # QEMU changes the back end of a port only while the guest runs.
+        guest.join_channel(GUESTFSD_ALIAS, request.guestfsd_path)
+    cmdline, _ = fix_cmdline(request.cmdline, plan.profile, plan.accel)
+    words = (*split_cmdline(cmdline)[1], f"guestlaunch.disks={len(plan.disks)}")
+    entropy = os.urandom(_ENTROPY_BYTES).hex()
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    place.control.say(f"open {seconds}.{nanoseconds // 1000:06} {entropy} {' '.join(words)}", _SAY_SECONDS)
