@@ -1,7 +1,8 @@
-"""The domains of which golden files are kept: every profile, DMA on and off, and one with every kind of disk."""
+"""The domains of which golden files are kept: each profile with DMA on and off, every disk, as template and clone."""
 
 from __future__ import annotations
 
+from orchestrator.domain.cloning import as_clone, as_template
 from orchestrator.domain.model import (
     Accel,
     Arch,
@@ -154,6 +155,32 @@ def kept() -> Domain:
     )
 
 
+def template(profile: Profile) -> Domain:
+    """Return what is saved at its gate, to be cloned."""
+    booting = design(
+        profile,
+        name=f"template-{profile.name}",
+        uuid=UUID,
+        emulator=f"/usr/bin/qemu-system-{profile.arch}",
+        accel=Accel.TCG,
+        host_arch=Arch.X86_64,
+        kernel="/appliance/kernel",
+        initrd="/appliance/initrd",
+        cmdline=CMDLINE,
+        loader=loader_of(profile),
+        root=appliance_root("/template/root.qcow2", name="gl-0123456789abcdef"),
+        control_path="/launch/control",
+        console_path="/launch/console",
+        trace_path="/launch/trace.log",
+    )
+    return as_template(booting, "/templates/a, b/ram")
+
+
+def clone(profile: Profile) -> Domain:
+    """Return what goes on where that was saved."""
+    return as_clone(template(profile), ram="/templates/a, b/ram", firmware="/templates/a, b/firmware")
+
+
 def all_domains() -> dict[str, Domain]:
     """Return the golden files' names and domains."""
     domains = {"minimum": bare_minimum(), "kept": kept()}
@@ -163,5 +190,9 @@ def all_domains() -> dict[str, Domain]:
             f"{name}-dma-on": plain(profile, fw_cfg_dma=True),
             f"{name}-dma-off": plain(profile, fw_cfg_dma=False),
         }
-        domains[f"{name}-rich"] = rich(profile)
+        domains |= {
+            f"{name}-rich": rich(profile),
+            f"{name}-template": template(profile),
+            f"{name}-clone": clone(profile),
+        }
     return domains

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from lxml import etree  # type: ignore[import-untyped]
 
-from orchestrator.domain.model import Channel, Disk, Domain, FileSource, Loader, Network, NetworkSource
+from orchestrator.domain.model import (
+    Channel,
+    Disk,
+    Domain,
+    FileSource,
+    Incoming,
+    Loader,
+    Network,
+    NetworkSource,
+    Ram,
+)
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import GuestlaunchError
 from tests.golden.domains import all_domains
@@ -23,11 +33,16 @@ if TYPE_CHECKING:
 DOMAINS = all_domains()
 SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")  # Debian package libvirt0
 
+# What libvirt takes and its schema does not know, by the end of a golden domain's name: the formats of libvirt 9.2,
+# and targets of more than two digits, which libvirt's parser and virtio-scsi have.
+_LAST_TARGET = {' target="255"': ' target="99"'}
+BEYOND_THE_SCHEMA = {"minimum": {' format="qcow2"': ""}, "template": _LAST_TARGET, "clone": _LAST_TARGET}
+
 # Fields that XML cannot show, and why.
 UNSHOWN = {(Disk, "snapshot"): "an overlay is made before; a unit test has the refusal"}
 
 # Fields that hold values which are looked into themselves.
-MADE_OF_VALUES = {"profile", "source", "loader", "network", "disks", "channels"}
+MADE_OF_VALUES = {"profile", "source", "loader", "network", "disks", "channels", "ram", "incoming"}
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +63,9 @@ def test_golden(name: str, golden: Golden) -> None:
 def test_schema(name: str, schema: etree.RelaxNG) -> None:
     """Libvirt's own schema accepts the XML of each domain."""
     xml = domain_xml(DOMAINS[name])
-    if name == "minimum":  # libvirt 9.0's schema does not know the formats of 9.2 yet
-        xml = xml.replace(' format="qcow2"', "")
+    for unknown, known in BEYOND_THE_SCHEMA.get(name.rpartition("-")[2], {}).items():
+        assert unknown in xml
+        xml = xml.replace(unknown, known)
     assert schema.validate(etree.fromstring(xml)), schema.error_log
 
 
@@ -119,7 +135,7 @@ def shown() -> set[tuple[type, str]]:
     }
 
 
-@pytest.mark.parametrize("kind", [Domain, Disk, FileSource, NetworkSource, Loader, Network, Channel])
+@pytest.mark.parametrize("kind", [Domain, Disk, FileSource, NetworkSource, Loader, Network, Channel, Ram, Incoming])
 def test_every_field_shows(kind: type, shown: set[tuple[type, str]]) -> None:
     """Changing any field of the model changes some golden domain: none is forgotten, and none goes unexercised."""
     simple = {f.name for f in dataclasses.fields(kind) if f.name not in MADE_OF_VALUES}

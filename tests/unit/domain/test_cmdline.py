@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.domain.cmdline import RULES, fix_cmdline
+from orchestrator.domain.cmdline import ADDITIONS, RULES, fix_cmdline
 from orchestrator.domain.model import Accel
 from orchestrator.domain.profiles import load_profile
 
@@ -14,6 +14,9 @@ X86 = (
     " cgroup_disable=memory usbcore.nousb cryptomgr.notests tsc=reliable 8250.nr_uarts=1 root=UUID=4f selinux=0"
     " quiet TERM=xterm-256color"
 )
+# What is added for the guests of each arch under TCG.
+ADDED_ON_ARM = " mitigations=off kpti=off"
+ADDED_ON_X86 = " mitigations=off"
 ARM = (
     "panic=1 console=ttyAMA0 earlyprintk=pl011,0x9000000 ignore_loglevel efi-rtc=noprobe edd=off no_timer_check"
     " tsc=reliable root=UUID=4f selinux=0 guestfs_verbose=1 TERM=linux"
@@ -30,18 +33,22 @@ def test_x86_to_aarch64() -> None:
     assert words(X86, "aarch64-uefi") == (
         "panic=1 console=ttyAMA0 udevtimeout=6000 udev.event-timeout=6000 printk.time=1 cgroup_disable=memory"
         " usbcore.nousb cryptomgr.notests 8250.nr_uarts=1 root=UUID=4f selinux=0 quiet TERM=xterm-256color"
+        + ADDED_ON_ARM
     )
 
 
 def test_x86_to_x86_is_untouched() -> None:
     """With its own arch and accelerator, libguestfs's words stay as they are."""
-    assert fix_cmdline(X86, load_profile("x86_64-seabios"), Accel.TCG) == (X86, ())
+    assert words(X86, "x86_64-seabios") == X86 + ADDED_ON_X86
+    kvm = X86.replace(" lpj=4399996", "")
+    assert fix_cmdline(kvm, load_profile("x86_64-seabios"), Accel.KVM) == (kvm, ())
 
 
 def test_aarch64_to_x86() -> None:
     """An Arm libguestfs's words for an x86 guest."""
     assert words(ARM, "x86_64-ovmf") == (
         "panic=1 console=ttyS0 edd=off no_timer_check tsc=reliable root=UUID=4f selinux=0 guestfs_verbose=1 TERM=linux"
+        + ADDED_ON_X86
     )
 
 
@@ -74,7 +81,26 @@ def test_lpj_goes_with_kvm() -> None:
 )
 def test_words(before: str, after: str) -> None:
     """Quotes, repetitions, init's own arguments and words that only look alike."""
-    assert words(before, "aarch64-uefi") == after
+    assert words(before, "aarch64-uefi", Accel.KVM) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "profile", "accel", "after"),
+    [
+        ("a", "aarch64-uefi", Accel.TCG, "a mitigations=off kpti=off"),
+        ("a", "aarch64-bare", Accel.TCG, "a mitigations=off kpti=off"),
+        ("a", "x86_64-ovmf", Accel.TCG, "a mitigations=off"),
+        ("a", "aarch64-uefi", Accel.KVM, "a"),
+        ("a", "x86_64-ovmf", Accel.KVM, "a"),
+        ("mitigations=auto", "aarch64-uefi", Accel.TCG, "mitigations=auto"),
+        ("kpti=on", "aarch64-uefi", Accel.TCG, "kpti=on mitigations=off"),
+        ("a -- mitigations=auto", "x86_64-ovmf", Accel.TCG, "a mitigations=off -- mitigations=auto"),
+        ("", "aarch64-uefi", Accel.TCG, ""),
+    ],
+)
+def test_additions(before: str, profile: str, accel: Accel, after: str) -> None:
+    """What is added goes before init's own arguments, and yields to what the tool says of the same."""
+    assert words(before, profile, accel) == after
 
 
 def test_changes_are_told() -> None:
@@ -84,6 +110,8 @@ def test_changes_are_told() -> None:
         ("console=ttyS0", "console=ttyAMA0"),
         ("edd=off", None),
         ("console=ttyAMA0", None),
+        (None, "mitigations=off"),
+        (None, "kpti=off"),
     ]
     assert all(c.reason for c in changes)
 
@@ -94,4 +122,4 @@ def test_every_rule_is_exercised() -> None:
     for cmdline in (X86, ARM, ARM + " quiet", "noapic"):
         for profile in ("aarch64-uefi", "x86_64-seabios"):
             used |= {c.reason for c in fix_cmdline(cmdline, load_profile(profile), Accel.TCG)[1]}
-    assert used == {rule.reason for rule in RULES}
+    assert used == {change.reason for change in (*RULES, *ADDITIONS)}

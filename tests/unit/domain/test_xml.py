@@ -54,20 +54,21 @@ def test_every_end_is_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "accel", "vcpus", "gic", "acpi"),
+    ("profile", "accel", "vcpus", "loader", "gic", "acpi"),
     [
-        ("aarch64-uefi", Accel.TCG, 8, "2", True),
-        ("aarch64-uefi", Accel.TCG, 9, "3", True),
-        ("aarch64-uefi", Accel.KVM, 1, "host", True),
-        ("aarch64-bare", Accel.TCG, 1, "2", False),
-        ("x86_64-seabios", Accel.TCG, 1, None, True),
-        ("x86_64-bare", Accel.TCG, 1, None, True),
-        ("x86_64-ovmf", Accel.KVM, 1, None, True),
+        ("aarch64-uefi", Accel.TCG, 8, True, "2", True),
+        ("aarch64-uefi", Accel.TCG, 9, True, "3", True),
+        ("aarch64-uefi", Accel.KVM, 1, True, "host", True),
+        ("aarch64-uefi", Accel.TCG, 1, False, "2", False),
+        ("aarch64-bare", Accel.TCG, 1, False, "2", False),
+        ("x86_64-seabios", Accel.TCG, 1, False, None, True),
+        ("x86_64-bare", Accel.TCG, 1, False, None, True),
+        ("x86_64-ovmf", Accel.KVM, 1, True, None, True),
     ],
 )
-def test_features(profile: str, accel: Accel, vcpus: int, gic: str | None, acpi: bool) -> None:
-    """ACPI needs UEFI on aarch64; the interrupt controller follows accelerator and number of CPUs."""
-    root = parsed(profile, accel=accel, vcpus=vcpus)
+def test_features(profile: str, accel: Accel, vcpus: int, loader: bool, gic: str | None, acpi: bool) -> None:
+    """ACPI needs UEFI flash on aarch64; the interrupt controller follows accelerator and number of CPUs."""
+    root = parsed(profile, accel=accel, vcpus=vcpus, loader=Loader(code="/c", nvram="/n") if loader else None)
     assert root.get("type") == ("kvm" if accel is Accel.KVM else "qemu")
     found = root.find("features/gic")
     assert (found.get("version") if found is not None else None) == gic
