@@ -83,8 +83,10 @@ def _dma(dma: Mapping[str, Any]) -> str:
 def _saved(share: float | None, interval: Mapping[str, float] | None) -> str:
     if share is None:
         return "no round has both"
-    text = f"{100 * share:.1f} % less"
+    text = f"{abs(100 * share):.1f} % {'less' if share >= 0 else 'more'}"
     if interval is None:
         return f"{text} (too few runs for an interval)"
     low, high = 100 * interval["low"], 100 * interval["high"]
-    return f"{text} ({low:.1f} to {high:.1f} %)" + (", no difference shown" if low <= 0 <= high else "")
+    if low <= 0 <= high:
+        return f"{text} ({low:.1f} to {high:.1f} % less: no difference shown)"
+    return f"{text} ({abs(low if share >= 0 else high):.1f} to {abs(high if share >= 0 else low):.1f} %)"

@@ -59,6 +59,25 @@ def test_what_dma_saves(tmp_path: Path) -> None:
     assert "The transfer itself takes" in said
 
 
+def test_dma_that_saves_nothing(tmp_path: Path) -> None:
+    """Slower with DMA is said as it is; an interval around nothing is no difference; no transfer, no figure of it."""
+    found = simulated_results.starts(tmp_path / "a.json")
+    walls = {
+        name: [s for s in found["samples"] if s["side"] == name and s["metrics"].get("wall")]
+        for name in (COLD, COLD_WITHOUT_DMA)
+    }
+    for on, off in zip(walls[COLD], walls[COLD_WITHOUT_DMA], strict=True):
+        on["metrics"] |= {"wall": 5_000 * MS, "transfer": None}
+        off["metrics"] |= {"wall": 4_000 * MS, "transfer": None}
+    found["analysis"] = bench_analysis.analyse(found)
+    said = " ".join(text_of(found).split())
+    assert "25.0 % more (25.0 to 25.0 %). No transfer was seen." in said
+    for number, off in enumerate(walls[COLD_WITHOUT_DMA]):
+        off["metrics"]["wall"] = (4_900 + 50 * number) * MS
+    found["analysis"] = bench_analysis.analyse(found)
+    assert "% less: no difference shown)" in " ".join(text_of(found).split())
+
+
 def test_without_a_side(tmp_path: Path) -> None:
     """A side that could not be had is named with the reason; without a reference there is no ratio."""
     found = simulated_results.starts(tmp_path / "a.json", standby=False)
