@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Entry] = {
     "bench": Entry("orchestrator.cli.bench", "bench", "Measure what fw_cfg DMA saves; compare with others."),
     "doctor": Entry("orchestrator.cli.doctor", "doctor", "Report what this host has and lacks."),
     "appliance": Entry("orchestrator.cli.appliance", "appliance", "Build, list, check and remove appliances."),
+    "template": Entry("orchestrator.cli.template", "template", "Build, list, check and remove templates of launches."),
     "domain": Entry("orchestrator.cli.domain", "domain", "Print, define or start a libvirt domain."),
     "completion": Entry("orchestrator.cli.completion", "completion", "Print shell completion."),
 }
@@ -86,6 +87,7 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(
         "guestlaunch appliance build",
+        "guestlaunch template build",
         "guestlaunch guestfish -- --ro -a disk.img -i",
         "guestlaunch exec -- virt-df -a disk.img",
         'eval "$(guestlaunch env)"; guestfish --ro -a disk.img -i',

@@ -44,7 +44,8 @@ _SETTINGS = (
     click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML)."),
 )
 _NAMES = (
-    "profile", "connect", "fw_cfg_dma", "accel", "start", "appliance", "memory_mib", "vcpus", "cpu", "timeline", "state_dir",
+    "profile", "connect", "fw_cfg_dma", "accel", "start", "appliance", "memory_mib", "vcpus", "cpu", "timeline",
+    "state_dir",
 )  # fmt: skip
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")

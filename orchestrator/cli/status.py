@@ -35,6 +35,13 @@ def status(*, as_json: bool, socket: Path | None, config: Path | None) -> int:
     click.echo(f"launches running: {len(found['launches'])}")
     for launch in found["launches"]:
         click.echo(f"  {_line(launch)}")
+    ready = sum(one["ready"] for one in found["standby"])
+    click.echo(f"clones ready: {ready}")
+    for one in found["standby"]:
+        click.echo(
+            f"  {one['profile']}  template {one['template']}  {one['ready']} of {one['wanted']}"
+            f"  {one['private_mib']} MiB"
+        )
     return 0
 
 

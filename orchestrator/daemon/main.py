@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
     :raise GuestlaunchError: when it cannot start.
     """
     options = _parser().parse_args(argv)
-    names = ("log", "state_dir", "connect", "metrics_listen", "otlp_endpoint")
+    names = ("log", "state_dir", "connect", "standby", "metrics_listen", "otlp_endpoint")
     overrides = {name: getattr(options, name) for name in names}
     settings = load(config=options.config, overrides=overrides)
     from orchestrator.daemon import run as running  # here: what libvirt lacks must not break --help
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state-dir", metavar="DIR", help="appliances, logs and libvirt's private files")
     parser.add_argument("-c", "--connect", metavar="URI", help="libvirt connection of launches that name none")
     parser.add_argument("--log", metavar="FILE", help="where events go; - is stderr")
+    parser.add_argument("--standby", metavar="N", help="keep N clones ready for each kind of launch (default: 1)")
     parser.add_argument("--metrics-listen", metavar="HOST:PORT", help="answer Prometheus there, at /metrics")
     parser.add_argument("--otlp-endpoint", metavar="URL", help="send launches as traces to that collector")
     parser.add_argument("--serve-fd", metavar="N", type=int, help="serve one inherited connection, then end")

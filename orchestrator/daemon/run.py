@@ -47,10 +47,12 @@ def serve_listener(
 ) -> int:
     """Serve a listening socket until a signal comes; return the exit status.
 
-    :param lonely_end: also end when the last client has gone, as a command's own server does: it shows no metrics.
+    :param lonely_end: also end when the last client has gone, as a command's own server does: it shows no metrics and
+        keeps no clones ready.
     :param ready: called once clients are answered; `stopping` once no new ones are.
     """
-    with _server(settings, metrics_listen=None if lonely_end else settings.metrics_listen) as (server, stop):
+    listen, standby = (None, 0) if lonely_end else (settings.metrics_listen, settings.standby)
+    with _server(settings, metrics_listen=listen, standby=standby) as (server, stop):
         _claim(Path(listener.getsockname()), settings, private=lonely_end)
         if ready is not None:
             ready()
@@ -77,9 +79,9 @@ def serve_connection(sock: socket.socket, settings: Settings) -> int:
 
 
 @contextlib.contextmanager
-def _server(settings: Settings, *, metrics_listen: str | None) -> Iterator[tuple[Server, Stop]]:
+def _server(settings: Settings, *, metrics_listen: str | None, standby: int = 0) -> Iterator[tuple[Server, Stop]]:
     log = EventLog(settings.log_target)
-    with stop_on_signals() as stop, Launcher(settings) as launcher:
+    with stop_on_signals() as stop, Launcher(settings, standby=standby) as launcher:
         launcher.prewarm()
         outlet = outlets.opened(
             metrics_listen=metrics_listen,

@@ -21,7 +21,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from orchestrator.daemon.messages import Asked, Running, answer, describe
 from orchestrator.daemon.peer import Peer, credentials, require_own
 from orchestrator.errors import GuestlaunchError, ProtocolError
 from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.standby import Waiting
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings, for_launch
 from orchestrator.timeline.log import EventLog
@@ -61,6 +62,9 @@ class Launching(Protocol):
 
     def running(self) -> Sequence[Running]:
         """Return snapshots of the launches under way."""
+
+    def waiting(self) -> Sequence[Waiting]:
+        """Return the clones that wait for a launch."""
 
 
 @dataclass(slots=True)
@@ -167,6 +171,7 @@ class Server:
             "log": self._settings.log,
             "outcomes": outcomes,
             "launches": [describe(snapshot, now) for snapshot in self._launcher.running()],
+            "standby": [asdict(one) for one in self._launcher.waiting()],
         }
 
     def close(self, reason: str, seconds: float) -> bool:

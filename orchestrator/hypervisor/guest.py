@@ -115,6 +115,22 @@ class Guest:
         """
         self._call("cannot resume domain", self._domain.resume)
 
+    def suspend(self) -> None:
+        """Stop the guest's vCPUs, until `resume`.
+
+        :raise HypervisorError: libvirt or QEMU refused; :raise QemuExitedError: QEMU is gone.
+        """
+        self._call("cannot suspend domain", self._domain.suspend)
+
+    def set_nice(self, value: int) -> None:
+        """Give QEMU's threads a nice value. Where it could not be taken back, or QEMU is not here, nothing happens."""
+        if self._process is not None:
+            self._process.set_nice(value)
+
+    def private_mib(self) -> int:
+        """Return how much memory QEMU shares with nobody, in MiB; 0 where that cannot be seen."""
+        return self._process.private_mib() if self._process is not None else 0
+
     def xml(self) -> str:
         """Return the live domain XML."""
         return self._call("cannot describe domain", lambda: self._domain.XMLDesc(0))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 from orchestrator.hypervisor.binding import libvirt
 
 _PR_SET_CHILD_SUBREAPER = 36
+_NICE_ZERO = 20  # the RLIMIT_NICE with which a thread may go back to the nice value 0
 
 _lock = threading.Lock()
 _adoptions: set[int] = set()  # those under way, by id
@@ -148,6 +150,22 @@ class Process:
             except (ProcessLookupError, PermissionError):
                 return False
             return True
+
+    def set_nice(self, value: int) -> None:
+        """Give all threads a nice value; nothing happens where we could not take it back (setpriority(2))."""
+        if os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_NICE)[0] < _NICE_ZERO:
+            return
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{self.pid}/task").iterdir():
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), value)
+
+    def private_mib(self) -> int:
+        """Return the memory that it shares with nobody, in MiB; 0 when that cannot be seen."""
+        with contextlib.suppress(OSError, ValueError):
+            for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
+                if line.startswith("Private_Dirty:"):
+                    return int(line.split()[1]) // 1024
+        return 0
 
     def close(self) -> None:
         """Let go of the process."""

@@ -16,7 +16,7 @@ from orchestrator.hypervisor.connection import is_local
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.settings import Settings
-from orchestrator.template.model import Facts, identity
+from orchestrator.template.model import Facts, Template, identity
 
 
 def why_not_warm(plan: Plan, request: LaunchRequest, settings: Settings) -> str | None:
@@ -67,3 +67,34 @@ def _host_cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     named = ("model name", "CPU implementer", "CPU part", "CPU revision", "flags", "Features")
     return "; ".join(sorted({line for line in lines if line.startswith(named)}))
+
+
+def outdated(template: Template) -> str | None:
+    """Return which of the things that a template depends on has changed, None when none has.
+
+    A template that is outdated is never used: launches look for one by the facts of their own time.
+    """
+    facts = template.facts
+    for name in ("qemu", "firmware", "nvram"):
+        said = str(facts.get(name, ""))
+        if said and not _still(said):
+            return f"{said.rsplit(' ', 2)[0]} has changed"
+    if facts["libvirt"] != library_version():
+        return "libvirt has changed"
+    if facts["accel"] == Accel.KVM and facts["host_cpu"] != _host_cpu():
+        return "the host's CPU has changed"
+    root = Path(str(facts["root"]))
+    if not root.exists():
+        return f"the appliance {root.parent} is gone"
+    current = root.parent.parent / "current"
+    if current.exists() and current.resolve() != root.parent:
+        return f"there is a newer appliance than {root.parent.name}"
+    return None
+
+
+def _still(said: str) -> bool:
+    path = said.rsplit(" ", 2)[0]
+    try:
+        return identity(path) == said
+    except OSError:
+        return False

@@ -6,13 +6,17 @@ What a launch needs of it at once (`warm`), and what waits for a launch (`pool`)
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from orchestrator.domain.cloning import as_clone, as_template, split_cmdline
 from orchestrator.domain.model import Arch, Domain, Loader
 from orchestrator.domain.policy import appliance_root
+from orchestrator.domain.xml import domain_xml
+from orchestrator.errors import GuestlaunchError
 from orchestrator.firmware.nvram import copy_nvram
 from orchestrator.hypervisor import migration
+from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.assembly import describe, make_place
 from orchestrator.launch.plan import Plan
@@ -22,8 +26,29 @@ from orchestrator.launch.way import Claim, Place
 from orchestrator.settings import Settings
 from orchestrator.template.model import Template
 
-_SAY_SECONDS = 10.0
-_ENTROPY_BYTES = 64
+_END_SECONDS = 10.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Clone:
+    """A restored clone, and all that is its own."""
+
+    id: str
+    template: Template
+    domain: Domain
+    place: Place
+    connection: Connection
+    guest: Guest
+    files: contextlib.ExitStack
+
+    def close(self) -> None:
+        """End it, and remove what is its own. Nothing that it holds is worth being written back."""
+        self.guest.kill()
+        with contextlib.suppress(GuestlaunchError):
+            self.guest.end(_END_SECONDS)
+        if self.guest.log_file is not None:
+            self.guest.log_file.unlink(missing_ok=True)
+        self.files.close()
 
 
 def bare(request: LaunchRequest) -> LaunchRequest:
@@ -94,3 +119,35 @@ def restore(guest: Guest, template: Template, place: Place, deadline_s: float) -
     :raise GuestlaunchError: QEMU refused, gave up, or took too long.
     """
     migration.load(guest, template.state, place.sockets / "state", deadline_s)
+
+
+def make_clone(
+    plan: Plan, request: LaunchRequest, settings: Settings, template: Template, *, launch_id: str,
+    connect: Callable[[], Connection], claim: Claim,
+) -> Clone:  # fmt: skip
+    """Return a clone that is restored and paused at its gate, for whatever launch comes.
+
+    :raise GuestlaunchError: it could not be made; nothing is left behind.
+    """
+    with contextlib.ExitStack() as files:
+        domain, place = stage_clone(
+            plan, bare(request), settings, template, launch_id=launch_id, files=files, claim=claim
+        )
+        files.callback(place.console.port.close)
+        files.callback(place.control.port.close)
+        connection = connect()
+        clone = Clone(
+            id=launch_id,
+            template=template,
+            domain=domain,
+            place=place,
+            connection=connection,
+            guest=connection.create(domain_xml(domain), paused=True),
+            files=files.pop_all(),
+        )
+    try:
+        restore(clone.guest, template, place, settings.deadlines.restore)
+    except BaseException:
+        clone.close()
+        raise
+    return clone

@@ -18,13 +18,15 @@ from orchestrator.errors import DiskError, GuestlaunchError
 from orchestrator.hypervisor import embed
 from orchestrator.hypervisor.connection import Connection, open_connection
 from orchestrator.launch.choice import template_facts, why_not_warm
+from orchestrator.launch.clone import bare
 from orchestrator.launch.cold import Cold
 from orchestrator.launch.launch import Launch
 from orchestrator.launch.plan import Plan, appliance_versions
 from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.standby import Pool, Shape, Waiting
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.templating import build_template
-from orchestrator.launch.warm import Warm
+from orchestrator.launch.warm import Standby, Warm
 from orchestrator.launch.way import Asked, Way
 from orchestrator.settings import Settings
 from orchestrator.template import store as templates
@@ -76,11 +78,22 @@ class Launcher:
     """Launches domains; a context manager, one a process, used by as many threads as there are launches.
 
     Connections are opened when first needed and kept: the embedded driver takes tens of milliseconds to start.
+
+    :param standby: how many clones to keep ready for each kind of launch.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, standby: int = 0) -> None:
         self.settings = settings
         self.log = EventLog(settings.log_target)
+        self._pool: Pool | None = None
+        if standby:
+            self._pool = Pool(
+                standby,
+                settings.standby_memory_mib,
+                connect=self._connection,
+                claim=self._claim,
+                emit=self.log.emit,
+            )
         self._stack = contextlib.ExitStack()
         self._connections: dict[str | None, Connection] = {}
         self._opening = threading.Lock()
@@ -88,11 +101,15 @@ class Launcher:
         self._changing = threading.Lock()
 
     def __enter__(self) -> Self:
+        if self._pool is not None:
+            self._pool.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._pool is not None:
+            self._pool.close()
         with self._opening:
             self._connections.clear()
             self._stack.close()
@@ -121,6 +138,10 @@ class Launcher:
         with self._changing:
             running = list(self._running.values())
         return [one.snapshot() for one in running]
+
+    def waiting(self) -> list[Waiting]:
+        """Return the clones that wait for a launch."""
+        return self._pool.waiting() if self._pool is not None else []
 
     def run(
         self,
@@ -187,16 +208,22 @@ class Launcher:
         if settings.start == "cold" or fell is not None:
             return Cold(asked, launch_id, connect, fell)
         reason = why_not_warm(plan, request, settings)
-        if reason is None:
-            facts = template_facts(plan, request, settings)
-            template = templates.find(settings.state_dir, facts)
-            if template is None and settings.start == "warm":
-                template = build_template(plan, request, settings, facts, connect=connect, claim=self._claim, stop=stop)
-                self.log.emit("template_built", key=template.key, seconds=template.seconds)
-            if template is not None:
-                return Warm(asked, launch_id, connect, template)
-            reason = "there is no template for it (guestlaunch template build makes one)"
-        return Cold(asked, launch_id, connect, reason)
+        if reason is not None:
+            return Cold(asked, launch_id, connect, reason)
+        facts = template_facts(plan, request, settings)
+        if self._pool is not None:
+            shape = Shape(plan=plan, request=bare(request), settings=settings, facts=facts)
+            self._pool.want(shape)
+            clone = self._pool.take(shape)
+            if clone is not None:
+                return Standby(asked, clone)
+        template = templates.find(settings.state_dir, facts)
+        if template is None and settings.start == "warm":
+            template = build_template(plan, request, settings, facts, connect=connect, claim=self._claim, stop=stop)
+            self.log.emit("template_built", key=template.key, seconds=template.seconds)
+        if template is None:
+            return Cold(asked, launch_id, connect, "there is no template for it (guestlaunch template build makes one)")
+        return Warm(asked, launch_id, connect, template)
 
     @contextlib.contextmanager
     def _listed(self, running: _Running) -> Iterator[None]:
@@ -238,6 +265,8 @@ class Launcher:
         return LaunchRecord(
             launch_id=launch.id,
             start=recorder.start,
+            start_reason=launch.way.facts().get("start_reason") if launch.way else None,
+            template=launch.way.facts().get("template") if launch.way else None,
             profile=settings.profile,
             arch=str(plan.profile.arch) if plan else None,
             accel=str(plan.accel) if plan else None,

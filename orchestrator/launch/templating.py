@@ -7,6 +7,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.domain.model import Arch
@@ -16,7 +17,8 @@ from orchestrator.hypervisor import migration
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.launch.assembly import make_loader, make_place
 from orchestrator.launch.boot import limits
-from orchestrator.launch.clone import template_domain
+from orchestrator.launch.choice import outdated
+from orchestrator.launch.clone import bare, template_domain
 from orchestrator.launch.gate import GATE, rehearse, wait_for_marker
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
@@ -58,7 +60,15 @@ def build_template(
                     claim=claim,
                     stop=stop,
                 )
-                return store.publish(settings.state_dir, directory, facts, time.monotonic() - began)
+                template = store.publish(
+                    settings.state_dir,
+                    directory,
+                    facts,
+                    request=asdict(bare(request)),
+                    seconds=time.monotonic() - began,
+                )
+                _clear_outdated(settings, template)
+                return template
             except OSError as error:
                 where = error.filename or directory
                 raise LaunchError("cannot build the template", where, error.strerror or error) from error
@@ -104,3 +114,10 @@ def _boot_and_save(
             guest.log_file.unlink(missing_ok=True)
     if loader is not None and loader.nvram is not None and plan.profile.arch is not Arch.AARCH64:
         shutil.copyfile(loader.nvram, directory / NVRAM)
+
+
+def _clear_outdated(settings: Settings, newest: Template) -> None:
+    """Remove the templates of a profile that no launch can use any more: each takes some hundred megabytes."""
+    for one in store.templates(settings.state_dir):
+        if one.facts["profile"] == newest.facts["profile"] and one.key != newest.key and outdated(one) is not None:
+            store.remove(one)

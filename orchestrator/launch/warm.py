@@ -1,4 +1,4 @@
-"""The warm way: a clone of a template is restored, given the tool's disks, and let through its gate."""
+"""The warm ways: a clone of a template, restored for a launch or kept ready, is given its disks and let through."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.domain.xml import domain_xml
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import GUESTFSD_ALIAS, NO_TRACE, Boot, limits
-from orchestrator.launch.clone import restore, stage_clone
+from orchestrator.launch.clone import Clone, restore, stage_clone
 from orchestrator.launch.gate import attach, release
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.way import Asked, Place
@@ -81,6 +81,52 @@ class Warm:
         """Resume the vCPUs and open the gate."""
         self._recorder.begin(Phase.GATE, "vCPUs resumed")
         release(guest, self._place, self._plan, self._asked.request)
+
+
+class Standby:
+    """A launch that takes a clone of the pool; see `orchestrator.launch.way.Way`."""
+
+    start = Start.STANDBY
+
+    def __init__(self, asked: Asked, clone: Clone) -> None:
+        self.id = clone.id
+        self._asked, self._clone = asked, clone
+        self._plan: Plan
+
+    def facts(self) -> Mapping[str, Any]:
+        """Name the template."""
+        return {"template": self._clone.template.key}
+
+    def stage(self, plan: Plan, files: contextlib.ExitStack) -> tuple[Domain, Place]:
+        """Take over what is the clone's own."""
+        self._plan = plan
+        files.push(self._clone.files)
+        self._clone.place.console.relay_to(self._asked.console)
+        return self._clone.domain, self._clone.place
+
+    def connect(self) -> Connection:
+        """Return the connection that the clone was made over."""
+        return self._clone.connection
+
+    def create(self, connection: Connection) -> Guest:
+        """Return the clone's guest."""
+        del connection
+        self._asked.recorder.begin(Phase.ATTACH, "a clone was taken")
+        return self._clone.guest
+
+    def prepare(self, guest: Guest) -> FwCfg:
+        """Plug in the tool's disks."""
+        attach(guest, self._plan.disks, self._plan.profile.arch, self._clone.place)
+        return FwCfg(requested=self._asked.settings.fw_cfg_dma)
+
+    def boot(self) -> Boot:
+        """Return what follows the clone from its gate."""
+        return clone_boot(self._asked, self._clone.place)
+
+    def run(self, guest: Guest) -> None:
+        """Resume the vCPUs and open the gate."""
+        self._asked.recorder.begin(Phase.GATE, "vCPUs resumed")
+        release(guest, self._clone.place, self._plan, self._asked.request)
 
 
 def clone_boot(asked: Asked, place: Place) -> Boot:

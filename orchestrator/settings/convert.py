@@ -96,6 +96,8 @@ CONVERT: Mapping[str, Callable[[Any, Path], object]] = {
     "measure": _switch,
     "keep_launches": _whole(0, 100_000_000),
     "keep_days": _whole(0, 36_500),
+    "standby": _whole(0, 1000),
+    "standby_memory_mib": _whole(0, 64 * 1024 * 1024),
     "metrics_listen": _text,
     "otlp_endpoint": _text,
 }

@@ -39,6 +39,8 @@ class Settings:
     :ivar console_kib: how much of the guest's console is kept, in KiB.
     :ivar measure: False turns off all that is only there to date phases.
     :ivar keep_launches: how many launches the store keeps; `keep_days` how long, in days. 0 keeps all.
+    :ivar standby: how many clones a daemon keeps ready, for each kind of launch; 0 for none.
+    :ivar standby_memory_mib: how much memory of their own all these may have together.
     :ivar metrics_listen: HOST:PORT where the daemon answers Prometheus; None for nowhere.
     :ivar otlp_endpoint: base address of an OpenTelemetry collector; None leaves it to OpenTelemetry's own variables.
     """
@@ -60,6 +62,8 @@ class Settings:
     measure: bool = True
     keep_launches: int = 250_000
     keep_days: int = 400
+    standby: int = 1
+    standby_memory_mib: int = 2048
     metrics_listen: str | None = None
     otlp_endpoint: str | None = None
     deadlines: Deadlines = field(default_factory=Deadlines)

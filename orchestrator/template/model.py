@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from orchestrator.appliance.model import locked
 from orchestrator.errors import NotFoundError
@@ -45,6 +45,7 @@ class Template:
     """One template. Paths are absolute; sizes in bytes.
 
     :ivar facts: what it depends on, by name.
+    :ivar request: the launch request that it was booted for, as JSON values.
     :ivar files: size and digest of each of its files.
     :ivar built: when, ISO 8601 in UTC; `seconds` is how long it took.
     """
@@ -52,6 +53,7 @@ class Template:
     path: Path
     key: str
     facts: Facts
+    request: Mapping[str, Any]
     files: Mapping[str, tuple[int, str]]
     built: str
     seconds: float

@@ -11,9 +11,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from orchestrator.appliance.model import locked
 from orchestrator.errors import LaunchError, NotFoundError
@@ -21,6 +22,7 @@ from orchestrator.template.model import FILES, MANIFEST, NVRAM, Facts, Template,
 
 _STAGING = ".building-"
 _BLOCK = 1 << 20
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
 def home(state_dir: Path) -> Path:
@@ -36,7 +38,7 @@ def find(state_dir: Path, facts: Facts) -> Template | None:
     """Return the template for facts, None when there is none, or when it is damaged at a glance."""
     try:
         template = _read(_directory(state_dir, facts))
-    except (OSError, ValueError, KeyError, TypeError):
+    except _UNREADABLE:
         return None
     intact = all(
         (template.path / name).exists() and (template.path / name).stat().st_size == size
@@ -51,7 +53,7 @@ def templates(state_dir: Path) -> list[Template]:
     for directory in sorted(home(state_dir).glob("[!.]*")):
         try:
             found.append(_read(directory))
-        except (OSError, ValueError, KeyError, TypeError):
+        except _UNREADABLE:
             continue
     return found
 
@@ -62,6 +64,7 @@ def _read(directory: Path) -> Template:
         path=directory,
         key=said["key"],
         facts=said["facts"],
+        request=said["request"],
         files={name: (size, digest) for name, (size, digest) in said["files"].items()},
         built=said["built"],
         seconds=said["seconds"],
@@ -89,15 +92,25 @@ def staging(state_dir: Path) -> Iterator[Path]:
 
 
 def sweep(state_dir: Path) -> list[Path]:
-    """Remove what killed builds left behind, and return what that was."""
+    """Remove what killed builds left behind, and templates that cannot be read; return what that was."""
     swept = []
-    for directory in home(state_dir).glob(f"{_STAGING}*"):
+    for directory in home(state_dir).iterdir() if home(state_dir).exists() else ():
+        if not directory.name.startswith(_STAGING) and _readable(directory):
+            continue
         with locked(directory, exclusive=True, wait=False) as lock:
             # A directory is locked right after it is made.
             if lock and time.time() - directory.stat().st_mtime > 1:
                 shutil.rmtree(directory, ignore_errors=True)
                 swept.append(directory)
     return swept
+
+
+def _readable(directory: Path) -> bool:
+    try:
+        _read(directory)
+    except _UNREADABLE:
+        return False
+    return True
 
 
 @contextmanager
@@ -109,16 +122,18 @@ def building(state_dir: Path) -> Iterator[None]:
         yield
 
 
-def publish(state_dir: Path, built: Path, facts: Facts, seconds: float) -> Template:
+def publish(state_dir: Path, built: Path, facts: Facts, *, request: Mapping[str, Any], seconds: float) -> Template:
     """Make a finished directory the template for facts; one that was there before goes.
 
     :param built: a directory of `staging` with all files of a template.
+    :param request: the launch request that it was booted for.
     :param seconds: how long the build took.
     """
     names = [name for name in (*FILES, NVRAM) if (built / name).exists()]
     said = {
         "key": key_of(facts),
         "facts": dict(facts),
+        "request": dict(request),
         "files": {name: ((built / name).stat().st_size, _digest(built / name)) for name in names},
         "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": seconds,

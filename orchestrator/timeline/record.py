@@ -73,6 +73,8 @@ class LaunchRecord:
     versions: Mapping[str, str | None] = field(default_factory=dict)
     appliance: Mapping[str, str | None] = field(default_factory=dict)
     console_tail: tuple[str, ...] = ()
+    start_reason: str | None = None  # why the launch is cold, None when that was asked for
+    template: str | None = None  # key of the template that was cloned
     extra_args: tuple[str, ...] = ()  # the user's own QEMU arguments: a launch with them is not like the others
 
     @property
@@ -100,6 +102,8 @@ def to_event(record: LaunchRecord) -> dict[str, Any]:
         "timestamp": datetime.fromtimestamp((record.wall_start_ns + record.total_ns) / 1e9, UTC).isoformat(),
         "launch_id": record.launch_id,
         "start": str(record.start),
+        "start_reason": record.start_reason,
+        "template": record.template,
         "profile": record.profile,
         "arch": record.arch,
         "accel": record.accel,

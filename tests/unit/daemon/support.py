@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.daemon.server import Server
 from orchestrator.errors import GuestlaunchError
 from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.standby import Waiting
 from orchestrator.launch.stop import Stop
 from orchestrator.timeline.phases import Boundary, Phase, Start, tile
 from orchestrator.timeline.record import FwCfg, LaunchRecord
@@ -94,6 +95,9 @@ class FakeLauncher:
 
     def running(self) -> list[Running]:
         return [Running() for _ in range(self.active)]
+
+    def waiting(self) -> list[Waiting]:
+        return []
 
 
 @dataclass

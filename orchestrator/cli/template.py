@@ -1,0 +1,176 @@
+"""guestlaunch template: build, list, verify and remove templates, which warm launches are cloned from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.cli import session
+from orchestrator.cli.options import examples, json_option, settings_options
+from orchestrator.errors import CapabilityError, LaunchError, NotFoundError
+from orchestrator.launch.choice import outdated
+from orchestrator.settings import Settings, load
+from orchestrator.template import store
+from orchestrator.template.model import Template
+from orchestrator.workload import tools
+
+_MIB = 1 << 20
+# libguestfs launches nothing without a disk.
+_WORK = ("guestfish", "scratch", "1M", ":", "run")
+
+
+@click.group(
+    epilog=examples(
+        "guestlaunch template build",
+        "guestlaunch template build --profile x86_64-seabios --memory-mib 2048",
+        "guestlaunch template list",
+        "guestlaunch template remove --stale",
+    )
+)
+def template() -> None:
+    """Build, list, check and remove templates: appliances saved at the gate of their init, to be cloned."""
+
+
+@template.command(
+    short_help="Build the template that launches like this one are cloned from.",
+    epilog=examples("guestlaunch template build", "LIBGUESTFS_MEMSIZE=2048 guestlaunch template build"),
+)
+@settings_options
+@json_option
+def build(*, settings: Settings, as_json: bool) -> int:
+    """Boot the appliance up to its gate, save it there, and prove it by a launch that is cloned from it.
+
+    What is built is what guestfish, as it is set up here, asks for: memory, CPUs and kernel command line are
+    libguestfs's own unless set. There is nothing to do when that template is there and holds.
+    """
+    warm = replace(settings, start="warm", timeline=None)
+    with tools.unwinding_on_sigterm(), session.opened(warm) as opened:
+        status = tools.run(_WORK, opened.environment.variables, quiet=True)
+        launches = opened.finished(5.0)
+    if not launches or launches[-1].record is None or status != 0:
+        why = launches[-1].message if launches and launches[-1].message else f"guestfish ended with status {status}"
+        raise LaunchError("cannot build the template", settings.profile, why)
+    record = launches[-1].record
+    if record["start"] == "cold":
+        raise CapabilityError("cannot build the template", settings.profile, record["start_reason"])
+    built = store.lookup(settings.state_dir, record["template"])
+    if as_json:
+        click.echo(json.dumps(_facts(built) | {"launch_ns": record["launch_ns"]}, indent=2))
+    else:
+        click.echo(_line(built))
+        click.echo(f"a launch cloned from it took {record['launch_ns'] / 1e9:.2f} s ({record['accel']}, 1 launch)")
+    return 0
+
+
+def _state_options(function: Any) -> Any:  # noqa: ANN401 - click's decorators are untyped
+    """Add the options that say where templates are."""
+    function = click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file.")(
+        function
+    )
+    return click.option("--state-dir", metavar="DIR", help="Where templates are kept.")(function)
+
+
+@template.command("list", epilog=examples("guestlaunch template list", "guestlaunch template list --json"))
+@_state_options
+@json_option
+def list_(*, state_dir: str | None, config: Path | None, as_json: bool) -> int:
+    """List all templates, and whether they still hold."""
+    settings = load(config=config, overrides={"state_dir": state_dir})
+    found = store.templates(settings.state_dir)
+    if as_json:
+        click.echo(json.dumps([_facts(one) for one in found], indent=2))
+        return 0
+    for one in found:
+        click.echo(_line(one))
+    if not found:
+        click.echo(f"none in {store.home(settings.state_dir)} (guestlaunch template build makes one)", err=True)
+    return 0
+
+
+@template.command(epilog=examples("guestlaunch template verify", "guestlaunch template verify 93c3279f"))
+@click.argument("key", nargs=-1)
+@_state_options
+@json_option
+def verify(*, key: Sequence[str], state_dir: str | None, config: Path | None, as_json: bool) -> int:
+    """Compare the files of templates with their digests, and what they depend on with what is there.
+
+    KEY is a template's, or its beginning; all are checked when none is named. Exit status 1 when one does not hold.
+    """
+    settings = load(config=config, overrides={"state_dir": state_dir})
+    found = _named(settings, key)
+    said = [(one, store.damage(one) or outdated(one)) for one in found]
+    if as_json:
+        click.echo(json.dumps([{"key": one.key, "path": str(one.path), "wrong": why} for one, why in said], indent=2))
+    else:
+        for one, why in said:
+            click.echo(f"{one.path.name}: {why or 'as built, and nothing that it depends on has changed'}")
+    return 1 if any(why for _, why in said) else 0
+
+
+@template.command(epilog=examples("guestlaunch template remove 93c3279f", "guestlaunch template remove --stale"))
+@click.argument("key", nargs=-1)
+@click.option("--stale", is_flag=True, help="Remove those that are outdated.")
+@click.option("--all", "every", is_flag=True, help="Remove all.")
+@_state_options
+@json_option
+def remove(
+    *, key: Sequence[str], stale: bool, every: bool, state_dir: str | None, config: Path | None, as_json: bool
+) -> int:
+    """Remove templates: those named by KEY (or its beginning), the outdated ones, or all."""
+    settings = load(config=config, overrides={"state_dir": state_dir})
+    if not (key or stale or every):
+        raise click.UsageError("name templates, or say --stale or --all")
+    doomed = [] if not key else _named(settings, key)
+    doomed += [one for one in store.templates(settings.state_dir) if every or (stale and outdated(one))]
+    if stale or every:
+        store.sweep(settings.state_dir)
+    for one in {one.key: one for one in doomed}.values():
+        if not store.remove(one):
+            raise LaunchError("cannot remove the template", one.key, "a launch is cloning it", "end it first")
+        if not as_json:
+            click.echo(f"removed {one.path.name}")
+    if as_json:
+        click.echo(json.dumps({"removed": sorted({one.key for one in doomed})}, indent=2))
+    return 0
+
+
+def _named(settings: Settings, keys: Sequence[str]) -> list[Template]:
+    """Return the templates that are named, all when none is.
+
+    :raise NotFoundError: one is not there, or there are none at all.
+    """
+    if keys:
+        return [store.lookup(settings.state_dir, key) for key in keys]
+    found = store.templates(settings.state_dir)
+    if not found:
+        hint = "guestlaunch template build makes one"
+        raise NotFoundError("no templates", store.home(settings.state_dir), "none was built", hint)
+    return found
+
+
+def _line(one: Template) -> str:
+    facts = one.facts
+    state = outdated(one)
+    return (
+        f"{one.key}  {facts['profile']}, {facts['accel']}, {facts['memory_mib']} MiB, {facts['vcpus']} vCPU,"
+        f" {one.disk_bytes / _MIB:.0f} MiB on disk\n"
+        f"{'':<18}{'stale: ' + state if state else 'holds'}, built {one.built} in {one.seconds:.0f} s"
+    )
+
+
+def _facts(one: Template) -> dict[str, Any]:
+    """Return a template as it is printed with --json."""
+    return {
+        "key": one.key,
+        "path": str(one.path),
+        "stale": outdated(one),
+        "built": one.built,
+        "seconds": one.seconds,
+        "disk_bytes": one.disk_bytes,
+        "facts": dict(one.facts),
+    }
