@@ -17,12 +17,12 @@ from orchestrator import __version__
 from orchestrator.errors import DiskError, GuestlaunchError
 from orchestrator.hypervisor import embed
 from orchestrator.hypervisor.connection import Connection, open_connection
-from orchestrator.launch.choice import template_facts, why_not_warm
+from orchestrator.launch.choice import outdated, template_facts, why_not_warm
 from orchestrator.launch.clone import bare
 from orchestrator.launch.cold import Cold
 from orchestrator.launch.launch import Launch
-from orchestrator.launch.plan import Plan, appliance_versions
-from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.plan import Plan, appliance_versions, make_plan
+from orchestrator.launch.request import LaunchRequest, from_json
 from orchestrator.launch.standby import Pool, Shape, Waiting
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.templating import build_template
@@ -130,8 +130,28 @@ class Launcher:
                 return
             for line in swept:
                 self.log.emit("swept", level="warning", what=line)
+            self._restock()
 
         threading.Thread(target=run, name="prewarm", daemon=True).start()
+
+    def _restock(self) -> None:
+        """Have clones kept of the templates that earlier launches have left."""
+        if self._pool is None:
+            return
+        for template in templates.templates(self.settings.state_dir):
+            if template.facts["profile"] != self.settings.profile or outdated(template) is not None:
+                continue
+            with contextlib.suppress(GuestlaunchError, OSError, TypeError, ValueError):
+                request = from_json(template.request)
+                plan = make_plan(request, self.settings)
+                shape = Shape(
+                    plan=plan,
+                    request=request,
+                    settings=self.settings,
+                    facts=template_facts(plan, request, self.settings),
+                )
+                if shape.facts == template.facts:
+                    self._pool.want(shape)
 
     def running(self) -> list[Snapshot]:
         """Return the launches that are not over yet."""

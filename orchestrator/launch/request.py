@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.domain.model import Disk, Network
 
@@ -41,3 +43,17 @@ class LaunchRequest:
     console: bool = True
     extra_args: tuple[str, ...] = ()
     start_paused: bool = False
+
+
+def from_json(values: Mapping[str, Any]) -> LaunchRequest:
+    """Return a request without disks and network from its fields as JSON values.
+
+    :raise TypeError: they are not a request's.
+    """
+    pflash = values.get("pflash")
+    lists = {
+        "disks": (),
+        "extra_args": tuple(values.get("extra_args", ())),
+        "pflash": tuple(pflash) if pflash else None,
+    }
+    return LaunchRequest(**{**values, **lists})
