@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.domain.cmdline import fix_cmdline
 from orchestrator.domain.layout import lay_out
-from orchestrator.domain.model import Accel, Arch, Channel, Disk, DiskBus, Domain, FileSource
+from orchestrator.domain.model import Accel, Arch, Channel, Disk, DiskBus, Domain, FileSource, Incoming, Ram
 from orchestrator.domain.passthrough import drive_option, join_options
 from orchestrator.domain.profiles import load_profile
 from orchestrator.domain.xml import QEMU_NAMESPACE, domain_xml
@@ -40,6 +40,8 @@ def domain(path: str, other: str = "/o") -> Domain:
         disks=(Disk(source=FileSource(path=path), format="raw"), Disk(source=FileSource(path=path), serial=other)),
         channels=(Channel(name="c", path=path),),
         trace_path=path,
+        ram=Ram(path=path, private=True),
+        incoming=Incoming(firmware=path),
     )
 
 
@@ -58,7 +60,8 @@ def test_paths_come_back(path: str, other: str) -> None:
     attributes = [("devices/disk/source", "file"), ("devices/channel/source", "path")]
     assert [root.find(tag).get(name) for tag, name in attributes] == [path] * 2  # type: ignore[union-attr]
     arguments = [element.get("value", "") for element in root.iter(f"{{{QEMU_NAMESPACE}}}arg")]
-    assert arguments[arguments.index("-D") + 1] == path
+    assert [arguments[arguments.index(option) + 1] for option in ("-D", "-bios")] == [path] * 2
+    assert qemu_options(arguments[arguments.index("-object") + 1].partition(",")[2])["mem-path"] == path
     assert qemu_options(arguments[arguments.index("-drive") + 1])["file.filename"] == path
     assert json.loads(arguments[arguments.index("-device") + 1])["serial"] == other
 

@@ -19,11 +19,12 @@ def named(tiles: tuple[Tile, ...], phase: Phase) -> Tile:
     return next(t for t in tiles if t.name is phase)
 
 
-def test_complete_launch_tiles_without_gaps() -> None:
-    """Every phase starts where the one before it ended, and the durations sum to the total."""
-    boundaries = {phase: at(1_000 + 10 * index) for index, phase in enumerate(COLD)}
-    tiles = tile(Start.COLD, boundaries, 1_500)
-    assert [t.name for t in tiles] == list(COLD)
+@pytest.mark.parametrize("start", Start)
+def test_complete_launch_tiles_without_gaps(start: Start) -> None:
+    """Every phase starts where the one before it ended, and the durations sum to the total, whatever the start."""
+    boundaries = {phase: at(1_000 + 10 * index) for index, phase in enumerate(SEQUENCE[start])}
+    tiles = tile(start, boundaries, 1_500)
+    assert [t.name for t in tiles] == list(SEQUENCE[start])
     position = 0
     for each in tiles:
         assert each.start_ns == position
@@ -31,6 +32,23 @@ def test_complete_launch_tiles_without_gaps() -> None:
         position += each.duration_ns
     assert position == 500
     assert {t.outcome for t in tiles} == {"success"}
+
+
+def test_all_starts_begin_and_end_alike() -> None:
+    """The start is decided when the first phase has begun already; what follows guestfsd is the same for all."""
+    common = (Phase.GUESTFSD, Phase.READY, Phase.WORKLOAD, Phase.SHUTDOWN)
+    assert {(phases[0], phases[-4:]) for phases in SEQUENCE.values()} == {(Phase.PLAN, common)}
+    boot, clone = set(SEQUENCE[Start.COLD]), set(SEQUENCE[Start.WARM])
+    assert clone - boot == {Phase.RESTORE, Phase.ATTACH, Phase.GATE}
+    assert boot - clone == set(COLD[COLD.index(Phase.QEMU) : COLD.index(Phase.GUESTFSD)])
+    assert set(SEQUENCE[Start.STANDBY]) < clone
+
+
+def test_boundaries_of_another_start_are_left_out() -> None:
+    """A clone's guest dates its kernel's start as any does; that is no phase of its launch."""
+    tiles = tile(Start.WARM, {Phase.PLAN: at(0), Phase.KERNEL: at(1), Phase.GATE: at(5)}, 9)
+    assert [t.name for t in tiles] == list(SEQUENCE[Start.WARM])
+    assert named(tiles, Phase.GATE).duration_ns == 4
 
 
 def test_unseen_boundary_is_null_and_its_time_is_named_elsewhere() -> None:

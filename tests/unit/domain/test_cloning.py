@@ -1,0 +1,219 @@
+"""Templates and clones as values: the same devices in the same places, and disks as steps of plugging them in."""
+
+from __future__ import annotations
+
+import dataclasses
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from orchestrator.domain.cloning import (
+    GATE_WORD,
+    ROOT_TARGET,
+    as_clone,
+    as_template,
+    misfit,
+    plugs,
+    split_cmdline,
+)
+from orchestrator.domain.layout import lay_out
+from orchestrator.domain.model import (
+    Accel,
+    Arch,
+    Channel,
+    Disk,
+    DiskBus,
+    Domain,
+    FileSource,
+    FirmwareKind,
+    Incoming,
+    Loader,
+    Network,
+    NetworkSource,
+    Ram,
+)
+from orchestrator.domain.policy import CONTROL_CHANNEL, GUESTFSD_CHANNEL, appliance_root, design
+from orchestrator.domain.profiles import load_profile, profile_names
+from orchestrator.domain.xml import domain_xml
+from orchestrator.errors import DiskError
+
+USERS = Disk(source=FileSource(path="/a"), format="raw")
+HTTPS = NetworkSource(driver="https", options=(("url", "u"),), secrets=(("password-secret", "hush"),))
+
+
+def booting(profile: str = "aarch64-uefi", *, disks: tuple[Disk, ...] = ()) -> Domain:
+    """Return a domain as it would boot for a tool with disks."""
+    loaded = load_profile(profile)
+    return design(
+        loaded,
+        name="n",
+        uuid="3b1e2f3c-6b0e-4e44-9a3c-0123456789ab",
+        emulator="/q",
+        accel=Accel.TCG,
+        host_arch=Arch.X86_64,
+        kernel="/kernel",
+        initrd="/initrd",
+        cmdline="panic=1 quiet",
+        loader=Loader(code="/c", nvram="/n") if loaded.firmware is FirmwareKind.UEFI else None,
+        disks=disks,
+        root=appliance_root("/root.qcow2", name="gl-key"),
+        guestfsd_path="/guestfsd.sock",
+        control_path="/control",
+        console_path="/console",
+    )
+
+
+def devices(domain: Domain) -> str:
+    """Return the devices of a domain as libvirt is told of them, without the sockets and files behind them."""
+    element = ET.fromstring(domain_xml(domain)).find("devices")
+    assert element is not None
+    for source in element.iter("source"):
+        source.attrib.clear()
+    return ET.tostring(element, encoding="unicode")
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_a_clone_has_the_devices_of_its_template(profile: str) -> None:
+    """Devices, their order and their places are the same, or QEMU would refuse the state; so is the machine."""
+    template = as_template(booting(profile), "/ram")
+    clone = as_clone(template, ram="/ram", firmware="/firmware")
+    assert devices(clone) == devices(template)
+    same = ("profile", "accel", "emulator", "memory_mib", "vcpus", "cpu", "fw_cfg_dma", "disks", "channels", "rng")
+    assert [getattr(clone, name) for name in same] == [getattr(template, name) for name in same]
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_a_clone_needs_nothing_to_boot_from(profile: str) -> None:
+    """Kernel and initrd are in the state; on Arm the flash is, too, and on x86 the ROM that brought them stays."""
+    clone = as_clone(as_template(booting(profile), "/ram"), ram="/ram", firmware="/firmware")
+    assert (clone.kernel, clone.initrd, clone.cmdline) == (None, None, "")
+    expected = {
+        "aarch64-uefi": (None, Incoming(firmware="/firmware")),
+        "aarch64-bare": (None, Incoming()),
+        "x86_64-seabios": (None, Incoming(option_roms=("linuxboot_dma.bin",))),
+        "x86_64-ovmf": (Loader(code="/c", nvram="/n"), Incoming(option_roms=("linuxboot_dma.bin",))),
+    }
+    if profile in expected:
+        assert (clone.loader, clone.incoming) == expected[profile]
+
+
+def test_memory_is_shared_by_the_template_and_private_to_clones() -> None:
+    """The template's memory goes to the file; what clones write stays theirs."""
+    template = as_template(booting(), "/ram")
+    assert template.ram == Ram(path="/ram", private=False)
+    assert as_clone(template, ram="/elsewhere", firmware="/f").ram == Ram(path="/elsewhere", private=True)
+
+
+def test_a_template_has_nothing_of_a_tools() -> None:
+    """Neither disks nor network; guestfsd's port is there and leads nowhere; its init stops at the gate."""
+    users = dataclasses.replace(booting(disks=(USERS, USERS)), network=Network(net="169.254.0.0/16"))
+    template = as_template(users, "/ram")
+    assert [disk.source for disk in template.disks] == [FileSource(path="/root.qcow2")]
+    assert template.network is None
+    assert template.channels == (
+        Channel(name=GUESTFSD_CHANNEL, path=None),
+        Channel(name=CONTROL_CHANNEL, path="/control"),
+    )
+    assert template.cmdline.split()[-1] == GATE_WORD
+    assert template.cmdline.split()[:2] == ["panic=1", "quiet"]
+
+
+@pytest.mark.parametrize("arch", Arch)
+def test_the_root_sorts_after_all_disks(arch: Arch) -> None:
+    """The root has the controller's last target; disks plugged in later have the first ones, which no root takes."""
+    template = as_template(booting("aarch64-uefi" if arch is Arch.AARCH64 else "x86_64-ovmf"), "/ram")
+    root = lay_out(template.disks, arch).places[0]
+    most = (USERS,) * (ROOT_TARGET - 1)
+    places = lay_out(most, arch).places
+    assert misfit(most) is None
+    assert (root.controller, root.unit) == (0, 255)
+    assert [(place.controller, place.unit) for place in places] == [(0, target) for target in range(len(most))]
+    assert all(place.unit < root.unit for place in places)
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "booted", "late"),
+    [
+        ("a TERM=linux b", "a b", ("TERM=linux",)),
+        ("guestfs_verbose=1 x guestfs_rescue=1", "x", ("guestfs_verbose=1", "guestfs_rescue=1")),
+        ("guestfs_channel=/dev/x guestfs_noreboot=1", "", ("guestfs_channel=/dev/x", "guestfs_noreboot=1")),
+        ("guestfs_network=1 a", "guestfs_network=1 a", ()),  # no clone has a network
+        ("TERMS=1 xTERM=1", "TERMS=1 xTERM=1", ()),
+        ("TERM=a TERM=a b TERM=c", "b", ("TERM=a", "TERM=a", "TERM=c")),
+        ('q="TERM=1 x" y', 'q="TERM=1 x" y', ()),
+        ("", "", ()),
+    ],
+)
+def test_split_cmdline(cmdline: str, booted: str, late: tuple[str, ...]) -> None:
+    """Words that only /init reads do not part templates: the clone is told them at its gate."""
+    assert split_cmdline(cmdline) == (booted, late)
+
+
+@pytest.mark.parametrize(
+    ("disks", "why"),
+    [
+        ((), None),
+        ((USERS,) * 30, None),
+        ((USERS,) * ROOT_TARGET, f"{ROOT_TARGET} disks"),
+        ((USERS, dataclasses.replace(USERS, bus=DiskBus.VIRTIO)), "virtio bus"),
+        ((dataclasses.replace(USERS, bus=DiskBus.SATA), USERS), "sata bus"),
+    ],
+)
+def test_misfit(disks: tuple[Disk, ...], why: str | None) -> None:
+    """What a clone's one SCSI controller cannot take is said."""
+    said = misfit(disks)
+    assert (said is None) if why is None else (said is not None and why in said)
+
+
+HOSTILE = ["/a,b=c", "/a'b", '/a"b', "/a\\b", "/a\nb", "/a\tb c", "/ü&<>", '/\\"\\\\n"', "/a,,b;#%s$()"]
+
+
+@pytest.mark.parametrize("path", HOSTILE)
+def test_a_disk_that_libvirt_can_describe_is_plugged_by_xml(path: str) -> None:
+    """The XML reads back as the path, at the disk's own place."""
+    disks = (USERS, dataclasses.replace(USERS, source=FileSource(path=path), readonly=True))
+    _, plug = plugs(disks, Arch.AARCH64, ())
+    assert plug.commands == ()
+    assert plug.xml is not None
+    element = ET.fromstring(plug.xml)
+    source, address, target = (element.find(tag) for tag in ("source", "address", "target"))
+    assert source is not None
+    assert address is not None
+    assert target is not None
+    assert source.get("file") == path
+    assert (address.get("controller"), address.get("target"), address.get("unit")) == ("0", "1", "0")
+    assert target.get("dev") == "sdb"
+    assert element.find("readonly") is not None
+
+
+def test_a_disk_for_qemu_itself_is_plugged_by_its_monitor() -> None:
+    r"""The drive goes by the human monitor, as one word in quotes; the device sits at the disk's place."""
+    passed = Disk(source=FileSource(path='/a,"b\\\n'), serial="with space")
+    _, plug = plugs((USERS, passed), Arch.X86_64, ())
+    assert plug.xml is None
+    drive, device = plug.commands
+    options = r'"id=drive1,if=none,file.driver=file,file.filename=/a,,\"b\\\n"'
+    assert drive == ("human-monitor-command", {"command-line": f"drive_add 0 {options}"})
+    properties = {
+        "driver": "scsi-hd", "bus": "scsi0.0", "channel": 0, "scsi-id": 1, "lun": 0, "id": "disk1", "drive": "drive1",
+        "serial": "with space",
+    }  # fmt: skip
+    assert device == ("device_add", properties)
+
+
+def test_secrets_come_before_the_drive_that_needs_them() -> None:
+    """The secret object names a file; its text is nowhere."""
+    (plug,) = plugs((Disk(source=HTTPS, format="raw"),), Arch.AARCH64, (("secret0-password-secret", "/s,0"),))
+    assert [command for command, _ in plug.commands] == ["object-add", "human-monitor-command", "device_add"]
+    assert plug.commands[0][1] == {"qom-type": "secret", "id": "secret0-password-secret", "file": "/s,0"}
+    assert "file.password-secret=secret0-password-secret" in plug.commands[1][1]["command-line"]
+    assert "hush" not in repr(plug)
+
+
+def test_what_was_not_prepared_is_refused() -> None:
+    """A secret without a file, and a throw-away disk without its overlay."""
+    with pytest.raises(DiskError, match="its password-secret was not stored"):
+        plugs((Disk(source=HTTPS, format="raw"),), Arch.AARCH64, ())
+    for disk in (USERS, Disk(source=FileSource(path="/a"))):
+        with pytest.raises(DiskError, match="overlay was not made"):
+            plugs((dataclasses.replace(disk, snapshot=True),), Arch.AARCH64, ())

@@ -1,0 +1,199 @@
+"""Which launches can be clones of a template, and what parts one template from another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.appliance.guest_files import scripts_digest
+from orchestrator.appliance.manifest import FileRecord, Init, Manifest
+from orchestrator.appliance.model import Appliance
+from orchestrator.domain.model import Accel, Arch, Disk, DiskBus, FileSource, Network
+from orchestrator.domain.profiles import load_profile
+from orchestrator.firmware.descriptors import Firmware
+from orchestrator.launch.choice import template_facts, why_not_warm
+from orchestrator.launch.plan import Plan
+from orchestrator.launch.request import LaunchRequest
+from orchestrator.settings import Settings
+from orchestrator.template.model import key_of
+
+SETTINGS = Settings(state_dir=Path("/state"), runtime_dir=Path("/run/gl"))
+REQUEST = LaunchRequest(kernel="/a/kernel", initrd="/a/initrd", cmdline="panic=1 console=ttyS0 quiet TERM=linux")
+SCSI = Disk(source=FileSource(path="/a"))
+
+
+def manifest(**changes: Any) -> Manifest:  # noqa: ANN401 - of any field
+    """Return the manifest of an appliance that was built here and now, with changes."""
+    files = {
+        name: FileRecord(size=1, mtime_ns=1, inode=1, digest=f"sha256:{name}") for name in ("kernel", "initrd", "root")
+    }
+    made = Manifest(
+        arch=Arch.AARCH64,
+        files=files,
+        packages={},
+        unavailable=(),
+        libguestfs="1.48.6",
+        kernel="6.1",
+        modules=(),
+        root_uuid="u",
+        built="2026-01-01T00:00:00Z",
+        builder="0",
+        guest_scripts=scripts_digest(Init.LEAN),
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def appliance(said: Manifest | None) -> Appliance:
+    """Return an appliance with that manifest."""
+    return Appliance(
+        path=Path("/a"),
+        arch=Arch.AARCH64,
+        kernel=Path("/a/kernel"),
+        initrd=Path("/a/initrd"),
+        root=Path("/a/root"),
+        root_format="raw",
+        root_uuid="u",
+        manifest=said,
+        markers=frozenset({"init"}),
+    )
+
+
+def plan(folder: Path, **changes: Any) -> Plan:  # noqa: ANN401 - of any field
+    """Return a plan whose emulator and firmware are files in folder, with changes."""
+    for name in ("qemu", "code", "vars"):
+        if not (folder / name).exists():
+            (folder / name).touch()
+    firmware = Firmware(
+        code=str(folder / "code"),
+        code_format="raw",
+        nvram_template=str(folder / "vars"),
+        nvram_format="raw",
+        description="d",
+        descriptor=folder,
+    )
+    made = Plan(
+        profile=load_profile("aarch64-uefi"),
+        emulator=str(folder / "qemu"),
+        host_arch=Arch.X86_64,
+        accel=Accel.TCG,
+        accel_reason="r",
+        firmware=firmware,
+        appliance=appliance(manifest()),
+        disks=(SCSI,),
+        kernel="/a/kernel",
+        kernel_bytes=1,
+        initrd_bytes=1,
+        libguestfs="1.48.6",
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def test_an_ordinary_launch_can_be_warm(tmp_path: Path) -> None:
+    """Nothing speaks against disks on the SCSI bus, a verbose tool, other memory or CPUs, a local connection."""
+    assert why_not_warm(plan(tmp_path), REQUEST, SETTINGS) is None
+    request = dataclasses.replace(REQUEST, cmdline="guestfs_verbose=1", memory_mib=4096, vcpus=4, guestfsd_path="/s")
+    for uri in (None, "qemu:///embed", "qemu:///system", "qemu:///session", "qemu+unix:///system?socket=/s"):
+        settings = dataclasses.replace(SETTINGS, connect=uri, memory_mib=2048, cpu="max", measure=False)
+        assert why_not_warm(plan(tmp_path, disks=(SCSI,) * 30), request, settings) is None
+
+
+@pytest.mark.parametrize(
+    ("on_plan", "on_request", "on_settings", "why"),
+    [
+        ({"appliance": None}, {}, {}, "no gate"),
+        ({"appliance": appliance(None)}, {}, {}, "no gate"),
+        ({"appliance": appliance(manifest(init=Init.STOCK))}, {}, {}, "no gate"),
+        ({"appliance": appliance(manifest(guest_scripts="sha256:other"))}, {}, {}, "another guestlaunch"),
+        ({"appliance": appliance(manifest(guest_scripts=""))}, {}, {}, "another guestlaunch"),
+        ({}, {}, {"fw_cfg_dma": False}, "DMA"),
+        ({}, {"network": Network(net="169.254.0.0/16")}, {}, "network"),
+        ({}, {"extra_args": ("-device", "x")}, {}, "arguments of the user's own"),
+        ({}, {"start_paused": True}, {}, "debugger"),
+        ({}, {}, {"connect": "qemu+ssh://host/system"}, "another host"),
+        ({"disks": (SCSI, dataclasses.replace(SCSI, bus=DiskBus.VIRTIO))}, {}, {}, "virtio bus"),
+        ({"disks": (dataclasses.replace(SCSI, bus=DiskBus.SATA),)}, {}, {}, "sata bus"),
+        ({"disks": (SCSI,) * 256}, {}, {}, "256 disks"),
+    ],
+)
+def test_what_no_template_can_serve(
+    tmp_path: Path, on_plan: dict[str, Any], on_request: dict[str, Any], on_settings: dict[str, Any], why: str
+) -> None:
+    """Each reason is said by name."""
+    said = why_not_warm(
+        plan(tmp_path, **on_plan),
+        dataclasses.replace(REQUEST, **on_request),
+        dataclasses.replace(SETTINGS, **on_settings),
+    )
+    assert said is not None
+    assert why in said
+
+
+def other_manifest(name: str) -> Manifest:
+    """Return a manifest of which one file is another."""
+    files = manifest().files
+    return manifest(files={**files, name: dataclasses.replace(files[name], digest="sha256:other")})
+
+
+@pytest.mark.parametrize(
+    ("on_plan", "on_request", "on_settings"),
+    [
+        ({"profile": load_profile("aarch64-bare"), "firmware": None}, {}, {}),
+        ({"profile": dataclasses.replace(load_profile("aarch64-uefi"), machine="virt-7.1")}, {}, {}),
+        ({"accel": Accel.KVM}, {}, {}),
+        *[({"appliance": appliance(other_manifest(name))}, {}, {}) for name in ("kernel", "initrd", "root")],
+        ({"appliance": dataclasses.replace(appliance(manifest()), root=Path("/b/root"))}, {}, {}),
+        ({}, {"cmdline": REQUEST.cmdline + " loglevel=8"}, {}),
+        ({}, {"memory_mib": 2048}, {}),
+        ({}, {"vcpus": 3}, {}),
+        ({}, {}, {"memory_mib": 2048}),
+        ({}, {}, {"vcpus": 3}),
+        ({}, {}, {"cpu": "max"}),
+    ],
+)
+def test_what_parts_templates(
+    tmp_path: Path, on_plan: dict[str, Any], on_request: dict[str, Any], on_settings: dict[str, Any]
+) -> None:
+    """A template of another machine, firmware, appliance, command line or size has another key."""
+    usual = key_of(template_facts(plan(tmp_path), REQUEST, SETTINGS))
+    request = dataclasses.replace(REQUEST, **on_request)
+    settings = dataclasses.replace(SETTINGS, **on_settings)
+    assert key_of(template_facts(plan(tmp_path, **on_plan), request, settings)) != usual
+
+
+@pytest.mark.parametrize(
+    ("on_plan", "on_request", "on_settings"),
+    [
+        ({"disks": ()}, {}, {}),
+        ({}, {"cmdline": REQUEST.cmdline.replace("TERM=linux", "TERM=xterm guestfs_verbose=1")}, {}),
+        ({}, {"cmdline": REQUEST.cmdline.replace("ttyS0", "ttyAMA0")}, {}),
+        ({}, {"guestfsd_path": "/other"}, {}),
+        ({}, {"memory_mib": load_profile("aarch64-uefi").memory_mib}, {}),
+        ({}, {}, {"start": "warm", "measure": False, "runtime_dir": Path("/elsewhere")}),
+    ],
+)
+def test_what_does_not(
+    tmp_path: Path, on_plan: dict[str, Any], on_request: dict[str, Any], on_settings: dict[str, Any]
+) -> None:
+    """What a clone is given at its gate, or says the same in other words, needs no template of its own."""
+    usual = template_facts(plan(tmp_path), REQUEST, SETTINGS)
+    request = dataclasses.replace(REQUEST, **on_request)
+    settings = dataclasses.replace(SETTINGS, **on_settings)
+    assert template_facts(plan(tmp_path, **on_plan), request, settings) == usual
+
+
+@pytest.mark.parametrize("name", ["qemu", "code", "vars"])
+@pytest.mark.parametrize("change", [lambda file: file.write_text("new"), Path.unlink])
+def test_an_upgrade_outdates_templates(tmp_path: Path, name: str, change: Callable[[Path], object]) -> None:
+    """With another QEMU or other firmware the template is another; without, there is an error and no template."""
+    planned = plan(tmp_path)
+    usual = template_facts(planned, REQUEST, SETTINGS)
+    change(tmp_path / name)
+    if (tmp_path / name).exists():
+        assert key_of(template_facts(planned, REQUEST, SETTINGS)) != key_of(usual)
+    else:
+        with pytest.raises(FileNotFoundError):
+            template_facts(planned, REQUEST, SETTINGS)
