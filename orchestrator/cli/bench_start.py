@@ -87,8 +87,7 @@ def _tried(rows: Sequence[str], offers: _Offers, recording: Recording, plan: Pla
             tell(f"trying: {name}", number / len(rows))
             try:
                 offered = offers.side(name)
-                # A cold launch can be had everywhere: where it fails, that is an error and no side to be left out.
-                out = None if name in _ROWS["cold"] else bench_start.tried(offered, deadline_s=plan.deadline)
+                out = offers.why_not(name, offered, plan.deadline)
             except GuestlaunchError as error:
                 out = LeftOut(side=name, reason=str(error))
             if out is None:
@@ -123,11 +122,26 @@ class _Offers:
         """
         if name == REFERENCE:
             return self._reference()
-        environ = self._environ
         if name == STANDBY:
-            self._daemon = self._standby.enter_context(standing_by(self._folder / "run", environ))
-            environ = {**environ, "GUESTLAUNCH_SOCKET": str(self._daemon.socket)}
-        return bench_start.ours(name, self._work, environ, self._facts)
+            self._daemon = self._standby.enter_context(standing_by(self._folder / "run", self._environ))
+        return bench_start.ours(name, self._work, self._environ_of(name), self._facts)
+
+    def why_not(self, name: str, offered: tuple[Side, ...], deadline_s: float) -> LeftOut | None:
+        """Return why a side cannot be had on this host, None when it can. What it clones is made here, untimed."""
+        if name in _ROWS["cold"]:
+            return None  # that can be had everywhere: where it fails, that is an error and no side to be left out
+        out = None
+        if name in (bench_start.WARM, STANDBY):
+            first = bench_start.first_warm(name, self._work, self._environ_of(name), self._facts)
+            out = bench_start.tried(first, deadline_s=deadline_s)
+            self.wait()
+        return out or bench_start.tried(offered, deadline_s=deadline_s)
+
+    def _environ_of(self, name: str) -> dict[str, str]:
+        """Return the environment of one of our sides."""
+        if name != STANDBY or self._daemon is None:
+            return self._environ
+        return {**self._environ, "GUESTLAUNCH_SOCKET": str(self._daemon.socket)}
 
     def _reference(self) -> tuple[Side, ...]:
         own = bench_start.has_own_reference(self._profile)

@@ -168,8 +168,8 @@ def _other_start(wanted: Start | None, event: Mapping[str, Any] | None) -> str |
     """Return why a launch is not of the kind it was run for; None when it is."""
     if wanted is None:
         return None
-    found = None if event is None else event["start"]
-    return None if found == wanted else f"the launch was {found or 'none of ours'}, not {wanted}"
+    found, reason = (event["start"], event.get("start_reason")) if event is not None else ("none of ours", None)
+    return None if found == wanted else f"the launch was {found}, not {wanted}{f': {reason}' if reason else ''}"
 
 
 def _watch(process: subprocess.Popen[bytes], deadline_s: float) -> tuple[int, int | None, int]:

@@ -24,8 +24,8 @@ STANDBY = "standby"
 OURS: Mapping[str, Mapping[str, str]] = {
     COLD_WITHOUT_DMA: {"start": "cold", "fw-cfg-dma": "off"},
     COLD: {"start": "cold", "fw-cfg-dma": "on"},
-    WARM: {"start": "warm"},
-    STANDBY: {"start": "warm"},
+    WARM: {"start": "auto"},  # which makes no template: a launch that did that would not be what a warm one costs
+    STANDBY: {"start": "auto"},
 }
 _RECORDED = {COLD_WITHOUT_DMA: Start.COLD, COLD: Start.COLD, WARM: Start.WARM, STANDBY: Start.STANDBY}
 
@@ -71,6 +71,11 @@ def reference(
 def ours(name: str, work: Work, environ: Mapping[str, str], facts: Mapping[str, str]) -> tuple[Side, ...]:
     """Return one of our own sides, by its name; a launch that came about in another way will not count."""
     return bench_sides.ours(name, work, OURS[name], environ, facts, start=_RECORDED[name])
+
+
+def first_warm(name: str, work: Work, environ: Mapping[str, str], facts: Mapping[str, str]) -> tuple[Side, ...]:
+    """Return a side that makes the template which the launches of another are clones of; it is not timed."""
+    return bench_sides.ours(name, work, {"start": "warm"}, environ, facts)
 
 
 def tried(sides: tuple[Side, ...], *, deadline_s: float) -> LeftOut | None:

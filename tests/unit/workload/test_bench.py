@@ -89,6 +89,7 @@ def test_the_launch_line_is_taken() -> None:
     [
         ('{"start": "warm"}', None),
         ('{"start": "cold"}', "the launch was cold, not warm"),
+        ('{"start": "cold", "start_reason": "no template"}', "the launch was cold, not warm: no template"),
         ("", "the launch was none of ours, not warm"),
     ],
 )

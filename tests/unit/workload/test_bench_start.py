@@ -81,7 +81,7 @@ def test_each_row_asks_for_its_kind_of_launch(work: Work) -> None:
     commands = {name: " ".join(sides[0].command) for name, sides in found.items()}
     assert "--start cold --fw-cfg-dma off" in commands[bench_start.COLD_WITHOUT_DMA]
     assert "--start cold --fw-cfg-dma on" in commands[bench_start.COLD]
-    assert "--start warm" in commands[bench_start.WARM]
+    assert "--start auto" in commands[bench_start.WARM]
     wanted = {name: {side.start for side in sides} for name, sides in found.items()}
     assert wanted[bench_start.COLD] == {Start.COLD}
     assert wanted[bench_start.WARM] == {Start.WARM}
