@@ -21,6 +21,8 @@ from orchestrator.hypervisor.guest import Guest
 _CAPABILITIES = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
 _UNLIMITED = {"max-bandwidth": 1 << 40}
 _LOOK_S = 0.002
+_LAST_WRITE_S = 1.0
+_SAVING = "cannot save the state of domain"
 _BLOCK = 1 << 20
 
 
@@ -30,8 +32,10 @@ def save(guest: Guest, state: Path, socket_path: Path, deadline_s: float) -> Non
     :param socket_path: unix socket to use meanwhile; it must not exist.
     :raise MonitorError: QEMU refused, or failed under way.
     :raise DeadlineError: it was not done by then.
+    :raise OSError: the file cannot be written.
     """
     end = time.monotonic() + deadline_s
+    failures: list[OSError] = []
     guest.qmp("stop")
     guest.qmp("migrate-set-capabilities", _CAPABILITIES)
     guest.qmp("migrate-set-parameters", _UNLIMITED)
@@ -40,23 +44,37 @@ def save(guest: Guest, state: Path, socket_path: Path, deadline_s: float) -> Non
         try:
             listener.listen(1)
             listener.settimeout(deadline_s)
-            receiver = threading.Thread(target=_receive, args=(listener, out, deadline_s), daemon=True)
+            receiver = threading.Thread(target=_receive, args=(listener, out, deadline_s, failures), daemon=True)
             receiver.start()
             guest.qmp("migrate", {"uri": f"unix:{socket_path}"})
-            _wait(guest, end, "cannot save the state of domain")
-            receiver.join(max(0.0, end - time.monotonic()))
+            try:
+                _wait(guest, end, _SAVING)
+            except MonitorError as error:
+                receiver.join(_LAST_WRITE_S)
+                if failures:
+                    raise failures[0] from error
+                raise
+            receiver.join(max(_LAST_WRITE_S, end - time.monotonic()))
         finally:
             socket_path.unlink(missing_ok=True)
+        # QEMU has sent all and knows nothing of what became of it.
+        if failures:
+            raise failures[0]
+        if receiver.is_alive():
+            raise DeadlineError(_SAVING, guest.name, f"its state could not be written in {deadline_s:g} s")
         out.flush()
         os.fsync(out.fileno())
 
 
-def _receive(listener: socket.socket, out: IO[bytes], deadline_s: float) -> None:
-    with contextlib.suppress(OSError):
+def _receive(listener: socket.socket, out: IO[bytes], deadline_s: float, failures: list[OSError]) -> None:
+    """Write what QEMU sends to a file; what goes wrong is added to `failures`."""
+    try:
         peer, _ = listener.accept()
         with peer, peer.makefile("rb") as stream:
             peer.settimeout(deadline_s)
             shutil.copyfileobj(stream, out, _BLOCK)
+    except OSError as error:
+        failures.append(error)
 
 
 def load(guest: Guest, state: Path, socket_path: Path, deadline_s: float) -> None:

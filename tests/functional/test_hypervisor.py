@@ -11,7 +11,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from orchestrator import errors
 from orchestrator.domain.model import Arch
 from orchestrator.hypervisor import failure
 from orchestrator.hypervisor.binding import libvirt
-from orchestrator.hypervisor.connection import Connection, open_connection
+from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.emulator import find_emulator
 from orchestrator.hypervisor.events import EventSource, GuestEvent, Lifecycle, StopReason
 from orchestrator.hypervisor.fw_cfg import examine
@@ -33,32 +33,9 @@ from tests.tiny_domains import tiny_domain
 Create = Callable[..., Guest]
 
 
-@pytest.fixture(scope="session")
-def embedded(state_dir: Path) -> Iterator[Connection]:
-    """The embedded driver, which a process can start only once."""
-    with open_connection(None, state_dir) as connection:
-        yield connection
-
-
 @pytest.fixture(autouse=True)
 def opened_before_leftovers_are_counted(embedded: Connection, no_leftovers: None) -> None:
     """Order the fixtures: the root belongs to the whole session, what one test adds to it does not."""
-
-
-@pytest.fixture
-def create(embedded: Connection) -> Iterator[Create]:
-    """Start guests, each of which is ended and its log removed whatever becomes of the test."""
-    started: list[Guest] = []
-
-    def start(xml: str, *, paused: bool = True) -> Guest:
-        started.append(embedded.create(xml, paused=paused))
-        return started[-1]
-
-    yield start
-    for guest in started:
-        guest.end(5)
-        assert guest.log_file is not None
-        guest.log_file.unlink(missing_ok=True)
 
 
 def test_codes_are_libvirts() -> None:
