@@ -30,12 +30,14 @@ class DiskFactory:
         image_format: str = "raw",
         filesystem: bool = True,
         partitioned: bool = False,
+        table: str = "",
         files: Mapping[str, str] | None = None,
     ) -> Path:
         """Make one image and return its path.
 
         :param filesystem: put ext4 on it, holding `files` (path in the file system: text).
         :param partitioned: the file system is the first partition of an MBR disk, from 1 MiB on.
+        :param table: sfdisk's description of a partition table, for a disk without a file system.
         :param image_format: "raw" or "qcow2".
         """
         path = self.folder / name
@@ -43,7 +45,9 @@ class DiskFactory:
         with raw.open("wb") as image:
             image.truncate(size_mib * MIB)
         if partitioned:
-            host("/usr/sbin/sfdisk", "--quiet", raw, stdin="label: dos\nstart=1MiB, type=83\n")
+            table = "label: dos\nstart=1MiB, type=83\n"
+        if table:
+            host("/usr/sbin/sfdisk", "--quiet", raw, stdin=table)
         if filesystem:
             self._ext4(raw, offset_mib=1 if partitioned else 0, size_mib=size_mib, files=files or {})
         if raw != path:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
-from tests.conftest import failed_key
+from tests.conftest import TOP, failed_key
 from tests.leftovers import left_behind, look
+from tests.running import Guestlaunch, session_environment
+from tests.storage import Storage, make
 
 if TYPE_CHECKING:
     from orchestrator.hypervisor.connection import Connection
@@ -54,3 +57,43 @@ def create(embedded: Connection) -> Iterator[Create]:
         guest.end(5)
         assert guest.log_file is not None
         guest.log_file.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def shared_guestlaunch(
+    request: pytest.FixtureRequest, session_dir: Path, state_dir: Path, evidence_dir: Path
+) -> Iterator[Guestlaunch]:
+    """Run our commands for what several tests share; what they printed is kept when any test failed."""
+    folder = evidence_dir / "shared"
+    folder.mkdir()
+    environ = session_environment(session_dir, state_dir, folder)
+    with Guestlaunch(bin_dir=TOP / ".venv" / "bin", environ=environ, evidence=folder) as runner:
+        yield runner
+    if not request.session.testsfailed:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def storage(shared_guestlaunch: Guestlaunch, tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """One of every kind of storage, made once by the appliance; to be attached read-only."""
+    return make(shared_guestlaunch, tmp_path_factory.mktemp("storage"))
+
+
+@pytest.fixture(scope="module")
+def templates(state_dir: Path) -> Iterator[Path]:
+    """Where the templates of a test module are; the launches of the next one find none."""
+    folder = state_dir / "templates"
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def template(guestlaunch: Guestlaunch, templates: Path, evidence: Path) -> Path:
+    """The template that guestfish's launches of the default profile are cloned from, built once a module."""
+    found = sorted(templates.glob("aarch64-uefi-*"))
+    if not found:
+        log = {"GUESTLAUNCH_LOG": str(evidence / "template-build.jsonl")}
+        guestlaunch("template", "build", "--accel", "tcg", environ=log).ok()
+        found = sorted(templates.glob("aarch64-uefi-*"))
+    assert len(found) == 1
+    return found[0]

@@ -6,7 +6,6 @@ import ast
 import http.server
 import os
 import re
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,54 +15,9 @@ import pytest
 
 from tests.disks import MIB, DiskFactory
 from tests.running import Guestlaunch
+from tests.storage import PASSPHRASE, PLAIN, Storage, attached, commands, device, reading, sections
 
 TCG = ("--accel", "tcg")
-PASSPHRASE = "open sesame"
-DISKS = {
-    "volumes": 256, "mirror1": 128, "mirror2": 128, "half1": 64, "half2": 64,
-    "btrfs1": 160, "btrfs2": 160, "luks": 64, "plain": 1024,
-}  # fmt: skip
-PLAIN = {"1": "ntfs", "2": "f2fs", "3": "vfat", "4": "xfs", "5": "ext2"}  # partitions of the disk `plain`
-OS_FILES = {
-    "/etc/debian_version": r"12.0\n",
-    "/etc/fstab": r"/dev/system/root / ext4 defaults 0 1\n/dev/system/swap none swap sw 0 0\n",
-    "/etc/hosts": r"192.0.2.7 storage.example\n",
-    "/etc/hostname": r"storage\n",
-    "/bin/sh": "",
-}
-
-MAKE_ARRAYS_AND_VOLUMES = """
-part-init /dev/sda gpt
-part-add /dev/sda p 2048 262143
-part-add /dev/sda p 262144 -2048
-pvcreate /dev/sda1
-pvcreate /dev/sda2
-vgcreate system "/dev/sda1 /dev/sda2"
-lvcreate root system 128
-lvcreate swap system 32
-mkfs ext4 /dev/system/root
-mkswap /dev/system/swap
-md-create mirror "/dev/sdb /dev/sdc" level:raid1
-pvcreate /dev/md/mirror
-vgcreate mirrored /dev/md/mirror
-lvcreate data mirrored 64
-mkfs ext4 /dev/mirrored/data
-md-create half "/dev/sdd /dev/sde" level:raid1
-mkfs ext4 /dev/md/half
-mkfs-btrfs "/dev/sdf /dev/sdg" datatype:raid1 metadata:raid1
-luks-format /dev/sdh 0
-{passphrase}
-cryptsetup-open /dev/sdh opened
-{passphrase}
-pvcreate /dev/mapper/opened
-vgcreate hidden /dev/mapper/opened
-lvcreate inner hidden 16
-mkfs ext4 /dev/hidden/inner
-{written_in_luks}
-vg-activate false hidden
-cryptsetup-close /dev/mapper/opened
-"""
-
 FIND = """
 echo == filesystems
 list-filesystems
@@ -103,56 +57,6 @@ umount-all
 """
 
 
-def commands(*lines: str) -> str:
-    """Return guestfish commands as its input."""
-    return "\n".join(lines) + "\n"
-
-
-def writing(device: str, text: str) -> str:
-    """Return the commands that leave a word on a file system."""
-    return commands(f"mount {device} /", f"write /where {text}", "umount /")
-
-
-def reading(device: str) -> str:
-    """Return the commands that print that word on a line of its own."""
-    return commands(f"mount-ro {device} /", "cat /where", 'echo ""', "umount /")
-
-
-def make(squashfs: Path, hive: Path) -> str:
-    """Return the commands that make one of everything on the disks, which come in the order of DISKS."""
-    lines = [
-        MAKE_ARRAYS_AND_VOLUMES.format(passphrase=PASSPHRASE, written_in_luks=writing("/dev/hidden/inner", "luks"))
-    ]
-    lines.append("part-init /dev/sdi gpt")
-    lines += [f"part-add /dev/sdi p {at} {at + 131071}" for at in (2048, 133120, 264192)]
-    lines += ["part-add /dev/sdi p 395264 1443839", "part-add /dev/sdi p 1443840 1574911"]
-    lines += [f"mkfs {kind} /dev/sdi{number}" for number, kind in PLAIN.items()]
-    lines += [writing(f"/dev/sdi{number}", kind) for number, kind in PLAIN.items()]
-    lines += [writing("/dev/mirrored/data", "mirror"), writing("/dev/md/half", "half")]
-    lines += ["mount /dev/sdf /", "write /where btrfs", "btrfs-subvolume-create /sub", "umount /"]
-    lines += ["mount /dev/system/root /", *(f"mkdir-p /{name}" for name in ("bin", "boot", "etc", "var"))]
-    lines += [f'write {name} "{text}"' for name, text in OS_FILES.items()]
-    lines += [f"upload {hive} /hive", f"mksquashfs /etc {squashfs}", "umount-all"]
-    return commands("run", *lines)
-
-
-def write_hive(path: Path) -> int:
-    """Write a Windows registry hive whose root is the only node, and return hivex's handle of that."""
-    name, offset = b"rootnode", 0x20
-    node = struct.pack("<2sHQIIIIIIIIIIIIIIIHH", b"nk", 0x2C, 0, 0, 0, 0, 0, *[0xFFFFFFFF] * 2, 0,
-                       *[0xFFFFFFFF] * 3, *[0] * 5, len(name), 0) + name  # fmt: skip
-    size = -(-(len(node) + 4) // 8) * 8
-    cell = struct.pack("<i", -size) + node.ljust(size - 4, b"\0")
-    rest = 0x1000 - offset - size
-    page = struct.pack("<4sIIQQI", b"hbin", 0, 0x1000, 0, 0, 0) + cell + struct.pack("<i", rest)
-    head = struct.pack("<4sIIQIIIIIII", b"regf", 1, 1, 0, 1, 3, 0, 1, offset, 0x1000, 1).ljust(0x1FC, b"\0")
-    checksum = 0
-    for (word,) in struct.iter_unpack("<I", head):
-        checksum ^= word
-    path.write_bytes((head + struct.pack("<I", checksum)).ljust(0x1000, b"\0") + page.ljust(0x1000, b"\0"))
-    return 0x1000 + offset
-
-
 @contextmanager
 def web_server(answer: bytes) -> Iterator[int]:
     """Serve one answer on a port of the loopback interface, which slirp's gateway address leads to."""
@@ -176,51 +80,44 @@ def web_server(answer: bytes) -> Iterator[int]:
             thread.join()
 
 
-def sections(output: str) -> dict[str, list[str]]:
-    """Split what guestfish printed at its `echo == name` lines; empty lines are left out."""
-    parts = re.split(r"^== (.*)\n", output, flags=re.MULTILINE)[1:]
-    return {name: [line for line in text.splitlines() if line] for name, text in zip(*[iter(parts)] * 2, strict=True)}
-
-
 @pytest.mark.timeout(900)
-def test_storage_is_found_again(guestlaunch: Guestlaunch, disk_image: DiskFactory, tmp_path: Path) -> None:
+def test_storage_is_found_again(guestlaunch: Guestlaunch, storage: Storage) -> None:
     """LVM, MD, btrfs of two disks, LUKS, ntfs, f2fs and all: activated at start, named and readable in a new order."""
-    disks = {name: disk_image(f"{name}.img", size_mib=size, filesystem=False) for name, size in DISKS.items()}
-    hive_root = write_hive(tmp_path / "hive")
-    added = [word for disk in disks.values() for word in ("-a", disk)]
-    making = make(tmp_path / "squashfs.img", tmp_path / "hive")
-    command = ("guestfish", *TCG, "--", "--keys-from-stdin", "--format=raw")
-    guestlaunch(*command, *added, stdin=making, timeout_s=400).ok()
-
-    disks["squashfs"] = tmp_path / "squashfs.img"
-    order = ("plain", "btrfs2", "mirror2", "luks", "volumes", "mirror1", "half2", "btrfs1", "squashfs")
-    added = [word for name in order for word in ("-a", disks[name])]
-    places = ["/dev/mirrored/data", "/dev/sdb", *(f"/dev/sda{number}" for number in PLAIN)]
+    order = (
+        *("plain", "btrfs2", "mirror2", "luks", "volumes", "mirror1", "half2", "btrfs1", "squashfs"),
+        *("f2fs", "xfs", "boot"),
+    )  # fmt: skip
+    plain = {kind: device(disk, order) + partition for kind, (disk, partition) in PLAIN.items()}
+    places = ["/dev/mirrored/data", "/dev/sdb", *plain.values()]
     finding = FIND.format(
         passphrase=PASSPHRASE,
         read_in_luks=reading("/dev/hidden/inner"),
         contents="".join(map(reading, places)),
-        hive_root=hive_root,
+        hive_root=storage.hive_root,
     )
-    result = guestlaunch(*command, "--ro", *added, stdin=commands("run", finding), timeout_s=400).ok()
-    found = sections(result.stdout)
+    command = ("guestfish", *TCG, "--", "--keys-from-stdin", "--ro", *attached(map(storage.disks.__getitem__, order)))
+    result = guestlaunch(*command, stdin=commands("run", finding), timeout_s=400).ok()
+    # An array's number is a matter of which member came first.
+    found = sections(re.sub(r"/dev/md\d+", "/dev/md-", result.stdout))
     assert found["filesystems"] == [
         *("/dev/sdb: btrfs", "btrfsvol:/dev/sdb/sub: btrfs", "/dev/sdh: btrfs", "btrfsvol:/dev/sdh/sub: btrfs"),
         "/dev/sdi: squashfs",
-        *(f"/dev/sda{number}: {kind}" for number, kind in PLAIN.items()),
+        *(f"{place}: {kind}" for kind, place in plain.items() if not place[-1].isdigit()),
+        *(f"{place}: {kind}" for kind, place in plain.items() if place[-1].isdigit()),
         "/dev/mirrored/data: ext4",
         "/dev/system/root: ext4",
         "/dev/system/swap: swap",
     ]  # fmt: skip
-    assert found["arrays"] == ["/dev/md127", "mirror"]
+    assert found["arrays"] == ["/dev/md-", "mirror"]
     outer = ["/dev/mirrored/data", "/dev/system/root", "/dev/system/swap"]
-    assert found["volumes"] == ["/dev/md127", "/dev/sde1", "/dev/sde2", *outer]
+    assert found["volumes"] == ["/dev/md-", "/dev/sde1", "/dev/sde2", *outer]
     assert sorted(found["btrfs"]) == ["/dev/sdb", "/dev/sdh"]
     assert found["luks"] == ["/dev/hidden/inner", *outer, "/dev/mapper/opened", "luks"]
-    assert found["contents"] == ["mirror", "btrfs", *PLAIN.values()]
+    assert found["contents"] == ["mirror", "btrfs", *plain]
     assert found["inspection"] == [
-        *("/dev/system/root", "debian", "storage", "/: /dev/system/root", "storage.example", "rootnode")
-    ]
+        *("/dev/system/root", "debian", "storage", "/boot: /dev/sdl", "/: /dev/system/root"),
+        *("storage.example", "rootnode"),
+    ]  # fmt: skip
     assert found["squashfs"] == ["192.0.2.7 storage.example"]
 
 

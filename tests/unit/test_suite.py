@@ -17,7 +17,10 @@ from tests.leftovers import left_behind, look
 from tests.running import Guestlaunch
 
 TOP = Path(__file__).resolve().parents[2]
-SHARED = ("__init__.py", "conftest.py", "running.py", "disks.py", "leftovers.py", "functional/conftest.py")
+SHARED = (
+    *("__init__.py", "conftest.py", "running.py", "disks.py", "storage.py", "leftovers.py"),
+    "functional/conftest.py",
+)
 
 
 def run_suite(folder: Path, source: str, *, ci: str) -> subprocess.CompletedProcess[str]:
