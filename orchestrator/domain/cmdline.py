@@ -110,6 +110,7 @@ class Addition:
     reason: str
 
 
+_BY_ADDRESS = "QEMU translates code anew for each address that it runs at"
 _NO_SPECULATION = "an emulated CPU does not speculate: what guards against that only costs time"
 ADDITIONS = (
     Addition(
@@ -124,6 +125,12 @@ ADDITIONS = (
         applies=lambda guest: guest.accel is Accel.TCG and not _not_aarch64(guest),
         unless=frozenset({"kpti", "mitigations"}),
         reason=_NO_SPECULATION,
+    ),
+    Addition(
+        word="norandmaps",
+        applies=lambda guest: guest.accel is Accel.TCG,
+        unless=frozenset({"sysctl.kernel.randomize_va_space"}),
+        reason=_BY_ADDRESS,
     ),
 )
 

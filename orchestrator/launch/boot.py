@@ -89,14 +89,15 @@ class Boot:
 
     def flag_sent(self, now_ns: int) -> bool:
         """Tell whether the tool has its launch flag, and note when; without a trace, the open port must do."""
+        # QEMU may report that the port is open later than it is, as it limits the rate of these reports.
+        boundary = flag_boundary(self._trace, self._recorder.anchor) if self._trace is not None else None
+        if boundary is not None:
+            self._recorder.take({Phase.WORKLOAD: boundary})
+            return True
         if self._opened_ns is None:
             return False
         if self._trace is None:
             self._recorder.unseen(Phase.WORKLOAD, NO_TRACE)
-            return True
-        boundary = flag_boundary(self._trace, self._recorder.anchor)
-        if boundary is not None:
-            self._recorder.take({Phase.WORKLOAD: boundary})
             return True
         if now_ns - self._opened_ns > _FLAG_WAIT_NS:
             self._recorder.unseen(Phase.WORKLOAD, "QEMU's trace did not show the launch flag")

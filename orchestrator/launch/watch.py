@@ -90,16 +90,18 @@ class Watch:
         # A QEMU that died comes first: its tool notices too, and asks for the end in the same moment.
         if self._guest.exited.is_set():
             return Event.QEMU_GONE
+        # A tool may be done before it was seen that it began: that comes first, or it would count as cancelled.
+        if not self._ready and not self._lost.is_set():
+            self._boot.follow()
+            if self._boot.flag_sent(time.monotonic_ns()):
+                self._ready = True
+                return Event.LAUNCH_FLAG
         if self._stop.requested:
             return Event.STOP
         if self._lost.is_set():
             return Event.FAILED
         if self._ready:
             return None
-        self._boot.follow()
-        if self._boot.flag_sent(time.monotonic_ns()):
-            self._ready = True
-            return Event.LAUNCH_FLAG
         return Event.DEADLINE if self._boot.overdue(time.monotonic_ns()) else None
 
     def _poll(self) -> None:

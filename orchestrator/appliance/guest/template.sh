@@ -44,11 +44,13 @@ hold_guestfsd() {
 }
 
 # Whether udev has made out the disks that were plugged in: the first $disks targets of the SCSI controller.
+# $controller is what their links begin with, as does that of the root, its last target.
+set -- /dev/disk/by-path/*-scsi-0:0:255:0
+controller=${1%255:0}
 disks_there() {
 	target=0
 	while [ "$target" -lt "$disks" ]; do
-		set -- /dev/disk/by-path/*-scsi-0:0:"$target":0
-		[ -e "$1" ] || return 1
+		[ -e "$controller$target:0" ] || return 1
 		target=$((target + 1))
 	done
 	[ ! -e /run/udev/queue ]
