@@ -72,7 +72,7 @@ def settled(output: str, began: float, ended: float) -> str:
     """Return an output without what is different in every launch, whatever its way."""
     # mdadm, stat, blkid and LVM also tell the kernel's own numbers, which come as its probes and activations end.
     output = re.sub(r"^device_dev_sd[a-z]+_(role: \d+|dev: .*)\n", "", output, flags=re.MULTILINE)
-    output = re.sub(r"^(dev|PART_ENTRY_DISK|lv_kernel_minor): .*", r"\1: -", output, flags=re.MULTILINE)
+    output = re.sub(r"^( *)(dev|PART_ENTRY_DISK|lv_kernel_minor): .*", r"\1\2: -", output, flags=re.MULTILINE)
     # Udev's workers run side by side, and the kernel numbers arrays as the first member of each comes.
     output = re.sub(r"/dev/md\d+", "/dev/md-", output)
     # Above the root of what is mounted there is the root of the appliance, which is as old as its build.
