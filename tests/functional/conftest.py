@@ -95,5 +95,5 @@ def template(guestlaunch: Guestlaunch, templates: Path, evidence: Path) -> Path:
         log = {"GUESTLAUNCH_LOG": str(evidence / "template-build.jsonl")}
         guestlaunch("template", "build", "--accel", "tcg", environ=log).ok()
         found = sorted(templates.glob("aarch64-uefi-*"))
-    assert len(found) == 1
-    return found[0]
+    # Tests that ask for other memory or a verbose kernel have their own, built after this one.
+    return min(found, key=lambda folder: folder.stat().st_mtime)

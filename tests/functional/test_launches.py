@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
 
-from orchestrator.timeline.record import schema
 from tests.disks import MIB, DiskFactory
+from tests.records import records, seen
 from tests.running import Guestlaunch
 
 LAUNCHES = int(os.environ.get("GL_SOAK_LAUNCHES", "30"))
 SCRIPT = ("run", ":", "blockdev-getsize64", "/dev/sda", ":", "blockdev-getsize64", "/dev/sdb", ":", "list-devices")
-
-
-def records(evidence: Path) -> list[dict[str, Any]]:
-    """Return the canonical lines of the test's launches, each checked against the schema and for tiling."""
-    found = [json.loads(line) for line in (evidence / "timeline.jsonl").read_text().splitlines()]
-    for record in found:
-        jsonschema.validate(record, schema())
-        position = 0
-        for phase in record["phases"]:
-            if phase["start_ns"] is not None:
-                assert phase["start_ns"] == position, phase
-                position += phase["duration_ns"]
-        assert position == record["total_ns"]
-    return found
-
-
-def seen(record: dict[str, Any]) -> set[str]:
-    """Return the phases of a launch whose beginning was seen."""
-    return {phase["name"] for phase in record["phases"] if phase["start_ns"] is not None}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,305 @@
+"""Warm launches with real aarch64 guests: whatever a tool asks of a cold launch, a clone of a template gives."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.disks import MIB, DiskFactory
+from tests.records import events, records, seen
+from tests.running import Guestlaunch
+
+TCG = ("--accel", "tcg")
+CLONES = 6
+CLOCK_TOLERANCE_S = 0.050
+
+Guestfish = Callable[..., str]
+
+
+@pytest.fixture
+def guestfish(guestlaunch: Guestlaunch, evidence: Path) -> Guestfish:
+    """Run guestfish commands in a launch of a kind, check that it was of that kind, and return what they printed."""
+
+    def run(
+        start: str, *lines: str | Path, options: tuple[str, ...] = (), environ: dict[str, str] | None = None
+    ) -> str:
+        text = "\n".join(map(str, lines)) + "\n"
+        command = ("guestfish", *TCG, "--start", start, "--", *options)
+        printed = guestlaunch(*command, stdin=text, environ=environ).ok().stdout
+        assert records(evidence)[-1]["start"] == start
+        return printed
+
+    return run
+
+
+@pytest.mark.parametrize("start", ["warm", "auto"])
+def test_a_warm_launch(
+    guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path, template: Path, start: str
+) -> None:
+    """Unmodified guestfish runs in a clone; the line says so, and its phases are those of a clone."""
+    command = ("guestfish", *TCG, "--start", start, "--", "--ro", "-a", disk_image(), "run", ":", "list-filesystems")
+    assert guestlaunch(*command).ok().stdout == "/dev/sda: ext4\n"
+    (record,) = records(evidence)
+    assert (record["start"], record["outcome"], record["ready"], record["exit_status"]) == ("warm", "success", True, 0)
+    assert (record["profile"], record["arch"], record["accel"]) == ("aarch64-uefi", "aarch64", "tcg")
+    clone = {"restore", "attach", "gate", "guestfsd", "ready", "workload", "shutdown"}
+    assert {"plan", "stage", "connect", "create"} | clone == seen(record)
+    assert not {"firmware", "kernel", "init"} & {phase["name"] for phase in record["phases"]}
+    assert record["transfer_ns"] is None
+    assert record["fw_cfg"]["register_answers"] is None
+    (started,) = events(evidence, "launch_started")
+    assert (started["start"], started["template"]) == ("warm", template.name.removeprefix("aarch64-uefi-"))
+    assert events(evidence, "template_built") == []
+
+
+def test_a_template_is_built_on_demand(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path) -> None:
+    """With --start warm the first launch builds what it clones, and leaves out firmware that the profile has not."""
+    command = (*TCG, "--profile", "aarch64-bare", "--start", "warm", "--", "--ro", "-a", disk_image())
+    script = ("run", ":", "debug", "sh", "test -d /sys/firmware/efi && echo efi || echo none")
+    outputs = [guestlaunch("guestfish", *command, *script).ok().stdout.strip() for _ in range(2)]
+    assert outputs == ["none"] * 2
+    assert [record["start"] for record in records(evidence)] == ["warm"] * 2
+    (built,) = events(evidence, "template_built")
+    assert {event["template"] for event in events(evidence, "launch_started")} == {built["key"]}
+
+
+def test_disks_in_order(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:
+    """Raw, qcow2 and probed disks, to be read or written, are in the order in which they were added."""
+    script: list[str] = []
+    for index, (image_format, how) in enumerate(
+        [("raw", "format:raw"), ("qcow2", "format:qcow2 readonly:true"), ("raw", ""), ("qcow2", "format:qcow2")]
+    ):
+        image = disk_image(f"d{index}", size_mib=10 + index, image_format=image_format, files={"/n": str(index)})
+        script.append(f"add-drive {image} {how}")
+    script += ["run", "list-devices"]
+    names = [f"/dev/sd{letter}" for letter in "abcd"]
+    for name in names:
+        script += [f"blockdev-getsize64 {name}", f"mount-ro {name} /", "cat /n", 'echo ""', "umount /"]
+    found = guestfish("warm", *script).split()
+    assert found == [*names, *itertools.chain(*((str((10 + index) * MIB), str(index)) for index in range(4)))]
+
+
+def test_written_data_is_on_disk(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:
+    """What a clone has written is in the images as soon as the tool is gone, and a cold launch reads it."""
+    raw, qcow2 = disk_image("a.img"), disk_image("b.qcow2", image_format="qcow2")
+    disks = (f"add-drive {raw} format:raw", f"add-drive {qcow2} format:qcow2", "run")
+    text = "written by a clone"
+    writing = [(f"mount {name} /", f'write /w "{text} of {name}"', "umount /") for name in ("/dev/sda", "/dev/sdb")]
+    guestfish("warm", *disks, *itertools.chain(*writing))
+    assert f"{text} of /dev/sda".encode() in raw.read_bytes()
+    reading = [(f"mount-ro {name} /", "cat /w", 'echo ""', "umount /") for name in ("/dev/sda", "/dev/sdb")]
+    found = guestfish("cold", *disks, *itertools.chain(*reading)).split("\n")
+    assert [line for line in found if line] == [f"{text} of /dev/sda", f"{text} of /dev/sdb"]
+
+
+def test_a_readonly_disk_is_not_touched(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:
+    """Writes to a read-only disk succeed in its overlay, as libguestfs has it."""
+    disk = disk_image()
+    before = disk.read_bytes()
+    guestfish("warm", f"add-drive-ro {disk}", "run", "mount /dev/sda /", "write /w x", "zero-device /dev/sda")
+    assert disk.read_bytes() == before
+
+
+def test_labels_and_block_sizes(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:
+    """Labels, odd ones too, lead to their disks; block sizes are those that were asked for."""
+    first, second = disk_image("first"), disk_image("second")
+    found = guestfish(
+        "warm",
+        f"add-drive {first} format:raw label:one",
+        f"add-drive {second} format:raw label:two blocksize:4096",
+        "run",
+        "list-disk-labels",
+        'debug sh "cd /dev/disk/guestfs; for label in *; do readlink -f $label; done; blockdev --getss one two"',
+    )
+    one, two = re.findall(r"^/dev/sd[a-z]$", found, flags=re.MULTILINE)
+    assert "one: /dev/sda\ntwo: /dev/sdb\n" in found
+    assert one != two
+    assert found.split()[-2:] == ["512", "4096"]
+
+
+AWKWARD = ["a space", "comma,comma", "colon:x", "quote'\"", "Grüße-日本", "percent%20", "back\\slash", "new\nline"]
+
+
+@pytest.mark.parametrize("image_format", ["raw", None])
+def test_awkward_paths(
+    guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path, template: Path, image_format: str | None
+) -> None:
+    """Names are data in order, whether libvirt plugs a disk in or QEMU's monitor does."""
+    disks = [disk_image(f"{name}.img", size_mib=8 + i, filesystem=False) for i, name in enumerate(AWKWARD)]
+    code = (
+        "import guestfs, sys\n"
+        "g = guestfs.GuestFS(python_return_dict=True)\n"
+        "for disk in sys.argv[2:]:\n"
+        "    g.add_drive_opts(disk, **({'format': sys.argv[1]} if sys.argv[1] else {}))\n"
+        "g.launch()\n"
+        "for index, name in enumerate(g.list_devices()):\n"
+        "    g.pwrite_device(name, b'disk %d' % index, 512)\n"
+        "    print(g.blockdev_getsize64(name) >> 20)\n"
+        "g.shutdown()\n"
+    )
+    program = ("/usr/bin/python3", "-c", code, image_format or "")
+    assert guestlaunch("exec", *TCG, "--start", "warm", "--", *program, *disks).ok().stdout.split() == [
+        str(8 + i) for i in range(len(disks))
+    ]
+    assert records(evidence)[-1]["start"] == "warm"
+    assert [disk.read_bytes()[512:518] for disk in disks] == [b"disk %d" % i for i in range(len(disks))]
+
+
+MAKE = """
+run
+part-init /dev/sda gpt
+part-add /dev/sda p 2048 131071
+part-add /dev/sda p 131072 -2048
+pvcreate /dev/sda1
+pvcreate /dev/sda2
+vgcreate group "/dev/sda1 /dev/sda2"
+lvcreate volume group 80
+mkfs ext4 /dev/group/volume
+md-create array "/dev/sdb /dev/sdc" level:raid1
+pvcreate /dev/md/array
+vgcreate on-array /dev/md/array
+lvcreate inner on-array 16
+mkfs ext2 /dev/on-array/inner
+mkfs-btrfs "/dev/sdd /dev/sde" datatype:raid1 metadata:raid1
+luks-format /dev/sdf 0
+a passphrase
+mount /dev/on-array/inner /
+write /where inner
+umount /
+"""
+LOOK = """
+run
+list-devices
+list-filesystems
+list-partitions
+list-md-devices
+pvs
+vgs
+lvs
+btrfs-filesystem-show /dev/sdd
+vfs-type /dev/sdf
+cryptsetup-open /dev/sdf opened
+a passphrase
+list-dm-devices
+mount-ro /dev/on-array/inner /
+cat /where
+echo ""
+umount /
+debug sh "ls /dev/md /dev/group /dev/on-array"
+"""
+
+
+def test_storage_is_assembled_as_in_a_cold_launch(
+    guestfish: Guestfish, disk_image: DiskFactory, template: Path
+) -> None:
+    """Volumes on partitions and on an array, btrfs on two disks and LUKS, made by a clone, look the same in both."""
+    sizes = {"volumes": 160, "half1": 64, "half2": 64, "btrfs1": 160, "btrfs2": 160, "luks": 64}
+    disks = [disk_image(name, size_mib=size, filesystem=False) for name, size in sizes.items()]
+    added = [f"add-drive {disk} format:raw" for disk in disks]
+    guestfish("warm", *added, MAKE)
+    warm, cold = (guestfish(start, *added, LOOK) for start in ("warm", "cold"))
+    assert warm == cold
+    for text in ("/dev/group/volume: ext4", "/dev/on-array/inner: ext2", "/dev/md127", "/dev/sdd: btrfs", "inner"):
+        assert text in warm
+
+
+IDENTITIES = (
+    "for file in urandom random; do head -c 32 /dev/$file | base64 -w 0; echo; done;"
+    " cat /proc/sys/kernel/random/uuid /etc/machine-id; mktemp -u XXXXXXXXXXXXXXXX"
+)
+
+
+def test_no_two_clones_are_alike(
+    guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path, template: Path
+) -> None:
+    """Random bytes, UUIDs and machine-ids are each clone's own, and so are the domains' names and UUIDs."""
+    disk = disk_image()
+
+    def identities(_: int) -> list[str]:
+        command = ("guestfish", *TCG, "--start", "warm", "--", "--ro", "-a", disk)
+        return guestlaunch(*command, stdin=f'run\ndebug sh "{IDENTITIES}"\n').ok().stdout.split()
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(identities, range(CLONES)))
+    assert {len(each) for each in found} == {5}
+    for kind in zip(*found, strict=True):
+        assert len(set(kind)) == CLONES
+    assert [record["start"] for record in records(evidence)] == ["warm"] * CLONES
+    domains = [ET.fromstring(event["domain_xml"]) for event in events(evidence, "launch_started")]
+    for tag in ("name", "uuid"):
+        assert len({domain.findtext(tag) for domain in domains}) == CLONES
+
+
+def test_the_clock_is_the_hosts(guestlaunch: Guestlaunch, disk_image: DiskFactory, template: Path) -> None:
+    """A clone's clock is right, though its template stopped long ago."""
+    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, "--start", "warm")
+    process = guestlaunch.start(*command, "--", "--ro", "-a", disk_image())
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("run\necho ready\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "ready\n"
+    for _ in range(3):
+        process.stdin.write('debug sh "date +%s.%N"\n')
+        before = time.time()
+        process.stdin.flush()
+        guest = float(process.stdout.readline())
+        after = time.time()
+        assert before - CLOCK_TOLERANCE_S <= guest <= after + CLOCK_TOLERANCE_S
+    process.stdin.close()
+    assert process.wait(60) == 0
+
+
+def test_a_verbose_tool(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path, template: Path) -> None:
+    """The guest's /init and guestfsd are as talkative as in a cold launch, though their template was not."""
+    command = ("guestfish", *TCG, "--start", "warm", "--", "--ro", "-a", disk_image(), "run", ":", "list-devices")
+    result = guestlaunch(*command, environ={"LIBGUESTFS_DEBUG": "1"}).ok()
+    assert result.stdout.split() == ["/dev/sda"]
+    for text in ("guestfsd --verbose", "guestfsd: <= list_devices", "/proc/mdstat"):
+        assert text in result.stderr
+    assert records(evidence)[-1]["start"] == "warm"
+
+
+@pytest.mark.parametrize(
+    ("lines", "environ", "why"),
+    [
+        (["set-network true"], {}, "network"),
+        (["iface"], {}, "virtio bus"),
+        ([], {"LIBGUESTFS_MEMSIZE": "1024"}, "no template"),
+        (["config -device virtio-balloon-pci,id=balloon"], {}, "arguments"),
+    ],
+)
+def test_what_no_template_serves_is_booted(
+    guestfish: Guestfish,
+    guestlaunch: Guestlaunch,
+    disk_image: DiskFactory,
+    evidence: Path,
+    template: Path,
+    lines: list[str],
+    environ: dict[str, str],
+    why: str,
+) -> None:
+    """The launch succeeds cold, and its log says why."""
+    iface = " iface:virtio" if lines == ["iface"] else ""
+    script = [*(line for line in lines if not iface), f"add-drive {disk_image()} readonly:true{iface}"]
+    text = "\n".join([*script, "run", "list-filesystems"]) + "\n"
+    printed = guestlaunch("guestfish", *TCG, stdin=text, environ=environ).ok().stdout
+    assert printed.endswith("/dev/sda: ext4\n")
+    assert records(evidence)[-1]["start"] == "cold"
+    (started,) = events(evidence, "launch_started")
+    assert why in started["start_reason"]
+
+
+def test_clones_leave_their_template_as_it_was(guestlaunch: Guestlaunch, template: Path) -> None:
+    """After all that was done in clones, each file has its digest; and its memory lies on little disk."""
+    (said,) = [one for one in guestlaunch("template", "list", "--json").json() if one["path"] == str(template)]
+    (checked,) = guestlaunch("template", "verify", said["key"], "--json").json()
+    assert checked["wrong"] is None, json.dumps(checked)
