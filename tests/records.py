@@ -36,7 +36,8 @@ def events(evidence: Path, name: str) -> list[dict[str, Any]]:
     """Return the test's events of a name, in order."""
     found = []
     with contextlib.suppress(FileNotFoundError):
-        for line in (evidence / "events.jsonl").read_text().splitlines():
+        *whole, _ = (evidence / "events.jsonl").read_text().split("\n")  # the last one may be on its way
+        for line in whole:
             event: dict[str, Any] = json.loads(line)
             if event["event"] == name:
                 found.append(event)

@@ -25,7 +25,7 @@ from orchestrator.appliance.manifest import FileRecord, Init, Manifest
 from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.packages import DEBIAN_ARCH, Package, Repository
 from orchestrator.appliance.store import publish, staging
-from orchestrator.appliance.unpack import configure, merge_usr, unpack, unpack_tarball
+from orchestrator.appliance.unpack import configure, drop_idle_rules, merge_usr, unpack, unpack_tarball
 from orchestrator.appliance.version import host_version
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
@@ -134,6 +134,7 @@ def _install_guest_files(root: Path, supermin: Path, version: str, init: Init) -
         text = guest_file(name)
         (ours / name).write_bytes(text)
         (ours / name).chmod(0o755 if text.startswith(b"#!") else 0o644)
+    drop_idle_rules(root)
     # guestfsd looks there first.
     (root / "usr/sbin/udevadm").symlink_to("../lib/guestlaunch/udevadm")
     (root / "init").write_bytes(guest_file(ROOT_INIT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,8 @@ def build(*, settings: Settings, as_json: bool) -> int:
             _WORK, opened.environment.variables, quiet=True
         )
         launches = opened.finished(5.0)
+    if status == tools.SIGNAL_BASE + signal.SIGTERM:  # sent to us
+        return status
     if not launches or launches[-1].record is None or status != 0:
         why = launches[-1].message if launches and launches[-1].message else f"guestfish ended with status {status}"
         raise LaunchError("cannot build the template", settings.profile, why)

@@ -16,10 +16,8 @@ from orchestrator.domain.passthrough import device_properties, drive_option, nat
 from orchestrator.domain.policy import GUESTFSD_CHANNEL
 from orchestrator.domain.xml import disk_xml
 
-# The root is plugged in before the disks and must yet sort after them: it gets the controller's last target.
-ROOT_TARGET = TARGETS_PER_SCSI - 1
 # Where a disk is plugged in for the rehearsal of a launch, and taken away again.
-_REHEARSAL_TARGET = ROOT_TARGET - 1
+_REHEARSAL_TARGET = TARGETS_PER_SCSI - 1
 _REHEARSAL = "rehearsal"
 GATE_WORD = "guestlaunch.gate=1"
 # Words of libguestfs's command line that only /init reads: a clone is told of them at the gate.
@@ -59,7 +57,8 @@ def as_template(domain: Domain, ram: str) -> Domain:
         domain,
         cmdline=f"{domain.cmdline} {GATE_WORD}",
         channels=(Channel(name=GUESTFSD_CHANNEL, path=None), *_others(domain)),
-        disks=tuple(replace(disk, target=ROOT_TARGET) for disk in domain.disks[-1:]),
+        # Not SCSI: the kernel is to call the first disk that is plugged in sda.
+        disks=tuple(replace(disk, bus=DiskBus.VIRTIO, alias=None) for disk in domain.disks[-1:]),
         ram=Ram(path=ram, private=False),
         network=None,
     )

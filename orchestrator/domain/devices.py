@@ -66,8 +66,7 @@ def disk_element(disk: Disk, index: int, place: DiskPlace) -> ET.Element:
     if any(sizes.values()):
         ET.SubElement(element, "blockio", {key: str(size) for key, size in sizes.items() if size})
     prefix = "vd" if place.bus is DiskBus.VIRTIO else "sd"
-    number = index if disk.target is None else disk.target
-    ET.SubElement(element, "target", dev=prefix + letters(number), bus=place.bus.value)
+    ET.SubElement(element, "target", dev=prefix + letters(index), bus=place.bus.value)
     if disk.readonly:
         ET.SubElement(element, "readonly")
     if disk.serial is not None:

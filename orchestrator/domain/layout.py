@@ -80,8 +80,7 @@ def lay_out(disks: tuple[Disk, ...], arch: Arch) -> Layout:
     """Return the layout of disks, whose by-path names sort as the disks stand.
 
     Disks that follow each other on the same bus share a controller (or a slot's functions) until it is full. A change
-    of bus opens a new one, higher up. There is always SCSI controller 0, so that disks can be attached later. A disk
-    that has its target already comes after all others.
+    of bus opens a new one, higher up. There is always SCSI controller 0, so that disks can be attached later.
 
     :raise CapabilityError: a SATA disk for a machine that has no SATA.
     :raise DiskError: more disks than the root bus holds.
@@ -92,9 +91,6 @@ def lay_out(disks: tuple[Disk, ...], arch: Arch) -> Layout:
     counts = Counter({DiskBus.SCSI: 1, DiskBus.SATA: _FIRST_SATA})
     runs: list[DiskPlace] = []
     for i, disk in enumerate(disks):
-        if disk.target is not None:
-            runs.append(DiskPlace(bus=DiskBus.SCSI, controller=scsi.index, unit=disk.target))
-            continue
         if disk.bus is DiskBus.SATA and arch is not Arch.X86_64:
             hint = "leave iface out, or use iface=virtio"
             raise CapabilityError("cannot attach disk", describe(disk, i), f"{arch} guests have no IDE or SATA", hint)

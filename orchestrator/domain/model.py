@@ -105,7 +105,6 @@ class Disk:
     described: bool = False
     logical_block_size: int | None = None
     physical_block_size: int | None = None
-    target: int | None = None  # the target of SCSI controller 0 that it must be, whatever disks come before it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,13 @@ from orchestrator.errors import DiskError
 # QEMU's class of the fw_cfg device, whose property is the DMA switch.
 FW_CFG_DRIVER = {Arch.AARCH64: "fw_cfg_mem", Arch.X86_64: "fw_cfg_io"}
 
-# QEMU's trace events that date a launch: the fw_cfg transfer, and guestfsd's launch flag. Some 50 lines a boot.
-TRACE_EVENTS = ("fw_cfg_select", "virtio_console_flush_buf")
+# QEMU's trace events that date a launch: the fw_cfg transfer, guestfsd's port and launch flag. Some 60 lines a boot.
+TRACE_EVENTS = (
+    "fw_cfg_select",
+    "virtio_serial_handle_control_message",
+    "virtio_serial_handle_control_message_port",
+    "virtio_console_flush_buf",
+)
 
 
 # Serials that libvirt hands on as they are. It puts a backslash before a space, which QEMU then takes literally.

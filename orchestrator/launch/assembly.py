@@ -82,7 +82,7 @@ def describe(
     place: Place,
     *,
     launch_id: str,
-    root_name: str,
+    root_name: str | None = None,
     loader: Loader | None,
     root: Disk | None,
     disks: tuple[Disk, ...] = (),
@@ -90,10 +90,10 @@ def describe(
 ) -> Domain:
     """Return the domain that boots for a request, with the files and sockets that were made for it.
 
-    :param root_name: by which the appliance's initrd finds its root.
+    :param root_name: by which the appliance's initrd finds its root; None for its UUID.
     """
     cmdline = request.cmdline
-    if plan.appliance is not None and plan.appliance.markers:
+    if plan.appliance is not None and plan.appliance.markers and root_name is not None:
         cmdline += f" guestlaunch.root={root_name}"
     return design(
         plan.profile,

@@ -9,7 +9,7 @@ from orchestrator.settings import Deadlines
 from orchestrator.timeline.markers import Marker, marker_boundaries, parse_marker
 from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Boundary, Phase, Start
 from orchestrator.timeline.recorder import Recorder
-from orchestrator.timeline.trace import TraceFile, flag_boundary, transfer_boundaries
+from orchestrator.timeline.trace import TraceFile, flag_boundary, opened_boundary, transfer_boundaries
 
 _FLAG_WAIT_NS = 1_000_000_000
 _MARKED = (Phase.INITRD, Phase.INIT, Phase.GUESTFSD)
@@ -84,6 +84,10 @@ class Boot:
         # What travels alone (an initrd, where QEMU itself places the kernel) has no end that could be seen.
         if self._trace is not None and self._trace.read_new() and self._transfers:
             self._recorder.take(transfer_boundaries(self._trace.selections, self._recorder.anchor))
+            opened = opened_boundary(self._trace, self._recorder.anchor)
+            if opened is not None:
+                self._recorder.take({Phase.READY: opened})
+                self._opened_ns = self._opened_ns or time.monotonic_ns()
         # The kernel's start is an estimate that later markers better: it is taken last, in `settle`.
         self._recorder.take({p: b for p, b in marker_boundaries(self.markers).items() if p is not Phase.KERNEL})
 

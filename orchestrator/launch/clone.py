@@ -65,17 +65,16 @@ def bare(request: LaunchRequest) -> LaunchRequest:
 
 
 def template_domain(
-    plan: Plan, request: LaunchRequest, settings: Settings, place: Place, *, launch_id: str, key: str, ram: str,
+    plan: Plan, request: LaunchRequest, settings: Settings, place: Place, *, launch_id: str, ram: str,
     root: str, loader: Loader | None,
 ) -> Domain:  # fmt: skip
-    """Return the domain of a template with this key, or what a clone of it is made from.
+    """Return the domain of a template, or what a clone of it is made from.
 
     :param root: the overlay of the appliance's root; `ram` the file of the guest's memory.
     """
-    # Clones have the root's name from their template, which is what the guest knows it by.
-    disk = appliance_root(root, name=f"gl-{key}")
+    # There is no other disk that the initrd could take for the root: its UUID will do.
     domain = describe(
-        plan, bare(request), settings, place, launch_id=launch_id, root_name=f"gl-{key}", loader=loader, root=disk
+        plan, bare(request), settings, place, launch_id=launch_id, loader=loader, root=appliance_root(root)
     )
     return as_template(domain, ram)
 
@@ -105,7 +104,6 @@ def stage_clone(
         settings,
         place,
         launch_id=launch_id,
-        key=template.key,
         ram=str(template.ram),
         root=str(root_overlay(template.root, "qcow2", place.data, settings.state_dir / "cache")),
         loader=loader,

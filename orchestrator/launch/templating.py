@@ -27,7 +27,7 @@ from orchestrator.launch.stop import Stop
 from orchestrator.launch.way import Claim
 from orchestrator.settings import Settings
 from orchestrator.template import store
-from orchestrator.template.model import FIRMWARE, NVRAM, RAM, STATE, Facts, Template, key_of
+from orchestrator.template.model import FIRMWARE, NVRAM, RAM, STATE, Facts, Template
 
 _FIRMWARE_BYTES = 4096
 _END_SECONDS = 20.0
@@ -53,7 +53,6 @@ def build_template(
                     plan,
                     request,
                     settings,
-                    key=key_of(facts),
                     directory=directory,
                     files=files,
                     connect=connect,
@@ -75,7 +74,7 @@ def build_template(
 
 
 def _boot_and_save(
-    plan: Plan, request: LaunchRequest, settings: Settings, *, key: str, directory: Path,
+    plan: Plan, request: LaunchRequest, settings: Settings, *, directory: Path,
     files: contextlib.ExitStack, connect: Callable[[], Connection], claim: Claim, stop: Stop,
 ) -> None:  # fmt: skip
     assert plan.appliance is not None  # choice.why_not_warm
@@ -94,7 +93,6 @@ def _boot_and_save(
         settings,
         place,
         launch_id=launch_id,
-        key=key,
         ram=str(directory / RAM),
         root=str(root),
         loader=loader,

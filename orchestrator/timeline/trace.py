@@ -2,6 +2,8 @@
 
 The lines come from QEMU's log trace back end with `-msg timestamp=on`:
 `1383@1795347152.761005:fw_cfg_select 0x55af29530040 key 0x0011 'kernel_data', ret: 1` and
+`1383@1795347170.041005:virtio_serial_handle_control_message event 6, value 1`,
+`1383@1795347170.041006:virtio_serial_handle_control_message_port port 1` and
 `1383@1795347170.061005:virtio_console_flush_buf port 1, in_len 4, out_len 4`. Keys are those of QEMU's
 include/standard-headers/linux/qemu_fw_cfg.h. Reading only; QEMU writes the file.
 """
@@ -21,10 +23,17 @@ KEY_INITRD_DATA = 0x12
 
 SELECT_EVENT = "fw_cfg_select"
 FLUSH_EVENT = "virtio_console_flush_buf"
+# The guest opened (event 6, value 1: VIRTIO_CONSOLE_PORT_OPEN) the port that the next line names.
+CONTROL_EVENTS = ("virtio_serial_handle_control_message", "virtio_serial_handle_control_message_port")
+_PORT_OPEN = (b"6", b"1")
+_GUESTFSD_PORT = b"1"
 # guestfsd's first write to its channel: GUESTFS_LAUNCH_FLAG, one XDR unsigned int.
 _LAUNCH_FLAG_BYTES = 4
 
 _SELECT = re.compile(rb"^\d+@(\d+)\.(\d{6}):fw_cfg_select 0x[0-9a-f]+ key 0x([0-9a-f]+) ")
+_CONTROL = re.compile(
+    rb"^\d+@(\d+)\.(\d{6}):virtio_serial_handle_control_message(?:_port port (\d+)| event (\d+), value (\d+))$"
+)
 _FLUSH = re.compile(rb"^\d+@(\d+)\.(\d{6}):virtio_console_flush_buf port \d+, in_len (\d+), out_len (-?\d+)$")
 _DATA = {KEY_KERNEL_DATA: Phase.FW_CFG_KERNEL, KEY_INITRD_DATA: Phase.FW_CFG_INITRD}
 _SOURCE = "QEMU trace"
@@ -42,6 +51,7 @@ class TraceFile:
     """Follows the trace file of one launch as QEMU writes it.
 
     :ivar selections: the fw_cfg selections so far.
+    :ivar opened_ns: wall-clock time at which the guest opened guestfsd's port, None until it did.
     :ivar flag_ns: wall-clock time at which QEMU passed the launch flag on, None until it did.
     """
 
@@ -49,7 +59,9 @@ class TraceFile:
         self._path = path
         self._offset = 0
         self.selections: list[Selection] = []
+        self.opened_ns: int | None = None
         self.flag_ns: int | None = None
+        self._opening_ns: int | None = None
 
     def read_new(self) -> bool:
         """Read the whole lines written since the last call; tell whether there were any.
@@ -72,6 +84,11 @@ class TraceFile:
         """Take note of one line; lines of anything else are passed over."""
         if match := _SELECT.match(line):
             self.selections.append(Selection(wall_ns=_wall_ns(match), key=int(match.group(3), 16)))
+        elif match := _CONTROL.match(line):
+            if match.group(3) is None:
+                self._opening_ns = _wall_ns(match) if match.group(4, 5) == _PORT_OPEN else None
+            elif match.group(3) == _GUESTFSD_PORT and self._opening_ns is not None:
+                self.opened_ns = self.opened_ns or self._opening_ns
         elif (
             self.flag_ns is None
             and (match := _FLUSH.match(line))
@@ -104,6 +121,13 @@ def transfer_boundaries(selections: Sequence[Selection], anchor: Anchor) -> dict
     if len(found) == len(_DATA) and following is not None:
         found[Phase.FIRMWARE_HANDOFF] = _boundary(following, anchor)
     return found
+
+
+def opened_boundary(trace: TraceFile, anchor: Anchor) -> Boundary | None:
+    """Return when guestfsd opened its port, as QEMU's device dates it."""
+    if trace.opened_ns is None:
+        return None
+    return Boundary(at_ns=anchor.to_monotonic(trace.opened_ns), source=f"{_SOURCE} {CONTROL_EVENTS[0]}")
 
 
 def flag_boundary(trace: TraceFile, anchor: Anchor) -> Boundary | None:

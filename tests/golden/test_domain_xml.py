@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 DOMAINS = all_domains()
 SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")  # Debian package libvirt0
 
-# What libvirt takes and its schema does not know, by the end of a golden domain's name: the formats of libvirt 9.2,
-# and targets of more than two digits, which libvirt's parser and virtio-scsi have.
-_LAST_TARGET = {' target="255"': ' target="99"'}
-BEYOND_THE_SCHEMA = {"minimum": {' format="qcow2"': ""}, "template": _LAST_TARGET, "clone": _LAST_TARGET}
+# What libvirt takes and its schema does not know, by the end of a golden domain's name: the formats of libvirt 9.2.
+BEYOND_THE_SCHEMA = {"minimum": {' format="qcow2"': ""}}
 
 # Fields that XML cannot show, and why.
 UNSHOWN = {(Disk, "snapshot"): "an overlay is made before; a unit test has the refusal"}

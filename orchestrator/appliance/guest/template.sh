@@ -43,10 +43,8 @@ hold_guestfsd() {
 	rm /run/guestlaunch.strace
 }
 
-# Whether udev has made out the disks that were plugged in: the first $disks targets of the SCSI controller.
-# $controller is what their links begin with, as does that of the root, its last target.
-set -- /dev/disk/by-path/*-scsi-0:0:255:0
-controller=${1%255:0}
+# Whether udev has made out the disks that were plugged in: the first $disks targets of the SCSI controller, where
+# the links begin with what the rehearsal has found.
 disks_there() {
 	target=0
 	while [ "$target" -lt "$disks" ]; do
@@ -72,6 +70,7 @@ set -f
 take_words $words
 set +f
 
+read -r controller </run/guestlaunch.controller
 tries=0
 until disks_there; do
 	tries=$((tries + 1))

@@ -9,14 +9,13 @@ import pytest
 
 from orchestrator.domain.cloning import (
     GATE_WORD,
-    ROOT_TARGET,
     as_clone,
     as_template,
     misfit,
     plugs,
     split_cmdline,
 )
-from orchestrator.domain.layout import lay_out
+from orchestrator.domain.layout import TARGETS_PER_SCSI, lay_out
 from orchestrator.domain.model import (
     Accel,
     Arch,
@@ -119,16 +118,16 @@ def test_a_template_has_nothing_of_a_tools() -> None:
 
 
 @pytest.mark.parametrize("arch", Arch)
-def test_the_root_sorts_after_all_disks(arch: Arch) -> None:
-    """The root has the controller's last target; disks plugged in later have the first ones, which no root takes."""
+def test_the_root_takes_no_disks_place(arch: Arch) -> None:
+    """The root is no SCSI disk, so that the kernel calls the first one that is plugged in sda; it sorts after all."""
     template = as_template(booting("aarch64-uefi" if arch is Arch.AARCH64 else "x86_64-ovmf"), "/ram")
-    root = lay_out(template.disks, arch).places[0]
-    most = (USERS,) * (ROOT_TARGET - 1)
-    places = lay_out(most, arch).places
+    layout = lay_out(template.disks, arch)
+    most = (USERS,) * (TARGETS_PER_SCSI - 1)
     assert misfit(most) is None
-    assert (root.controller, root.unit) == (0, 255)
-    assert [(place.controller, place.unit) for place in places] == [(0, target) for target in range(len(most))]
-    assert all(place.unit < root.unit for place in places)
+    assert [disk.bus for disk in template.disks] == [DiskBus.VIRTIO]
+    assert layout.places[0].pci is not None
+    assert layout.places[0].pci.slot > layout.controllers[0].pci.slot
+    assert [(p.controller, p.unit) for p in lay_out(most, arch).places] == [(0, unit) for unit in range(len(most))]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +153,7 @@ def test_split_cmdline(cmdline: str, booted: str, late: tuple[str, ...]) -> None
     [
         ((), None),
         ((USERS,) * 30, None),
-        ((USERS,) * ROOT_TARGET, f"{ROOT_TARGET} disks"),
+        ((USERS,) * TARGETS_PER_SCSI, f"{TARGETS_PER_SCSI} disks"),
         ((USERS, dataclasses.replace(USERS, bus=DiskBus.VIRTIO)), "virtio bus"),
         ((dataclasses.replace(USERS, bus=DiskBus.SATA), USERS), "sata bus"),
     ],

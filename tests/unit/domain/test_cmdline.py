@@ -15,8 +15,8 @@ X86 = (
     " quiet TERM=xterm-256color"
 )
 # What is added for the guests of each arch under TCG.
-ADDED_ON_ARM = " mitigations=off kpti=off"
-ADDED_ON_X86 = " mitigations=off"
+ADDED_ON_ARM = " mitigations=off kpti=off norandmaps"
+ADDED_ON_X86 = " mitigations=off norandmaps"
 ARM = (
     "panic=1 console=ttyAMA0 earlyprintk=pl011,0x9000000 ignore_loglevel efi-rtc=noprobe edd=off no_timer_check"
     " tsc=reliable root=UUID=4f selinux=0 guestfs_verbose=1 TERM=linux"
@@ -87,14 +87,14 @@ def test_words(before: str, after: str) -> None:
 @pytest.mark.parametrize(
     ("before", "profile", "accel", "after"),
     [
-        ("a", "aarch64-uefi", Accel.TCG, "a mitigations=off kpti=off"),
-        ("a", "aarch64-bare", Accel.TCG, "a mitigations=off kpti=off"),
-        ("a", "x86_64-ovmf", Accel.TCG, "a mitigations=off"),
+        ("a", "aarch64-uefi", Accel.TCG, "a mitigations=off kpti=off norandmaps"),
+        ("a", "aarch64-bare", Accel.TCG, "a mitigations=off kpti=off norandmaps"),
+        ("a", "x86_64-ovmf", Accel.TCG, "a mitigations=off norandmaps"),
         ("a", "aarch64-uefi", Accel.KVM, "a"),
         ("a", "x86_64-ovmf", Accel.KVM, "a"),
-        ("mitigations=auto", "aarch64-uefi", Accel.TCG, "mitigations=auto"),
-        ("kpti=on", "aarch64-uefi", Accel.TCG, "kpti=on mitigations=off"),
-        ("a -- mitigations=auto", "x86_64-ovmf", Accel.TCG, "a mitigations=off -- mitigations=auto"),
+        ("mitigations=auto", "aarch64-uefi", Accel.TCG, "mitigations=auto norandmaps"),
+        ("kpti=on", "aarch64-uefi", Accel.TCG, "kpti=on mitigations=off norandmaps"),
+        ("a -- mitigations=auto", "x86_64-ovmf", Accel.TCG, "a mitigations=off norandmaps -- mitigations=auto"),
         ("", "aarch64-uefi", Accel.TCG, ""),
     ],
 )
@@ -112,6 +112,7 @@ def test_changes_are_told() -> None:
         ("console=ttyAMA0", None),
         (None, "mitigations=off"),
         (None, "kpti=off"),
+        (None, "norandmaps"),
     ]
     assert all(c.reason for c in changes)
 

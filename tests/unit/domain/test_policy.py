@@ -78,6 +78,6 @@ def test_channels() -> None:
 def test_cmdline_is_the_guests() -> None:
     """Libguestfs's command line is fixed up for the profile."""
     arm = designed(cmdline="console=ttyS0 edd=off")
-    assert arm.cmdline == "console=ttyAMA0 mitigations=off kpti=off"
+    assert arm.cmdline == "console=ttyAMA0 mitigations=off kpti=off norandmaps"
     x86 = designed("x86_64-seabios", cmdline="console=ttyS0 edd=off")
-    assert x86.cmdline == "console=ttyS0 edd=off mitigations=off"
+    assert x86.cmdline == "console=ttyS0 edd=off mitigations=off norandmaps"

@@ -1,0 +1,202 @@
+"""Warm launches that go wrong: damaged templates, sudden deaths, interrupted builds. Nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.disks import DiskFactory
+from tests.leftovers import left_behind, look
+from tests.records import events, records, wait_for_event
+from tests.running import Guestlaunch
+
+TCG = ("--accel", "tcg")
+RUN = ("run", ":", "list-filesystems")
+
+
+@pytest.fixture
+def own(guestlaunch: Guestlaunch, session_dir: Path, state_dir: Path) -> Iterator[Path]:
+    """A state directory of the test's own, without templates."""
+    folder = session_dir / "own"
+    folder.mkdir(mode=0o700)
+    (folder / "appliances").symlink_to(state_dir / "appliances")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def own_template(guestlaunch: Guestlaunch, template: Path, own: Path) -> Path:
+    """A copy of the template to be damaged, in a state directory of the test's own, which is used."""
+    copy = own / "templates" / template.name
+    copy.parent.mkdir(mode=0o700)
+    subprocess.run(["cp", "--archive", "--sparse=always", template, copy], check=True, timeout=60)
+    guestlaunch.environ["GUESTLAUNCH_STATE_DIR"] = str(own)
+    return copy
+
+
+def overwrite(file: Path) -> None:
+    """Overwrite the middle third of a file, whose size and head stay."""
+    size = file.stat().st_size
+    with file.open("r+b") as stream:
+        stream.seek(size // 3)
+        stream.write(b"\xa5" * (size // 3))
+
+
+def empty(file: Path) -> None:
+    """Leave a file of zeros of the same size."""
+    size = file.stat().st_size
+    os.truncate(file, 0)
+    os.truncate(file, size)
+
+
+@pytest.mark.parametrize("harm", [overwrite, empty])
+def test_a_damaged_state_is_replaced_by_a_boot(
+    guestlaunch: Guestlaunch,
+    disk_image: DiskFactory,
+    evidence: Path,
+    own: Path,
+    own_template: Path,
+    harm: Callable[[Path], None],
+) -> None:
+    """The tool gets its launch, a cold one; the log says that the warm one failed, and why."""
+    harm(own_template / "state")
+    command = ("guestfish", *TCG, "--", "--ro", "-a", disk_image(), *RUN)
+    assert guestlaunch(*command).ok().stdout == "/dev/sda: ext4\n"
+    (failed,) = events(evidence, "warm_failed")
+    (record,) = records(evidence)
+    (started,) = events(evidence, "launch_started")
+    assert (record["start"], record["outcome"]) == ("cold", "success")
+    assert started["start_reason"] == failed["error"] != ""
+    assert list((own / "launches").iterdir()) == []
+    assert [path.name for path in own_template.parent.iterdir()] in ([own_template.name], [])
+
+
+@pytest.mark.parametrize("name", ["ram", "root.qcow2", "template.json"])
+def test_a_template_that_lacks_a_file_is_not_used(
+    guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path, own_template: Path, name: str
+) -> None:
+    """The launch boots, and the template counts as none."""
+    (own_template / name).unlink()
+    command = ("guestfish", *TCG, "--", "--ro", "-a", disk_image(), *RUN)
+    assert guestlaunch(*command).ok().stdout == "/dev/sda: ext4\n"
+    (started,) = events(evidence, "launch_started")
+    assert started["start"] == "cold"
+    assert "no template" in started["start_reason"]
+    assert events(evidence, "warm_failed") == []
+
+
+def qemus(folder: Path) -> list[int]:
+    """Return the PIDs of the QEMUs that run a session's domains."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes()
+            if words.startswith(b"/usr/bin/qemu-system") and b"guest=gl-" in words and os.fsencode(folder) in words:
+                found.append(int(process.name))
+    return found
+
+
+def next_qemu(folder: Path, process: subprocess.Popen[str]) -> int:
+    """Wait for the QEMU of a launch that begins."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if found := qemus(folder):
+            return found[0]
+        assert process.poll() is None
+    raise AssertionError("no QEMU within 60 s")
+
+
+def children(pid: int) -> Iterator[tuple[int, bytes]]:
+    """Yield PIDs and command lines of a process's children, theirs, and so on."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            yield int(child), Path(f"/proc/{child}/cmdline").read_bytes()
+            yield from children(int(child))
+
+
+def victim(command: int, qemu: int, which: str) -> int:
+    """Return the process to kill: QEMU, the tool, or our command."""
+    if which == "qemu":
+        return qemu
+    if which == "command":
+        return command
+    # libguestfs's recovery process has the tool's own command line; the tool is the elder.
+    return min(pid for pid, line in children(command) if b"guestfish\0--ro" in line)
+
+
+@pytest.mark.parametrize("which", ["tool", "command", "qemu"])
+@pytest.mark.parametrize("phase", ["restore", "gate"])
+def test_sudden_death(
+    guestlaunch: Guestlaunch,
+    disk_image: DiskFactory,
+    evidence: Path,
+    session_dir: Path,
+    template: Path,
+    phase: str,
+    which: str,
+) -> None:
+    """Whoever is killed while the clone is restored, or at its gate: guest and files are gone soon afterwards.
+
+    Where only QEMU died before the clone went on, the tool gets a cold launch instead.
+    """
+    before = look(session_dir)
+    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, "--start", "warm")
+    process = guestlaunch.start(*command, "--", "--ro", "-a", disk_image(), *RUN)
+    qemu = next_qemu(session_dir, process)
+    if phase == "restore":
+        os.kill(qemu, signal.SIGSTOP)  # it takes no state, until it is killed by somebody
+    else:
+        wait_for_event(evidence, "launch_started")
+    os.kill(victim(process.pid, qemu, which), signal.SIGKILL)
+    if (phase, which) == ("restore", "tool"):
+        os.kill(qemu, signal.SIGCONT)  # it ends when it is asked to
+    stdout, stderr = process.communicate(timeout=120)
+    if (phase, which) == ("restore", "qemu"):
+        assert (process.returncode, stdout) == (0, "/dev/sda: ext4\n")
+        assert len(events(evidence, "warm_failed")) == 1
+        assert records(evidence)[-1]["start"] == "cold"
+    else:
+        assert process.returncode != 0
+        assert "Traceback" not in stderr
+    if which == "qemu" and phase == "gate":
+        assert "QEMU ended before the launch was ready" in stderr
+    assert left_behind(session_dir, before) == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_build_leaves_nothing(
+    guestlaunch: Guestlaunch, session_dir: Path, own: Path, sent: signal.Signals
+) -> None:
+    """Ctrl-C and SIGTERM clean up; so is, by the guardian or by the next build, what SIGKILL leaves."""
+    guestlaunch.environ["GUESTLAUNCH_STATE_DIR"] = str(own)
+    process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", "template", "build", *TCG)
+    next_qemu(session_dir, process)
+    assert len(list((own / "templates").glob(".building-*"))) == 1
+    time.sleep(1.0)  # into the boot
+    if sent is signal.SIGTERM:
+        process.send_signal(sent)
+    else:
+        os.killpg(process.pid, sent)  # as a terminal does; a tool that survives its command goes on
+    _, stderr = process.communicate(timeout=60)
+    # To guestfish, Ctrl-C means that its launch fails.
+    assert process.returncode == {signal.SIGINT: 1, signal.SIGTERM: 143, signal.SIGKILL: -9}[sent], stderr
+    assert "Traceback" not in stderr
+    deadline = time.monotonic() + 10
+    while (qemus(session_dir) or any((own / "launches").iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert qemus(session_dir) == []
+    assert list((own / "launches").iterdir()) == []
+    if sent is signal.SIGKILL:
+        assert guestlaunch("template", "remove", "--stale", "--json").json() == {"removed": []}
+    assert list((own / "templates").iterdir()) == []
+    # A guestfish that is killed leaves its own files behind, as it does without us.
+    for folder in (session_dir / "tmp").glob("libguestfs*"):
+        shutil.rmtree(folder)
