@@ -69,7 +69,9 @@ def build(*, settings: Settings, as_json: bool) -> int:
         click.echo(json.dumps(_facts(built) | {"launch_ns": record["launch_ns"]}, indent=2))
     else:
         click.echo(_line(built))
-        click.echo(f"a launch cloned from it took {record['launch_ns'] / 1e9:.2f} s ({record['accel']}, 1 launch)")
+        # A tool that ends at once may be gone before its launch flag was dated.
+        took = f"took {record['launch_ns'] / 1e9:.2f} s" if record["launch_ns"] else "succeeded"
+        click.echo(f"a launch cloned from it {took} ({record['accel']}, 1 launch)")
     return 0
 
 
