@@ -44,6 +44,8 @@ def record(
     :param factor: how much slower than usual it was.
     """
     last = failed_in or cancelled_in
+    if start is not Start.COLD:
+        dma = None  # nothing of a clone crosses fw_cfg
     outcome = "failure" if failed_in else "cancelled" if cancelled_in else "success"
     tiles = _tiles(random.Random(seed), start, dma is not False, factor, last, outcome)
     return LaunchRecord(

@@ -58,9 +58,10 @@ def bar(fraction: float, cells: int = _BAR_CELLS) -> str:
 def headline(event: Event) -> str:
     """Return what a launch was, on one line."""
     dma = {True: "DMA on", False: "DMA off", None: "DMA not verified"}[event["fw_cfg_dma"]]
+    way = dma if event["start"] == "cold" else event["start"]  # nothing of a clone crosses fw_cfg
     launch = milliseconds(event["launch_ns"]) if event["launch_ns"] is not None else "not ready"
     accel = (event["accel"] or "no accelerator") + (" with a MODELLED trap cost" if is_modelled(event) else "")
-    return f"{event['launch_id']}: {event['profile']}, {accel}, {dma}, {event['outcome']}, launched in {launch}"
+    return f"{event['launch_id']}: {event['profile']}, {accel}, {way}, {event['outcome']}, launched in {launch}"
 
 
 def compare(left: Event, right: Event) -> list[Row]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.errors import NotFoundError
 from orchestrator.report.result import Result
+from orchestrator.timeline.phases import Start
 from orchestrator.timeline.selection import Selection, is_modelled
 from orchestrator.timeline.store import Store
 
@@ -88,8 +89,11 @@ def group_of(event: Mapping[str, Any]) -> Group:
 
 
 def dma_of(event: Mapping[str, Any]) -> str:
-    """Return the transfer path of a launch as verified: "on", "off" or "unknown"."""
-    return {True: "on", False: "off"}.get(event.get("fw_cfg_dma"), "unknown")  # type: ignore[arg-type]
+    """Return the transfer path of a launch as verified: "on", "off", "unknown"; "none" for a clone's."""
+    if event["start"] != Start.COLD:
+        return "none"
+    # The store has 1 and 0, which are equal to these.
+    return {True: "on", False: "off"}.get(event["fw_cfg_dma"], "unknown")
 
 
 def collect(
@@ -124,7 +128,7 @@ def from_store(store: Store, selection: Selection, *, size: int = SAMPLE) -> Col
     """
     found = Collection(sample=list(store.sample(selection, size)))
     for row in store.totals(selection):
-        dma = {1: "on", 0: "off"}.get(row["fw_cfg_dma"], "unknown")
+        dma = dma_of(row)
         group = Group(row["profile"], row["accel"] or NO_ACCEL, row["start"], bool(row["modelled"]))
         found.totals[Total(group, dma, row["outcome"])] += row["launches"]
         found.first_ns = min(found.first_ns or row["first_ns"], row["first_ns"])

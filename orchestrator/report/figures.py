@@ -52,7 +52,7 @@ def waterfall() -> Spec:
 
 
 def _offset() -> Spec:
-    return {"field": "dma", "type": "nominal", "sort": ["off", "on"], "scale": {"paddingOuter": 0.2}}
+    return {"field": "dma", "type": "nominal", "sort": ["off", "on", "none"], "scale": {"paddingOuter": 0.2}}
 
 
 def phases() -> Spec:

@@ -21,7 +21,7 @@ LIGHT = {
 _COLD, _WARM = SEQUENCE[Start.COLD], SEQUENCE[Start.WARM]
 PHASES = [str(phase) for phase in dict.fromkeys((*_COLD[:-4], *_WARM, *_COLD))]
 
-DMA_SCALE = {"domain": ["on", "off"], "range": ["var(--on)", "var(--off)"]}
+DMA_SCALE = {"domain": ["on", "off", "none"], "range": ["var(--on)", "var(--off)", "var(--guest)"]}
 PART_SCALE = {
     "domain": list(PARTS),
     "range": ["var(--host)", "var(--firmware)", "var(--transfer)", "var(--guest)", "var(--tool)"],

@@ -19,7 +19,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "guest": ("kernel", "initrd", "init", "guestfsd", "ready", "gate"),
     "tool": ("workload",),
 }
-DMA = ("off", "on")  # launches whose path was not verified are in no chart: they failed before it could be
+DMA = ("off", "on", "none")  # launches whose path was not verified are in no chart: they failed before it could be
 PART_OF = {str(phase): part for part, phases in PARTS.items() for phase in phases}
 
 
