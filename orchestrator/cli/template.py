@@ -34,11 +34,15 @@ _WORK = ("guestfish", "scratch", "1M", ":", "run")
     )
 )
 def template() -> None:
-    """Build, list, check and remove templates: appliances saved at the gate of their init, to be cloned."""
+    """Build, list, check and remove templates: appliances saved at the gate of their init, to be cloned.
+
+    A launch clones the template that fits it, unless --start cold forbids; where none fits it boots, and its log line
+    says why. A template that anything it depends on has outdated is never used.
+    """
 
 
 @template.command(
-    short_help="Build the template that launches like this one are cloned from.",
+    short_help="Build the template that launches as set up here clone.",
     epilog=examples("guestlaunch template build", "LIBGUESTFS_MEMSIZE=2048 guestlaunch template build"),
 )
 @settings_options
@@ -47,7 +51,7 @@ def build(*, settings: Settings, as_json: bool) -> int:
     """Boot the appliance up to its gate, save it there, and prove it by a launch that is cloned from it.
 
     What is built is what guestfish, as it is set up here, asks for: memory, CPUs and kernel command line are
-    libguestfs's own unless set. There is nothing to do when that template is there and holds.
+    libguestfs's own unless set. A template that is there and holds is not built again, only proved.
     """
     warm = replace(settings, start="warm", timeline=None)
     with tools.unwinding_on_sigterm(), session.opened(warm) as opened:

@@ -22,6 +22,7 @@ from orchestrator.settings import Settings, load
 _EPILOG = """examples:
   guestlaunchd                            serve this user's tools on $XDG_RUNTIME_DIR/guestlaunch/guestlaunchd.sock
   guestlaunchd --config /etc/site.toml    the same, with a site's settings
+  guestlaunchd --standby 4                keep four clones of templates ready for each kind of launch; 0 for none
   guestlaunchd --socket /srv/gl/sock --log -   another socket; events as JSON lines on stderr
   guestlaunchd --metrics-listen 127.0.0.1:9177   also show what is launched to Prometheus
 """
