@@ -278,7 +278,6 @@ def test_a_verbose_tool(guestlaunch: Guestlaunch, disk_image: DiskFactory, evide
     ],
 )
 def test_what_no_template_serves_is_booted(
-    guestfish: Guestfish,
     guestlaunch: Guestlaunch,
     disk_image: DiskFactory,
     evidence: Path,
