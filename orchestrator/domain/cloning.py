@@ -23,6 +23,7 @@ GATE_WORD = "guestlaunch.gate=1"
 # Words of libguestfs's command line that only /init reads: a clone is told of them at the gate.
 _LATE_WORDS = (
     "TERM",
+    "quiet",
     "guestfs_verbose",
     "guestfs_rescue",
     "guestfs_noreboot",
@@ -55,7 +56,7 @@ def as_template(domain: Domain, ram: str) -> Domain:
     """
     return replace(
         domain,
-        cmdline=f"{domain.cmdline} {GATE_WORD}",
+        cmdline=f"{domain.cmdline} quiet {GATE_WORD}",
         channels=(Channel(name=GUESTFSD_CHANNEL, path=None), *_others(domain)),
         # Not SCSI: the kernel is to call the first disk that is plugged in sda.
         disks=tuple(replace(disk, bus=DiskBus.VIRTIO, alias=None) for disk in domain.disks[-1:]),

@@ -16,15 +16,14 @@ from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.assembly import store_secrets
 from orchestrator.launch.boot import GUESTFSD_ALIAS
 from orchestrator.launch.plan import Plan
-from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.stop import Stop
-from orchestrator.launch.way import Place
+from orchestrator.launch.way import Asked, Place
 from orchestrator.timeline.markers import parse_marker
 
 _SAY_SECONDS = 10.0
 _LOOK_MS = 250
 _ENTROPY_BYTES = 64
-GATE, REHEARSED = "gate", "rehearse"
+GATE, REHEARSED, CLOCK = "gate", "rehearse", "clock"
 
 
 def wait_for_marker(name: str, guest: Guest, place: Place, stop: Stop, deadline_s: float) -> None:
@@ -39,18 +38,21 @@ def wait_for_marker(name: str, guest: Guest, place: Place, stop: Stop, deadline_
         if marker is not None:
             seen.append(marker.name)
 
-    place.control.listener = take
+    before, place.control.listener = place.control.listener, take
     end = time.monotonic() + deadline_s
     what = f"the guest did not come to '{name}'"
-    while name not in seen:
-        if guest.exited.is_set():
-            last = next(iter(place.console.ring.tail(1)), "nothing")
-            raise QemuExitedError(what, guest.name, f"it ended; the console's last line: {last}")
-        if stop.requested:
-            raise LaunchError(what, guest.name, str(stop.reason))
-        if time.monotonic() > end:
-            raise DeadlineError(what, guest.name, f"not within {deadline_s:g} s")
-        _serve(place, stop)
+    try:
+        while name not in seen:
+            if guest.exited.is_set():
+                last = next(iter(place.console.ring.tail(1)), "nothing")
+                raise QemuExitedError(what, guest.name, f"it ended; the console's last line: {last}")
+            if stop.requested:
+                raise LaunchError(what, guest.name, str(stop.reason))
+            if time.monotonic() > end:
+                raise DeadlineError(what, guest.name, f"not within {deadline_s:g} s")
+            _serve(place, stop)
+    finally:
+        place.control.listener = before
 
 
 def _serve(place: Place, stop: Stop) -> None:
@@ -107,18 +109,21 @@ def _attach(guest: Guest, disk: Disk, plug: Plug) -> None:
         raise DiskError("cannot attach the disk", str(where), str(error.why).strip()) from error
 
 
-def release(guest: Guest, place: Place, plan: Plan, request: LaunchRequest) -> None:
+def release(guest: Guest, place: Place, plan: Plan, asked: Asked) -> None:
     """Resume a clone and let it through its gate, with fresh entropy, the host's time, and what its tool asks of /init.
 
     :raise MonitorError: QEMU cannot connect guestfsd's channel.
-    :raise DeadlineError: QEMU does not take what the guest is told.
+    :raise LaunchError: the guest ended, took too long, or was not to go on.
     """
+    request = asked.request
     guest.resume()
     if request.guestfsd_path is not None:
         # QEMU changes the back end of a port only while the guest runs.
         guest.join_channel(GUESTFSD_ALIAS, request.guestfsd_path)
     cmdline, _ = fix_cmdline(request.cmdline, plan.profile, plan.accel)
     words = (*split_cmdline(cmdline)[1], f"guestlaunch.disks={len(plan.disks)}")
-    entropy = os.urandom(_ENTROPY_BYTES).hex()
+    place.control.say(f"open {os.urandom(_ENTROPY_BYTES).hex()} {' '.join(words)}", _SAY_SECONDS)
+    # A guest that has just woken up is busy with its disks: it is told the time when it is there to take it.
+    wait_for_marker(CLOCK, guest, place, asked.stop, asked.settings.deadlines.gate)
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    place.control.say(f"open {seconds}.{nanoseconds // 1000:06} {entropy} {' '.join(words)}", _SAY_SECONDS)
+    place.control.say(f"time {seconds}.{nanoseconds // 1000:06}", _SAY_SECONDS)

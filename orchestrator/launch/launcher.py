@@ -189,7 +189,9 @@ class Launcher:
         fell = _fell(launch, stop)
         if fell is not None:
             self.log.emit("warm_failed", level="warning", launch_id=launch.id, error=fell)
+            broken = launch.way.facts().get("template") if launch.way else None
             launch, recorder = once(fell=fell)
+            self._distrust(own, broken)
         recorder.finish()
         record = self._record(launch, own, recorder, stop, request)
         self._write(record, own)
@@ -197,6 +199,13 @@ class Launcher:
             launch.error.record = record
             raise launch.error
         return record
+
+    def _distrust(self, settings: Settings, key: str | None) -> None:
+        """Remove the template of a clone that failed, if its files are not what they were: no other would do better."""
+        for template in templates.templates(settings.state_dir):
+            if template.key == key and (why := templates.damage(template)) is not None:
+                removed = templates.remove(template)
+                self.log.emit("template_damaged", level="warning", key=key, reason=why, removed=removed)
 
     def _launch(
         self, request: LaunchRequest, settings: Settings, stop: Stop, *, console: tuple[int, int] | None,
@@ -207,7 +216,9 @@ class Launcher:
         :param fell: why a warm launch of the same request has failed; this one is then launch.
         """
         recorder = Recorder(origin_ns)
-        asked = Asked(request=request, settings=settings, recorder=recorder, console=console, claim=self._claim)
+        asked = Asked(
+            request=request, settings=settings, recorder=recorder, console=console, claim=self._claim, stop=stop
+        )
         launch_id = f"gl-{uuid.uuid4().hex[:12]}"
 
         def choose(plan: Plan) -> Way:

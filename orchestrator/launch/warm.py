@@ -80,7 +80,7 @@ class Warm:
     def run(self, guest: Guest) -> None:
         """Resume the vCPUs and open the gate."""
         self._recorder.begin(Phase.GATE, "vCPUs resumed")
-        release(guest, self._place, self._plan, self._asked.request)
+        release(guest, self._place, self._plan, self._asked)
 
 
 class Standby:
@@ -126,7 +126,7 @@ class Standby:
     def run(self, guest: Guest) -> None:
         """Resume the vCPUs and open the gate."""
         self._asked.recorder.begin(Phase.GATE, "vCPUs resumed")
-        release(guest, self._clone.place, self._plan, self._asked.request)
+        release(guest, self._clone.place, self._plan, self._asked)
 
 
 def clone_boot(asked: Asked, place: Place) -> Boot:

@@ -19,6 +19,7 @@ from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import Boot
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Start
 from orchestrator.timeline.record import FwCfg
@@ -40,6 +41,7 @@ class Asked:
     recorder: Recorder
     console: tuple[int, int] | None
     claim: Claim
+    stop: Stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ def find(state_dir: Path, facts: Facts) -> Template | None:
         (template.path / name).exists() and (template.path / name).stat().st_size == size
         for name, (size, _) in template.files.items()
     )
-    return template if intact and template.facts == dict(facts) else None
+    return template if template.files and intact and template.facts == dict(facts) else None
 
 
 def templates(state_dir: Path) -> list[Template]:

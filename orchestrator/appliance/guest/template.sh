@@ -69,6 +69,12 @@ set -f
 # shellcheck disable=SC2086 # to be split
 take_words $words
 set +f
+[ -n "$quiet" ] || echo 7 >/proc/sys/kernel/printk
+
+# Clones have the boot_id of their template, which the kernel does not make anew.
+read -r boot_id </proc/sys/kernel/random/uuid
+echo "$boot_id" >/run/guestlaunch.boot_id
+mount -o bind /run/guestlaunch.boot_id /proc/sys/kernel/random/boot_id
 
 read -r controller </run/guestlaunch.controller
 tries=0
