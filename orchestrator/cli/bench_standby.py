@@ -1,4 +1,4 @@
-"""The daemon behind a benchmark's standby side: one of its own, which keeps a clone ready, and nobody else's."""
+"""The daemons behind a benchmark's sides: its own, and nobody else's; that of the standby side keeps a clone ready."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 from orchestrator.daemon import client
 from orchestrator.errors import CapabilityError, ProtocolError
 
-_CLONES = 1  # one launch at a time, and each waits until its clone is there
 _START_SECONDS = 30.0
 _READY_SECONDS = 300.0  # the template may have to be made first
 _END_SECONDS = 60.0
@@ -44,17 +43,18 @@ def all_ready(status: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def standing_by(folder: Path, environ: Mapping[str, str]) -> Iterator[StandbyDaemon]:
+def standing_by(folder: Path, environ: Mapping[str, str], *, clones: int) -> Iterator[StandbyDaemon]:
     """Run a daemon until the context ends. It keeps clones for the kinds of launches that it is asked for.
 
+    :param clones: how many for each; one is enough for launches that wait until it is there.
     :param folder: takes its socket, and what it says.
     :raise CapabilityError: it does not start.
     """
-    socket, said = folder / "standby.sock", folder / "standby.log"
+    socket, said = folder / f"daemon-{clones}.sock", folder / f"daemon-{clones}.log"
     command = (sys.executable, "-m", "orchestrator.daemon.main", "--socket", str(socket))
     with said.open("wb") as log:
         process = subprocess.Popen(
-            command, env={**environ, "GUESTLAUNCH_STANDBY": str(_CLONES)}, stdin=subprocess.DEVNULL,
+            command, env={**environ, "GUESTLAUNCH_STANDBY": str(clones)}, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
@@ -73,5 +73,7 @@ def _await_socket(process: subprocess.Popen[bytes], socket: Path, said: Path) ->
     while not socket.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             lines = said.read_text("utf-8", "replace").strip().splitlines()
-            raise CapabilityError("cannot measure", "standby", lines[-1] if lines else "guestlaunchd does not start")
+            raise CapabilityError(
+                "cannot measure", "guestlaunchd", lines[-1] if lines else "guestlaunchd does not start"
+            )
         time.sleep(_POLL_SECONDS)

@@ -26,6 +26,7 @@ from orchestrator.errors import ApplianceError, GuestlaunchError, NotFoundError,
 from orchestrator.settings import Settings
 from orchestrator.workload import bench_start
 from orchestrator.workload.bench_start import REFERENCE, STANDBY, LeftOut
+from orchestrator.workload.environment import tool_environment
 
 if TYPE_CHECKING:  # SciPy comes with it: imported by the commands that compute
     from orchestrator.report.bench_record import Recording
@@ -58,9 +59,9 @@ def start(settings: Settings, plan: Plan, chosen: Sequence[str]) -> int:
     """Time a launch, list-filesystems and inspection: without guestlaunch, cold, warm, standby.
 
     The reference is what a user has without guestlaunch: stock libguestfs, or for guests of another arch a plain
-    wrapper that starts QEMU with libguestfs's own init in the appliance. Every side does the same work, from the
-    program's start to its exit (launch) or to its answer; a launch that did not come about as its row says is not
-    counted.
+    wrapper that starts QEMU with libguestfs's own init in the appliance. The others are the same guestfish with a
+    guestlaunchd that runs. Every side does the same work, from guestfish's start to its exit (launch) or to its
+    answer; a launch that did not come about as its row says is not counted.
     """
     if settings.vcpus is not None:
         raise UsageError("cannot set", "--vcpus", "the reference's guest has as many as libguestfs gives it")
@@ -114,6 +115,7 @@ class _Offers:
         self._environ = _alone(settings, folder)
         self._standby = stack.enter_context(contextlib.ExitStack())
         self._daemon: StandbyDaemon | None = None
+        self._plain = stack.enter_context(standing_by(folder / "run", self._environ, clones=0))
 
     def side(self, name: str) -> tuple[Side, ...]:
         """Return a side by its name.
@@ -123,7 +125,7 @@ class _Offers:
         if name == REFERENCE:
             return self._reference()
         if name == STANDBY:
-            self._daemon = self._standby.enter_context(standing_by(self._folder / "run", self._environ))
+            self._daemon = self._standby.enter_context(standing_by(self._folder / "run", self._environ, clones=1))
         return bench_start.ours(name, self._work, self._environ_of(name), self._facts)
 
     def why_not(self, name: str, offered: tuple[Side, ...], deadline_s: float) -> LeftOut | None:
@@ -138,10 +140,9 @@ class _Offers:
         return out or bench_start.tried(offered, deadline_s=deadline_s)
 
     def _environ_of(self, name: str) -> dict[str, str]:
-        """Return the environment of one of our sides."""
-        if name != STANDBY or self._daemon is None:
-            return self._environ
-        return {**self._environ, "GUESTLAUNCH_SOCKET": str(self._daemon.socket)}
+        """Return the environment of one of our sides: what `guestlaunch env` gives, and a daemon of ours."""
+        daemon = self._daemon if name == STANDBY and self._daemon is not None else self._plain
+        return dict(tool_environment(self._environ, self._settings, socket=daemon.socket).variables)
 
     def _reference(self) -> tuple[Side, ...]:
         own = bench_start.has_own_reference(self._profile)

@@ -16,7 +16,7 @@ from orchestrator.domain.model import Accel, Arch, FirmwareKind, Profile
 from orchestrator.errors import UsageError
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.hypervisor.emulator import find_emulator
-from orchestrator.settings import is_setting
+from orchestrator.settings import is_setting, variable
 from orchestrator.timeline.phases import Start
 from orchestrator.workload import bench_disk
 from orchestrator.workload.bench import ANSWER, Boundary, Side
@@ -111,6 +111,22 @@ def ours(
     program = (sys.executable, "-m", "orchestrator.cli.main", "guestfish", *given, "--timeline", "{timeline}", "--")
     stated = {key.replace("-", "_"): value for key, value in options.items()} | dict(facts or {})
     return _sides(name, work, program, _on_path(environ), {"program": PROGRAM, **stated}, start=start)
+
+
+def served(
+    name: str,
+    work: Work,
+    options: Mapping[str, str],
+    environ: Mapping[str, str],
+    facts: Mapping[str, str],
+    *,
+    start: Start | None = None,
+) -> tuple[Side, ...]:
+    """Return plain guestfish, which launches through the server that environ names; otherwise as `ours`."""
+    given = [f"{variable(key.replace('-', '_'))}={value}" for key, value in options.items()]
+    program = ("env", *given, f"{variable('timeline')}={{timeline}}", "guestfish")
+    stated = {key.replace("-", "_"): value for key, value in options.items()} | dict(facts)
+    return _sides(name, work, program, environ, {"program": PROGRAM, **stated}, start=start)
 
 
 def _sides(

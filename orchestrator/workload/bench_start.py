@@ -70,12 +70,12 @@ def reference(
 
 def ours(name: str, work: Work, environ: Mapping[str, str], facts: Mapping[str, str]) -> tuple[Side, ...]:
     """Return one of our own sides, by its name; a launch that came about in another way will not count."""
-    return bench_sides.ours(name, work, OURS[name], environ, facts, start=_RECORDED[name])
+    return bench_sides.served(name, work, OURS[name], environ, facts, start=_RECORDED[name])
 
 
 def first_warm(name: str, work: Work, environ: Mapping[str, str], facts: Mapping[str, str]) -> tuple[Side, ...]:
     """Return a side that makes the template which the launches of another are clones of; it is not timed."""
-    return bench_sides.ours(name, work, {"start": "warm"}, environ, facts)
+    return bench_sides.served(name, work, {"start": "warm"}, environ, facts)
 
 
 def tried(sides: tuple[Side, ...], *, deadline_s: float) -> LeftOut | None:

@@ -30,5 +30,8 @@ def test_ready(status: dict[str, Any], ready: bool) -> None:
 def test_a_daemon_that_does_not_start_says_why(tmp_path: Path) -> None:
     """The reason is the daemon's own last line."""
     environ = {**os.environ, "GUESTLAUNCH_MEMORY_MIB": "much", "GUESTLAUNCH_STATE_DIR": str(tmp_path / "state")}
-    with pytest.raises(CapabilityError, match=r"cannot measure: standby: .*much"), standing_by(tmp_path, environ):
+    with (
+        pytest.raises(CapabilityError, match=r"cannot measure: guestlaunchd: .*much"),
+        standing_by(tmp_path, environ, clones=1),
+    ):
         pytest.fail("it started")

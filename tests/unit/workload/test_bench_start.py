@@ -79,9 +79,9 @@ def test_each_row_asks_for_its_kind_of_launch(work: Work) -> None:
     found = {name: bench_start.ours(name, work, ENVIRON, {"accel": "tcg"}) for name in bench_start.OURS}
     assert all(len(sides) == 3 for sides in found.values())
     commands = {name: " ".join(sides[0].command) for name, sides in found.items()}
-    assert "--start cold --fw-cfg-dma off" in commands[bench_start.COLD_WITHOUT_DMA]
-    assert "--start cold --fw-cfg-dma on" in commands[bench_start.COLD]
-    assert "--start auto" in commands[bench_start.WARM]
+    assert "GUESTLAUNCH_START=cold GUESTLAUNCH_FW_CFG_DMA=off" in commands[bench_start.COLD_WITHOUT_DMA]
+    assert "GUESTLAUNCH_START=cold GUESTLAUNCH_FW_CFG_DMA=on" in commands[bench_start.COLD]
+    assert "GUESTLAUNCH_START=auto" in commands[bench_start.WARM]
     wanted = {name: {side.start for side in sides} for name, sides in found.items()}
     assert wanted[bench_start.COLD] == {Start.COLD}
     assert wanted[bench_start.WARM] == {Start.WARM}
