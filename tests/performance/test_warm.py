@@ -43,7 +43,7 @@ class Tool:
         timeline = self._timelines / f"{number}.jsonl"
         began = time.monotonic()
         subprocess.run(
-            ["guestfish", "-a", self._disks[number % len(self._disks)], "--format=raw", "run"],
+            ["guestfish", "--format=raw", "-a", self._disks[number % len(self._disks)], "run"],
             env={**self._environ, "GUESTLAUNCH_TIMELINE": str(timeline)},
             check=True,
             stdin=subprocess.DEVNULL,
