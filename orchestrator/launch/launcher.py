@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from orchestrator import __version__
 from orchestrator.errors import DiskError, GuestlaunchError
 from orchestrator.hypervisor import embed
 from orchestrator.hypervisor.connection import Connection, open_connection
@@ -21,10 +20,11 @@ from orchestrator.launch.choice import outdated, template_facts, why_not_warm
 from orchestrator.launch.clone import bare
 from orchestrator.launch.cold import Cold
 from orchestrator.launch.launch import Launch
-from orchestrator.launch.plan import Plan, appliance_versions, make_plan
+from orchestrator.launch.plan import Plan, make_plan
 from orchestrator.launch.request import LaunchRequest, from_json
 from orchestrator.launch.standby import Pool, Shape, Waiting
 from orchestrator.launch.stop import Stop
+from orchestrator.launch.sum_up import sum_up
 from orchestrator.launch.templating import build_template
 from orchestrator.launch.warm import Standby, Warm
 from orchestrator.launch.way import Asked, Way
@@ -32,13 +32,9 @@ from orchestrator.settings import Settings
 from orchestrator.template import store as templates
 from orchestrator.timeline import store
 from orchestrator.timeline.log import EventLog, write_timeline
-from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start
+from orchestrator.timeline.phases import Phase, Start
 from orchestrator.timeline.record import LaunchRecord, phase_event, to_event
 from orchestrator.timeline.recorder import Recorder
-
-_TAIL_LINES = 40
-# Of a launch that went well: enough to see where a slow one lost its time.
-_SHORT_TAIL_LINES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +189,7 @@ class Launcher:
             launch, recorder = once(fell=fell)
             self._distrust(own, broken)
         recorder.finish()
-        record = self._record(launch, own, recorder, stop, request)
+        record = sum_up(launch, own, recorder, stop, request)
         self._write(record, own)
         if launch.error is not None:
             launch.error.record = record
@@ -284,57 +280,6 @@ class Launcher:
                 connection = self._stack.enter_context(context)
                 self._connections[settings.connect] = connection
             return connection
-
-    def _record(
-        self, launch: Launch, settings: Settings, recorder: Recorder, stop: Stop, request: LaunchRequest
-    ) -> LaunchRecord:
-        """Sum up a launch that is over."""
-        plan, domain = launch.plan, launch.domain
-        outcome = "failure" if launch.error else "success" if launch.ready else "cancelled"
-        sizes = dict(zip(TRANSFER_PHASES, (plan.kernel_bytes, plan.initrd_bytes), strict=True)) if plan else {}
-        error = launch.error
-        return LaunchRecord(
-            launch_id=launch.id,
-            start=recorder.start,
-            start_reason=launch.way.facts().get("start_reason") if launch.way else None,
-            template=launch.way.facts().get("template") if launch.way else None,
-            profile=settings.profile,
-            arch=str(plan.profile.arch) if plan else None,
-            accel=str(plan.accel) if plan else None,
-            accel_reason=plan.accel_reason if plan else "",
-            fw_cfg=launch.fw_cfg,
-            outcome=outcome,
-            tiles=recorder.tiles(outcome=outcome, sizes=sizes),
-            wall_start_ns=recorder.wall_start_ns,
-            connection=settings.connect or "qemu:///embed",
-            exit_status=launch.exit_status,
-            error=str(error) if error else stop.reason if outcome == "cancelled" else None,
-            error_phase=str(launch.error_phase) if launch.error_phase else None,
-            ready=launch.ready,
-            kernel_bytes=plan.kernel_bytes if plan else None,
-            initrd_bytes=plan.initrd_bytes if plan else None,
-            memory_mib=domain.memory_mib if domain else None,
-            vcpus=domain.vcpus if domain else None,
-            cpu=domain.cpu if domain else None,
-            disks=len(request.disks),
-            versions=self._versions(launch),
-            appliance=appliance_versions(plan) if plan else {},
-            console_tail=launch.ring.tail(_TAIL_LINES if error else _SHORT_TAIL_LINES),
-            extra_args=request.extra_args,
-        )
-
-    def _versions(self, launch: Launch) -> dict[str, str | None]:
-        """Return the versions of all that took part."""
-        plan, connection = launch.plan, launch.connection
-        found: dict[str, str | None] = {"guestlaunch": __version__, "libguestfs": plan.libguestfs if plan else None}
-        found["firmware"] = launch.ring.firmware_version()
-        manifest = plan.appliance.manifest if plan and plan.appliance else None
-        found["kernel"] = manifest.kernel if manifest else None
-        if plan is not None and connection is not None:
-            with contextlib.suppress(GuestlaunchError):
-                versions = connection.versions(plan.emulator)
-                found |= {"libvirt": versions.libvirt, "qemu": versions.qemu}
-        return found
 
     def _write(self, record: LaunchRecord, settings: Settings) -> None:
         """Write the phases and the canonical line to the log, and the line where the launch asked for it."""

@@ -20,6 +20,7 @@ look_at() {
 # Starts guestfsd and holds it at its call of umask: it is loaded and linked, which takes half a second in an
 # emulated guest, and has not looked at the disks yet. Where that fails, it is started behind the gate.
 hold_guestfsd() {
+	command -v strace >/dev/null || return 0
 	mkfifo /run/guestlaunch.strace
 	exec 8<>/run/guestlaunch.strace
 	strace -D -o /run/guestlaunch.strace -e trace=umask -e inject=umask:signal=STOP:when=1 guestfsd <&0 &
