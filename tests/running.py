@@ -64,6 +64,9 @@ def session_environment(session_dir: Path, state_dir: Path, evidence: Path) -> d
     return environ | {
         "GUESTLAUNCH_STATE_DIR": str(state_dir),
         "GUESTLAUNCH_RUNTIME_DIR": str(session_dir / "run"),
+        # A template that one test leaves must not change another's launches: those that clone say so.
+        "GUESTLAUNCH_START": "cold",
+        "GUESTLAUNCH_STANDBY": "0",
         "GUESTLAUNCH_TIMELINE": str(evidence / "timeline.jsonl"),
         "GUESTLAUNCH_LOG": str(evidence / "events.jsonl"),
         "XDG_RUNTIME_DIR": str(session_dir / "xdg"),

@@ -70,7 +70,8 @@ def fw_cfg(settings: Settings, plan: Plan, trap_cost: str | None, *, same: bool,
     """fw_cfg DMA off against on, in interleaved pairs; with intervals, tests and a verdict."""
     profile = _transferring_profile(settings)
     cost, plugin = _trap_cost(trap_cost, settings, profile)
-    settings = replace(settings, accel="tcg" if plugin else str(chosen_accel(settings, profile)))
+    accel = "tcg" if plugin else str(chosen_accel(settings, profile))
+    settings = replace(settings, accel=accel, start="cold")  # a clone transfers nothing
     if cost:  # a transfer takes as long as it is told to: the run's deadline is the one that counts
         settings = replace(settings, deadlines=replace(settings.deadlines, transfer=plan.deadline))
     with recorded("fw-cfg", settings, plan, profile, cost) as (recording, folder):

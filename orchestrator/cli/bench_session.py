@@ -95,9 +95,14 @@ def _with_timelines(found: Iterator[tuple[Sample, ...]], target: str | None) -> 
 
 
 def environ_of(settings: Settings) -> dict[str, str]:
-    """Return the environment in which commands that we run have this command's settings."""
+    """Return the environment in which commands that we run have this command's settings.
+
+    They boot unless another start was asked for: what templates there are is not to decide what is measured.
+    """
     kept = {key: value for key, value in os.environ.items() if not is_setting(key) and key != "GUESTLAUNCH_CONFIG"}
-    return kept | to_environ(replace(settings, timeline=None))
+    return kept | to_environ(
+        replace(settings, timeline=None, start="cold" if settings.start == "auto" else settings.start)
+    )
 
 
 def chosen_accel(settings: Settings, profile: Profile) -> Accel:

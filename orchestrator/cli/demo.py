@@ -53,7 +53,12 @@ def demo(*, settings: Settings, as_json: bool, workdir: Path | None, runs: int) 
     The image (GPT, LVM, ext4, files) is made through the appliance itself if it is not there.
     """
     image = (workdir or settings.state_dir / "demo").absolute() / "disk.img"
-    with tools.unwinding_on_sigterm(), session.opened(replace(settings, timeline=None)) as opened:
+    with (
+        tools.unwinding_on_sigterm(),
+        session.opened(
+            replace(settings, timeline=None, start="cold")  # a clone transfers nothing
+        ) as opened,
+    ):
         if not image.exists():
             _provision(opened, image)
         events: dict[bool, list[Event]] = {True: [], False: []}

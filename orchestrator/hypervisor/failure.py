@@ -132,7 +132,7 @@ def _first(pattern: re.Pattern[str], text: str) -> str:
     return found.group(1) if found else ""
 
 
-def _from_qemu_output(what: str, subject: str, text: str, why: str) -> errors.GuestlaunchError | None:
+def from_qemu_output(what: str, subject: str, text: str, why: str) -> errors.GuestlaunchError | None:
     """Return the error for a complaint of QEMU's own, or None when its text is not one that is known."""
     lock = _LOCK.search(text)
     if lock:
@@ -156,7 +156,7 @@ def _by_code(what: str, subject: str, code: int | None, text: str, why: str) -> 
     for codes, wording, kind, hint in _REFINED:
         if code in codes and wording in text:
             return kind(what, subject, why, hint)
-    known = _from_qemu_output(what, subject, text, why) if code in _QEMU_OUTPUT else None
+    known = from_qemu_output(what, subject, text, why) if code in _QEMU_OUTPUT else None
     return known or errors.HypervisorError(what, subject, why)
 
 

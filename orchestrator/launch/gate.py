@@ -12,6 +12,7 @@ from orchestrator.domain.cloning import Plug, plugs, rehearsal_disk, split_cmdli
 from orchestrator.domain.cmdline import fix_cmdline
 from orchestrator.domain.model import Arch, Disk
 from orchestrator.errors import DeadlineError, DiskError, LaunchError, MonitorError, QemuExitedError
+from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.assembly import store_secrets
 from orchestrator.launch.boot import GUESTFSD_ALIAS
@@ -105,8 +106,9 @@ def _attach(guest: Guest, disk: Disk, plug: Plug) -> None:
             guest.attach_device(plug.xml)
         _carry_out(guest, plug.commands)
     except MonitorError as error:
-        where = getattr(disk.source, "path", None) or "a network disk"
-        raise DiskError("cannot attach the disk", str(where), str(error.why).strip()) from error
+        where, why = str(getattr(disk.source, "path", None) or "a network disk"), str(error.why).strip()
+        known = from_qemu_output("cannot attach the disk", where, why, why)
+        raise (known or DiskError("cannot attach the disk", where, why)) from error
 
 
 def release(guest: Guest, place: Place, plan: Plan, asked: Asked) -> None:
