@@ -68,7 +68,7 @@ def test_a_damaged_state_is_replaced_by_a_boot(
 ) -> None:
     """The tool gets its launch, a cold one; the log says that the warm one failed, and why."""
     harm(own_template / "state")
-    command = ("guestfish", *TCG, "--", "--ro", "-a", disk_image(), *RUN)
+    command = ("guestfish", *TCG, "--start", "auto", "--", "--ro", "-a", disk_image(), *RUN)
     assert guestlaunch(*command).ok().stdout == "/dev/sda: ext4\n"
     (failed,) = events(evidence, "warm_failed")
     (record,) = records(evidence)
@@ -85,7 +85,7 @@ def test_a_template_that_lacks_a_file_is_not_used(
 ) -> None:
     """The launch boots, and the template counts as none."""
     (own_template / name).unlink()
-    command = ("guestfish", *TCG, "--", "--ro", "-a", disk_image(), *RUN)
+    command = ("guestfish", *TCG, "--start", "auto", "--", "--ro", "-a", disk_image(), *RUN)
     assert guestlaunch(*command).ok().stdout == "/dev/sda: ext4\n"
     (started,) = events(evidence, "launch_started")
     assert started["start"] == "cold"
