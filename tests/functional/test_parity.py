@@ -77,7 +77,7 @@ def settled(output: str, began: float, ended: float) -> str:
     output = re.sub(r"(parted: )/dev/sd[a-z]+(: parted: )", r"\1(disk)\2", output)
     # udev sets the owner of a disk that is plugged in, and not of one that was there before it: all runs as root.
     output = re.sub(
-        r"^(sda|sg0):brw\S*|^(sda|sg0):crw\S*", lambda match: f"{match[1] or match[2]}:-", output, flags=re.M
+        r"^(sda|sg0):brw\S*|^(sda|sg0):crw\S*", lambda match: f"{match[1] or match[2]}:-", output, flags=re.MULTILINE
     )
     # A clone has a boot_id of its own, mounted over its template's.
     output = re.sub(r"^/proc/sys/kernel/random/boot_id tmpfs .*\n", "", output, flags=re.MULTILINE)
@@ -132,12 +132,15 @@ def run_session(guestlaunch: Guestlaunch, way: tuple[str, ...], folder: Path, st
     ).ok()
     ended = time.time()
     (record,) = map(json.loads, (folder / "timeline.jsonl").read_text().splitlines())
-    output = {name: settled(text, began, ended) for name, text in split(result.stdout).items()}
+    output, errors = (
+        {name: settled(text, began, ended) for name, text in split(stream).items()}
+        for stream in (result.stdout, result.stderr)
+    )
     return Session(
         folder=folder,
         record=record,
         output=output,
-        errors=split(result.stderr),
+        errors=errors,
         touched=frozenset(name for name, path in shared.items() if path.stat().st_mtime_ns != before[name]),
         left=read_again(guestlaunch, folder, added=output["hivex"].split("hivex_node_h: ")[1].split()[0]),
     )
