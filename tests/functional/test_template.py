@@ -213,7 +213,7 @@ def test_storage_is_assembled_as_in_a_cold_launch(
 
 IDENTITIES = (
     "for file in urandom random; do head -c 32 /dev/$file | base64 -w 0; echo; done;"
-    " cat /proc/sys/kernel/random/uuid /etc/machine-id; mktemp -u XXXXXXXXXXXXXXXX"
+    " cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id /etc/machine-id; mktemp -u XXXXXXXXXXXXXXXX"
 )
 
 
@@ -290,7 +290,7 @@ def test_what_no_template_serves_is_booted(
     iface = " iface:virtio" if lines == ["iface"] else ""
     script = [*(line for line in lines if not iface), f"add-drive {disk_image()} readonly:true{iface}"]
     text = "\n".join([*script, "run", "list-filesystems"]) + "\n"
-    printed = guestlaunch("guestfish", *TCG, stdin=text, environ=environ).ok().stdout
+    printed = guestlaunch("guestfish", *TCG, "--start", "auto", stdin=text, environ=environ).ok().stdout
     assert printed.endswith("/dev/sda: ext4\n")
     assert records(evidence)[-1]["start"] == "cold"
     (started,) = events(evidence, "launch_started")
