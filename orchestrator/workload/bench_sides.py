@@ -100,17 +100,12 @@ def ours(
     options: Mapping[str, str],
     environ: Mapping[str, str],
     facts: Mapping[str, str] | None = None,
-    *,
-    start: Start | None = None,
 ) -> tuple[Side, ...]:
-    """Return guestlaunch with options (by name, such as `fw-cfg-dma`), which are among its facts.
-
-    :param start: how each of its launches must come about to be counted.
-    """
+    """Return guestlaunch with options (by name, such as `fw-cfg-dma`), which are among its facts."""
     given = [part for key, value in options.items() for part in (f"--{key}", value)]
     program = (sys.executable, "-m", "orchestrator.cli.main", "guestfish", *given, "--timeline", "{timeline}", "--")
     stated = {key.replace("-", "_"): value for key, value in options.items()} | dict(facts or {})
-    return _sides(name, work, program, _on_path(environ), {"program": PROGRAM, **stated}, start=start)
+    return _sides(name, work, program, _on_path(environ), {"program": PROGRAM, **stated})
 
 
 def served(
@@ -122,7 +117,10 @@ def served(
     *,
     start: Start | None = None,
 ) -> tuple[Side, ...]:
-    """Return plain guestfish, which launches through the server that environ names; otherwise as `ours`."""
+    """Return plain guestfish, which launches through the server that environ names; otherwise as `ours`.
+
+    :param start: how each of its launches must come about to be counted.
+    """
     given = [f"{variable(key.replace('-', '_'))}={value}" for key, value in options.items()]
     program = ("env", *given, f"{variable('timeline')}={{timeline}}", "guestfish")
     stated = {key.replace("-", "_"): value for key, value in options.items()} | dict(facts)
