@@ -134,6 +134,8 @@ def _install_guest_files(root: Path, supermin: Path, version: str, init: Init) -
         text = guest_file(name)
         (ours / name).write_bytes(text)
         (ours / name).chmod(0o755 if text.startswith(b"#!") else 0o644)
+        if name.endswith(".rules"):
+            (root / "etc/udev/rules.d" / name).symlink_to(f"/usr/lib/guestlaunch/{name}")
     drop_idle_rules(root)
     # guestfsd looks there first.
     (root / "usr/sbin/udevadm").symlink_to("../lib/guestlaunch/udevadm")

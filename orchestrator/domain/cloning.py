@@ -1,7 +1,8 @@
 """What a template's domain and its clones differ in from a domain that boots for one tool. Pure, no I/O.
 
 A template boots up to the gate in its init and is saved there; a clone starts from what was saved. Both must have the
-same devices in the same places, or QEMU refuses the state. What depends on the tool's disks is plugged in afterwards.
+same devices in the same places, or QEMU refuses the state. What depends on the tool's disks is plugged in afterwards;
+its first disk is put behind a disk that the template has already, the slot, where that will do.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from typing import Any
 from orchestrator.domain.cmdline import split_words
 from orchestrator.domain.layout import TARGETS_PER_SCSI, DiskPlace, lay_out
 from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FirmwareKind, Incoming, Ram
-from orchestrator.domain.passthrough import device_properties, drive_option, native, scsi_properties, secret_objects
+from orchestrator.domain.passthrough import (
+    SLOT,
+    device_properties,
+    drive_option,
+    native,
+    secret_objects,
+    snapshot_error,
+)
 from orchestrator.domain.policy import GUESTFSD_CHANNEL
 from orchestrator.domain.xml import disk_xml
 
-# Where a disk is plugged in for the rehearsal of a launch, and taken away again.
-_REHEARSAL_TARGET = TARGETS_PER_SCSI - 1
-_REHEARSAL = "rehearsal"
 GATE_WORD = "guestlaunch.gate=1"
 # Words of libguestfs's command line that only /init reads: a clone is told of them at the gate.
 _LATE_WORDS = (
@@ -32,6 +37,9 @@ _LATE_WORDS = (
 )
 # The option ROM that QEMU adds to x86 machines which it hands a kernel, with fw_cfg DMA.
 _KERNEL_ROM = "linuxboot_dma.bin"
+_SLOT_NODE = "slot-disk"
+
+Command = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +47,7 @@ class Plug:
     """One step of attaching a disk to a running guest: libvirt XML, or QMP commands in order."""
 
     xml: str | None = None
-    commands: tuple[tuple[str, dict[str, Any]], ...] = ()
+    commands: tuple[Command, ...] = ()
 
 
 def split_cmdline(cmdline: str) -> tuple[str, tuple[str, ...]]:
@@ -61,6 +69,7 @@ def as_template(domain: Domain, ram: str) -> Domain:
         # Not SCSI: the kernel is to call the first disk that is plugged in sda.
         disks=tuple(replace(disk, bus=DiskBus.VIRTIO, alias=None) for disk in domain.disks[-1:]),
         ram=Ram(path=ram, private=False),
+        slot=True,
         network=None,
     )
 
@@ -96,38 +105,57 @@ def misfit(disks: tuple[Disk, ...]) -> str | None:
     for disk in disks:
         if disk.bus is not DiskBus.SCSI:
             return f"a disk on the {disk.bus} bus cannot be plugged in"
-    if len(disks) > _REHEARSAL_TARGET:
+    if len(disks) > TARGETS_PER_SCSI:
         return f"{len(disks)} disks are more than the template's controller takes"
     return None
 
 
+def fits_slot(disks: tuple[Disk, ...]) -> bool:
+    """Tell whether the first disk can be put into the slot: it differs from the one there by its contents alone."""
+    if not disks:
+        return False
+    own = (disks[0].readonly, disks[0].serial, disks[0].logical_block_size, disks[0].physical_block_size)
+    return own == (False, None, None, None)
+
+
+def empty_slot() -> Plug:
+    """Return how to take the slot away, once the guest has let go of it."""
+    return Plug(commands=(("device_del", {"id": SLOT}),))
+
+
 def plugs(disks: tuple[Disk, ...], arch: Arch, secret_paths: tuple[tuple[str, str], ...]) -> tuple[Plug, ...]:
-    """Return how to attach disks in their order.
+    """Return how to attach disks in their order, the first to the slot where it fits.
 
     :raise DiskError: one still asks for throw-away writes, or has no file for its secret.
     """
-    places = lay_out(disks, arch).places
+    paths, slot = dict(secret_paths), fits_slot(disks)
     return tuple(
-        _plug(disk, i, place, dict(secret_paths)) for i, (disk, place) in enumerate(zip(disks, places, strict=True))
+        _fill(disk, paths) if slot and i == 0 else _plug(disk, i, place, paths)
+        for i, (disk, place) in enumerate(zip(disks, lay_out(disks, arch).places, strict=True))
     )
+
+
+def _fill(disk: Disk, secret_paths: dict[str, str]) -> Plug:
+    """Return how to put a disk behind the slot: QEMU changes what is behind a device by this property."""
+    if disk.snapshot:
+        raise snapshot_error(disk, 0)
+    value = {"path": f"/machine/peripheral/{SLOT}", "property": "drive", "value": _SLOT_NODE}
+    return Plug(commands=(*_drive(disk, 0, secret_paths, f",node-name={_SLOT_NODE}"), ("qom-set", value)))
 
 
 def _plug(disk: Disk, index: int, place: DiskPlace, secret_paths: dict[str, str]) -> Plug:
     if native(disk):
         return Plug(xml=disk_xml(disk, index, place))
+    device = ("device_add", device_properties(disk, index, place))
+    return Plug(commands=(*_drive(disk, index, secret_paths), device))
+
+
+def _drive(disk: Disk, index: int, secret_paths: dict[str, str], more: str = "") -> tuple[Command, ...]:
+    """Return the commands that open an image."""
     secrets = tuple(("object-add", dict(options)) for options in secret_objects(disk, index, secret_paths))
     # QMP's blockdev-add cannot leave the format to QEMU, as the tool may have asked for.
-    drive = ("human-monitor-command", {"command-line": f"drive_add 0 {_quoted(drive_option(disk, index))}"})
-    return Plug(commands=(*secrets, drive, ("device_add", device_properties(disk, index, place))))
-
-
-def rehearsal_disk() -> tuple[Plug, Plug]:
-    """Return how to plug in, and to take away, an empty disk that is nowhere."""
-    drive = "id=rehearsal,if=none,driver=null-co,size=1M,read-zeroes=on"
-    place = DiskPlace(bus=DiskBus.SCSI, unit=_REHEARSAL_TARGET)
-    properties = {"driver": "scsi-hd", **scsi_properties(place), "id": _REHEARSAL, "drive": _REHEARSAL}
-    plugged = (("human-monitor-command", {"command-line": f"drive_add 0 {drive}"}), ("device_add", properties))
-    return Plug(commands=plugged), Plug(commands=(("device_del", {"id": _REHEARSAL}),))
+    line = f"drive_add 0 {_quoted(drive_option(disk, index) + more)}"
+    return (*secrets, ("human-monitor-command", {"command-line": line}))
 
 
 def _quoted(text: str) -> str:

@@ -187,6 +187,7 @@ class Domain:
     secret_paths: tuple[tuple[str, str], ...] = ()  # secret object id -> 0600 file that holds it
     extra_args: tuple[str, ...] = ()  # the user's own QEMU arguments, verbatim
     ram: Ram | None = None
+    slot: bool = False  # the first disk's place is taken by a disk behind which the tool's is put later
     incoming: Incoming | None = None
     kept: bool = False  # a user's own domain: it restarts when its guest does, and has a console to connect to
     run_as: tuple[int, int] | None = None  # uid and gid of QEMU, where libvirt's daemon would choose another user

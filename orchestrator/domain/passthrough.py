@@ -17,6 +17,9 @@ from orchestrator.errors import DiskError
 # QEMU's class of the fw_cfg device, whose property is the DMA switch.
 FW_CFG_DRIVER = {Arch.AARCH64: "fw_cfg_mem", Arch.X86_64: "fw_cfg_io"}
 
+# The id of the disk that stands at the first disk's place in a template.
+SLOT = "slot"
+
 # QEMU's trace events that date a launch: the fw_cfg transfer, guestfsd's port and launch flag. Some 60 lines a boot.
 TRACE_EVENTS = (
     "fw_cfg_select",
@@ -73,6 +76,8 @@ def qemu_arguments(domain: Domain, layout: Layout) -> list[str]:
             arguments += ["-trace", f"enable={event}"]
         arguments += ["-D", domain.trace_path]
     arguments += _memory_arguments(domain) + _incoming_arguments(domain)
+    if domain.slot:
+        arguments += _slot_arguments()
     if domain.network is not None:
         arguments += _network_arguments(domain.network)
     paths = dict(domain.secret_paths)
@@ -211,6 +216,13 @@ def _memory_arguments(domain: Domain) -> list[str]:
     ]
     backend += [("size", f"{domain.memory_mib}M"), ("share", share)]
     return ["-object", join_options(backend), "-machine", "memory-backend=ram"]
+
+
+def _slot_arguments() -> list[str]:
+    """Return the arguments for a disk at the first disk's place: zeros that are nowhere."""
+    drive = f"id={SLOT},if=none,driver=null-co,size=1M,read-zeroes=on"
+    properties = {"driver": "scsi-hd", **scsi_properties(DiskPlace(bus=DiskBus.SCSI)), "id": SLOT, "drive": SLOT}
+    return ["-drive", drive, *_device_arguments(properties)]
 
 
 def _incoming_arguments(domain: Domain) -> list[str]:

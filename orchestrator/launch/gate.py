@@ -6,9 +6,8 @@ import os
 import select
 import time
 from collections.abc import Iterable
-from typing import Any
 
-from orchestrator.domain.cloning import Plug, plugs, rehearsal_disk, split_cmdline
+from orchestrator.domain.cloning import Command, Plug, empty_slot, fits_slot, plugs, split_cmdline
 from orchestrator.domain.cmdline import fix_cmdline
 from orchestrator.domain.model import Arch, Disk
 from orchestrator.errors import DeadlineError, DiskError, LaunchError, MonitorError, QemuExitedError
@@ -71,16 +70,12 @@ def rehearse(guest: Guest, place: Place, stop: Stop, deadline_s: float) -> None:
     """Have a guest at its gate do once what a launch will do: its files are in memory then, its code is translated.
 
     :raise LaunchError: it ended, took too long, or was not to go on.
-    :raise MonitorError: QEMU refused the disk that this takes.
     """
-    plug, unplug = rehearsal_disk()
-    _carry_out(guest, plug.commands)
     place.control.say("rehearse", _SAY_SECONDS)
     wait_for_marker(REHEARSED, guest, place, stop, deadline_s)
-    _carry_out(guest, unplug.commands)
 
 
-def _carry_out(guest: Guest, commands: Iterable[tuple[str, dict[str, Any]]]) -> None:
+def _carry_out(guest: Guest, commands: Iterable[Command]) -> None:
     """Run QMP commands in order.
 
     :raise MonitorError: QEMU refused one; the human monitor's refusals are answers, too.
@@ -92,10 +87,15 @@ def _carry_out(guest: Guest, commands: Iterable[tuple[str, dict[str, Any]]]) -> 
 
 
 def attach(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> None:
-    """Plug a tool's disks into a clone, in their order.
+    """Plug a tool's disks into a paused clone, in their order; those that do not fit its slot are left to `release`.
 
     :raise DiskError: QEMU or libvirt refused one.
     """
+    if fits_slot(disks):
+        _attach_all(guest, disks, arch, place)
+
+
+def _attach_all(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> None:
     for disk, plug in zip(disks, plugs(disks, arch, store_secrets(disks, place.data)), strict=True):
         _attach(guest, disk, plug)
 
@@ -115,6 +115,7 @@ def release(guest: Guest, place: Place, plan: Plan, asked: Asked) -> None:
     """Resume a clone and let it through its gate, with fresh entropy, the host's time, and what its tool asks of /init.
 
     :raise MonitorError: QEMU cannot connect guestfsd's channel.
+    :raise DiskError: QEMU or libvirt refused a disk.
     :raise LaunchError: the guest ended, took too long, or was not to go on.
     """
     request = asked.request
@@ -123,9 +124,13 @@ def release(guest: Guest, place: Place, plan: Plan, asked: Asked) -> None:
         # QEMU changes the back end of a port only while the guest runs.
         guest.join_channel(GUESTFSD_ALIAS, request.guestfsd_path)
     cmdline, _ = fix_cmdline(request.cmdline, plan.profile, plan.accel)
-    words = (*split_cmdline(cmdline)[1], f"guestlaunch.disks={len(plan.disks)}")
+    slot = fits_slot(plan.disks)
+    words = (*split_cmdline(cmdline)[1], f"guestlaunch.disks={len(plan.disks)}", f"guestlaunch.slot={slot:d}")
     place.control.say(f"open {os.urandom(_ENTROPY_BYTES).hex()} {' '.join(words)}", _SAY_SECONDS)
     # A guest that has just woken up is busy with its disks: it is told the time when it is there to take it.
     wait_for_marker(CLOCK, guest, place, asked.stop, asked.settings.deadlines.gate)
+    if not slot:
+        _carry_out(guest, empty_slot().commands)
+        _attach_all(guest, plan.disks, plan.profile.arch, place)
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
     place.control.say(f"time {seconds}.{nanoseconds // 1000:06}", _SAY_SECONDS)

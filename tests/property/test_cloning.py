@@ -34,19 +34,24 @@ def qemu_options(text: str) -> dict[str, str]:
 def test_paths_come_back(path: str, index: int) -> None:
     """Libvirt's XML and QEMU's monitor give back the very characters that went in, for the disk at that place."""
     disks = tuple(Disk(source=FileSource(path="/x"), format="raw") for _ in range(index))
-    *_, native = plugs((*disks, Disk(source=FileSource(path=path), format="raw")), Arch.AARCH64, ())
-    *_, passed = plugs((*disks, Disk(source=FileSource(path=path))), Arch.AARCH64, ())
+    # One that does not fit the slot: each is plugged in at its place.
+    before = (Disk(source=FileSource(path="/x"), format="raw", serial="s"), *disks)
+    *_, native = plugs((*before, Disk(source=FileSource(path=path), format="raw")), Arch.AARCH64, ())
+    *_, passed = plugs((*before, Disk(source=FileSource(path=path))), Arch.AARCH64, ())
+    (filled,) = plugs((Disk(source=FileSource(path=path)),), Arch.AARCH64, ())
     element = ET.fromstring(native.xml or "")
     assert [element.find(tag).get(name) for tag, name in (("source", "file"), ("address", "target"))] == [  # type: ignore[union-attr]
         path,
-        str(index),
+        str(index + 1),
     ]
     (_, drive), (_, device) = passed.commands
     command, address, options = monitor_words(drive["command-line"])
     assert (command, address) == ("drive_add", "0")
-    expected = {"id": f"drive{index}", "if": "none", "file.driver": "file", "file.filename": path}
+    expected = {"id": f"drive{index + 1}", "if": "none", "file.driver": "file", "file.filename": path}
     assert qemu_options(options) == expected
-    assert (device["scsi-id"], device["drive"]) == (index, f"drive{index}")
+    assert (device["scsi-id"], device["drive"]) == (index + 1, f"drive{index + 1}")
+    options = monitor_words(filled.commands[0][1]["command-line"])[2]
+    assert qemu_options(options) == expected | {"id": "drive0", "node-name": "slot-disk"}
 
 
 @given(

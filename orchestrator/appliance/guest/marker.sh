@@ -27,7 +27,7 @@ uptime_now() {
 
 # marker NAME [UPTIME]: tells of an event, now or at UPTIME. Fails where there is no port, which is no error.
 # The port is opened here, so that it may be unmounted right afterwards; written to in the background, because
-# a write blocks for ever while nobody holds the other end.
+# a write blocks for ever while nobody holds the other end. Behind a gate ($opened), somebody has just opened it.
 marker() {
 	for file in /sys/class/virtio-ports/*/name; do
 		port=
@@ -36,7 +36,11 @@ marker() {
 		port=${file%/name}
 		uptime_now
 		{
-			echo "guestlaunch-marker $1 ${2:-$now} $now" >&3 &
+			if [ -n "$opened" ]; then
+				echo "guestlaunch-marker $1 ${2:-$now} $now" >&3
+			else
+				echo "guestlaunch-marker $1 ${2:-$now} $now" >&3 &
+			fi
 		} 2>/dev/null 3>"/dev/${port##*/}"
 		return
 	done

@@ -44,17 +44,9 @@ hold_guestfsd() {
 	rm /run/guestlaunch.strace
 }
 
-# Whether udev has made out the disks that were plugged in: the first $disks targets of the SCSI controller, where
-# the links begin with what the rehearsal has found.
-disks_there() {
-	target=0
-	while [ "$target" -lt "$disks" ]; do
-		[ -e "$controller$target:0" ] || return 1
-		target=$((target + 1))
-	done
-	[ ! -e /run/udev/queue ]
-}
-
+# Clones have the boot_id of their template, which the kernel does not make anew. Mounted here, it takes no process there.
+: >/run/guestlaunch.boot_id
+mount -o bind /run/guestlaunch.boot_id /proc/sys/kernel/random/boot_id
 hold_guestfsd
 for file in /sys/class/virtio-ports/*/name; do
 	read -r name <"$file"
@@ -65,6 +57,7 @@ exec 7<>/run/guestlaunch.words
 /usr/bin/perl /usr/lib/guestlaunch/gate "/dev/${port##*/}" /run/guestlaunch.words &
 read -r words <&7
 [ -n "$words" ] || reboot -f
+opened=1
 exec 7<&-
 set -f
 # shellcheck disable=SC2086 # to be split
@@ -72,18 +65,5 @@ take_words $words
 set +f
 [ -n "$quiet" ] || echo 7 >/proc/sys/kernel/printk
 
-# Clones have the boot_id of their template, which the kernel does not make anew.
 read -r boot_id </proc/sys/kernel/random/uuid
 echo "$boot_id" >/run/guestlaunch.boot_id
-mount -o bind /run/guestlaunch.boot_id /proc/sys/kernel/random/boot_id
-
-read -r controller </run/guestlaunch.controller
-tries=0
-until disks_there; do
-	tries=$((tries + 1))
-	if [ "$tries" -gt 6000 ]; then
-		echo "guestlaunch: not all of $disks disks appeared" >/dev/console
-		reboot -f
-	fi
-	read -r -t 0.01 _ <&9
-done

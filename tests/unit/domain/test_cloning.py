@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -11,6 +12,8 @@ from orchestrator.domain.cloning import (
     GATE_WORD,
     as_clone,
     as_template,
+    empty_slot,
+    fits_slot,
     misfit,
     plugs,
     split_cmdline,
@@ -122,7 +125,7 @@ def test_the_root_takes_no_disks_place(arch: Arch) -> None:
     """The root is no SCSI disk, so that the kernel calls the first one that is plugged in sda; it sorts after all."""
     template = as_template(booting("aarch64-uefi" if arch is Arch.AARCH64 else "x86_64-ovmf"), "/ram")
     layout = lay_out(template.disks, arch)
-    most = (USERS,) * (TARGETS_PER_SCSI - 1)
+    most = (USERS,) * TARGETS_PER_SCSI
     assert misfit(most) is None
     assert [disk.bus for disk in template.disks] == [DiskBus.VIRTIO]
     assert layout.places[0].pci is not None
@@ -153,7 +156,7 @@ def test_split_cmdline(cmdline: str, booted: str, late: tuple[str, ...]) -> None
     [
         ((), None),
         ((USERS,) * 30, None),
-        ((USERS,) * TARGETS_PER_SCSI, f"{TARGETS_PER_SCSI} disks"),
+        ((USERS,) * (TARGETS_PER_SCSI + 1), f"{TARGETS_PER_SCSI + 1} disks"),
         ((USERS, dataclasses.replace(USERS, bus=DiskBus.VIRTIO)), "virtio bus"),
         ((dataclasses.replace(USERS, bus=DiskBus.SATA), USERS), "sata bus"),
     ],
@@ -200,10 +203,38 @@ def test_a_disk_for_qemu_itself_is_plugged_by_its_monitor() -> None:
     assert device == ("device_add", properties)
 
 
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({}, True),
+        ({"discard": True, "cache": "unsafe", "copy_on_read": True, "shared_read": True, "format": None}, True),
+        ({"readonly": True}, False),
+        ({"serial": "label"}, False),
+        ({"logical_block_size": 4096}, False),
+        ({"physical_block_size": 4096}, False),
+    ],
+)
+def test_fits_slot(changes: dict[str, Any], fits: bool) -> None:
+    """What the guest knows of the slot's device must hold for the first disk; what is behind it is free."""
+    assert fits_slot((dataclasses.replace(USERS, **changes), dataclasses.replace(USERS, serial="other"))) == fits
+    assert not fits_slot(())
+
+
+def test_the_first_disk_goes_behind_the_slot() -> None:
+    """It is opened under a node's name, which the slot's device is given; the next one is a device of its own."""
+    first, second = plugs((USERS, USERS), Arch.AARCH64, ())
+    assert first.xml is None
+    drive, change = first.commands
+    assert drive[1]["command-line"].endswith(',node-name=slot-disk"')
+    assert change == ("qom-set", {"path": "/machine/peripheral/slot", "property": "drive", "value": "slot-disk"})
+    assert second.xml is not None
+    assert empty_slot().commands == (("device_del", {"id": "slot"}),)
+
+
 def test_secrets_come_before_the_drive_that_needs_them() -> None:
     """The secret object names a file; its text is nowhere."""
     (plug,) = plugs((Disk(source=HTTPS, format="raw"),), Arch.AARCH64, (("secret0-password-secret", "/s,0"),))
-    assert [command for command, _ in plug.commands] == ["object-add", "human-monitor-command", "device_add"]
+    assert [command for command, _ in plug.commands] == ["object-add", "human-monitor-command", "qom-set"]
     assert plug.commands[0][1] == {"qom-type": "secret", "id": "secret0-password-secret", "file": "/s,0"}
     assert "file.password-secret=secret0-password-secret" in plug.commands[1][1]["command-line"]
     assert "hush" not in repr(plug)

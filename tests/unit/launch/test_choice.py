@@ -116,7 +116,7 @@ def test_an_ordinary_launch_can_be_warm(tmp_path: Path) -> None:
         ({}, {}, {"connect": "qemu+ssh://host/system"}, "another host"),
         ({"disks": (SCSI, dataclasses.replace(SCSI, bus=DiskBus.VIRTIO))}, {}, {}, "virtio bus"),
         ({"disks": (dataclasses.replace(SCSI, bus=DiskBus.SATA),)}, {}, {}, "sata bus"),
-        ({"disks": (SCSI,) * 256}, {}, {}, "256 disks"),
+        ({"disks": (SCSI,) * 257}, {}, {}, "257 disks"),
     ],
 )
 def test_what_no_template_can_serve(
