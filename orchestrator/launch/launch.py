@@ -81,6 +81,11 @@ class Launch:
         """What the guest's console said."""
         return self._place.console.ring if self._place else self._empty
 
+    @property
+    def created(self) -> bool:
+        """Whether there was a guest, which then ended with the launch."""
+        return self._guest is not None
+
     def run(self) -> None:
         """Run the launch to its end; afterwards `error` says what went wrong, if anything did."""
         do = {

@@ -216,17 +216,23 @@ class Launcher:
             request=request, settings=settings, recorder=recorder, console=console, claim=self._claim, stop=stop
         )
         launch_id = f"gl-{uuid.uuid4().hex[:12]}"
+        unused = contextlib.ExitStack()
 
         def choose(plan: Plan) -> Way:
-            return self._choose(plan, asked, launch_id, stop, fell)
+            return self._choose(plan, asked, launch_id, fell, unused)
 
         launch = Launch(asked, stop, launch_id=launch_id, choose=choose, emit=self.log.emit)
-        with self._listed(_Running(launch, settings, recorder, client_pid)):
+        with unused, self._listed(_Running(launch, settings, recorder, client_pid)):
             launch.run()
+            if launch.created:
+                unused.pop_all()
         return launch, recorder
 
-    def _choose(self, plan: Plan, asked: Asked, launch_id: str, stop: Stop, fell: str | None) -> Way:
-        """Decide whether a launch boots or clones a template; one that is asked for is built when there is none."""
+    def _choose(self, plan: Plan, asked: Asked, launch_id: str, fell: str | None, unused: contextlib.ExitStack) -> Way:
+        """Decide whether a launch boots or clones a template; one that is asked for is built when there is none.
+
+        :param unused: ends a clone that was taken for the launch, should it not come to use it.
+        """
         settings, request = asked.settings, asked.request
 
         def connect() -> Connection:
@@ -243,10 +249,13 @@ class Launcher:
             self._pool.want(shape)
             clone = self._pool.take(shape)
             if clone is not None:
+                unused.callback(clone.close)
                 return Standby(asked, clone)
         template = templates.find(settings.state_dir, facts)
         if template is None and settings.start == "warm":
-            template = build_template(plan, request, settings, facts, connect=connect, claim=self._claim, stop=stop)
+            template = build_template(
+                plan, request, settings, facts, connect=connect, claim=self._claim, stop=asked.stop
+            )
             self.log.emit("template_built", key=template.key, seconds=template.seconds)
         if template is None:
             return Cold(asked, launch_id, connect, "there is no template for it (guestlaunch template build makes one)")
