@@ -143,7 +143,8 @@ def remove(
         store.sweep(settings.state_dir)
     for one in {one.key: one for one in doomed}.values():
         if not store.remove(one):
-            raise LaunchError("cannot remove the template", one.key, "a launch is cloning it", "end it first")
+            why = "a launch is cloning it, or guestlaunchd keeps clones of it ready"
+            raise LaunchError("cannot remove the template", one.key, why, "end that first")
         if not as_json:
             click.echo(f"removed {one.path.name}")
     if as_json:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from orchestrator.errors import GuestlaunchError, LaunchError
 from orchestrator.hypervisor.connection import Connection
+from orchestrator.launch.choice import outdated
 from orchestrator.launch.clone import Clone, make_clone
 from orchestrator.launch.gate import rehearse
 from orchestrator.launch.plan import Plan
@@ -125,6 +126,7 @@ class Pool:
         self._connect, self._claim, self._emit = connect, claim, emit
         self._shelves: OrderedDict[tuple[str, str | None, bool, int], _Shelf] = OrderedDict()
         self._changed = threading.Condition()
+        self._news = False  # something has changed since the thread last looked
         self._stop = Stop()
         self._clone_mib = _FIRST_CLONE_MIB
         self._thread = threading.Thread(target=self._keep, name="standby", daemon=True)
@@ -141,21 +143,22 @@ class Pool:
             self._shelves.move_to_end(shape.key)
             for old in list(self._shelves.values())[:-_SHAPES]:
                 old.wanted = 0
-            self._changed.notify_all()
+            self._wake()
 
     def take(self, shape: Shape) -> Clone | None:
-        """Return a clone that is ready, which is the caller's from now on; None when there is none."""
-        while True:
-            with self._changed:
-                shelf = self._shelves.get(shape.key)
-                if shelf is None or not shelf.ready:
-                    return None
-                clone = shelf.ready.pop(0)
-                self._changed.notify_all()
-            if not clone.guest.exited.is_set():
-                clone.guest.set_nice(0)
-                return clone
-            clone.close()
+        """Return a clone that is ready, which is the caller's from now on; None when there is none.
+
+        One that is dead stays for the pool's own thread, which tells of it and clears it away.
+        """
+        with self._changed:
+            ready = self._shelves[shape.key].ready if shape.key in self._shelves else []
+            clone = next((one for one in ready if not one.guest.exited.is_set()), None)
+            if clone is None:
+                return None
+            ready.remove(clone)
+            self._wake()
+        clone.guest.set_nice(0)
+        return clone
 
     def waiting(self) -> list[Waiting]:
         """Return what there is, for people."""
@@ -177,7 +180,7 @@ class Pool:
         """End all clones, and the thread."""
         self._stop.request("guestlaunchd is stopping")
         with self._changed:
-            self._changed.notify_all()
+            self._wake()
         self._thread.join()
         with self._changed:
             clones = [clone for shelf in self._shelves.values() for clone in shelf.ready]
@@ -188,21 +191,30 @@ class Pool:
             clone.close()
         self._stop.close()
 
+    def _wake(self) -> None:
+        """Have the thread look again, now or when it is done with what it does; to be called with the lock held."""
+        self._news = True
+        self._changed.notify_all()
+
     def _keep(self) -> None:
         """Do what is to be done, one thing after the other, until told to stop."""
         while not self._stop.requested:
             with self._changed:
+                self._news = False
                 shelves = list(reversed(self._shelves.values()))
             if not any(self._serve(shelf) for shelf in shelves):
                 with self._changed:
-                    self._changed.wait(_LOOK_SECONDS)
+                    self._changed.wait_for(lambda: self._news, _LOOK_SECONDS)
 
     def _serve(self, shelf: _Shelf) -> bool:
         """Take one step for a shape; tell whether anything was done."""
         self._bury(shelf)
         shape, now_s = shelf.shape, time.monotonic()
         template = store.find(shape.settings.state_dir, shape.facts)
+        past = template is not None and outdated(template) is not None
         with self._changed:
+            if past:
+                shelf.wanted = 0  # no launch is to come for them, and they keep the template from being removed
             every = [clone for one in self._shelves.values() for clone in one.ready]
             ready, wanted = len(shelf.ready), shelf.wanted
         step = next_step(

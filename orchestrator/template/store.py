@@ -167,9 +167,9 @@ def _digest(file: Path) -> str:
 
 
 def remove(template: Template) -> bool:
-    """Remove a template unless a launch is cloning it; tell whether it is gone.
+    """Remove a template unless it is in use; tell whether it is gone.
 
-    Clones that run keep what they have mapped and opened.
+    Each clone has it in use to its own end, though it keeps what it has mapped and opened in any case.
     """
     with locked(template.path, exclusive=True, wait=False) as lock:
         if lock:
