@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ LASTING = (
     f"tmp/.guestfs-{os.geteuid()}",  # libguestfs's own cache
     "xdg/guestlaunch/.lock",
 )
+_LAUNCH = re.compile(r"\bgl-[0-9a-f]{12}\b")
 # A guest that was killed hard must be gone within this time.
 GONE_WITHIN_S = 10.0
 
@@ -43,6 +45,11 @@ class Trace:
 def look(folder: Path) -> Trace:
     """Return what is there now because of a session with that folder."""
     return Trace(entries=frozenset({*_processes(folder), *_files(folder), *_mounts(folder)}))
+
+
+def launches(folder: Path) -> set[str]:
+    """Return the names of the launches, and of the clones that wait for one, of which anything is there now."""
+    return {name for entry in look(folder).entries for name in _LAUNCH.findall(entry)}
 
 
 def left_behind(folder: Path, before: Trace, *, within_s: float = GONE_WITHIN_S) -> list[str]:

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.daemons import daemon, socket_path
 from tests.disks import DiskFactory
 from tests.leftovers import GONE_WITHIN_S, Trace, left_behind, look
 from tests.running import Guestlaunch, Result
 
 TCG = ("--accel", "tcg")
-
-
-@contextlib.contextmanager
-def daemon(guestlaunch: Guestlaunch) -> Iterator[subprocess.Popen[str]]:
-    """Run guestlaunchd for the length of the context."""
-    process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunchd")
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    assert "listening on" in line, line + process.stderr.read()
-    yield process
-    if process.poll() is None:
-        process.terminate()
-        process.wait(90)
-
-
-def socket_path(guestlaunch: Guestlaunch) -> Path:
-    """Return where the daemon listens."""
-    return Path(guestlaunch.environ["GUESTLAUNCH_RUNTIME_DIR"]) / "guestlaunchd.sock"
 
 
 def wait_for_phase(guestlaunch: Guestlaunch, *, ready: bool) -> None:

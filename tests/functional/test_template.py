@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from tests.disks import MIB, DiskFactory
+from tests.identities import assert_unlike, identities
 from tests.records import events, records, seen
 from tests.running import Guestlaunch
 
@@ -211,27 +212,15 @@ def test_storage_is_assembled_as_in_a_cold_launch(
         assert text in warm
 
 
-IDENTITIES = (
-    "for file in urandom random; do head -c 32 /dev/$file | base64 -w 0; echo; done;"
-    " cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id /etc/machine-id; mktemp -u XXXXXXXXXXXXXXXX"
-)
-
-
 def test_no_two_clones_are_alike(
     guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path, template: Path
 ) -> None:
     """Random bytes, UUIDs and machine-ids are each clone's own, and so are the domains' names and UUIDs."""
     disk = disk_image()
 
-    def identities(_: int) -> list[str]:
-        command = ("guestfish", *TCG, "--start", "warm", "--", "--ro", "-a", disk)
-        return guestlaunch(*command, stdin=f'run\ndebug sh "{IDENTITIES}"\n').ok().stdout.split()
-
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(identities, range(CLONES)))
-    assert {len(each) for each in found} == {6}
-    for kind in zip(*found, strict=True):
-        assert len(set(kind)) == CLONES
+        found = list(pool.map(lambda _: identities(guestlaunch, disk, "--start", "warm"), range(CLONES)))
+    assert_unlike(found)
     assert [record["start"] for record in records(evidence)] == ["warm"] * CLONES
     domains = [ET.fromstring(event["domain_xml"]) for event in events(evidence, "launch_started")]
     for tag in ("name", "uuid"):

@@ -15,6 +15,7 @@ import pytest
 
 from tests.disks import DiskFactory
 from tests.leftovers import left_behind, look
+from tests.processes import next_qemu, qemus
 from tests.records import events, records, wait_for_event
 from tests.running import Guestlaunch
 
@@ -91,27 +92,6 @@ def test_a_template_that_lacks_a_file_is_not_used(
     assert started["start"] == "cold"
     assert "no template" in started["start_reason"]
     assert events(evidence, "warm_failed") == []
-
-
-def qemus(folder: Path) -> list[int]:
-    """Return the PIDs of the QEMUs that run a session's domains."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (process / "cmdline").read_bytes()
-            if words.startswith(b"/usr/bin/qemu-system") and b"guest=gl-" in words and os.fsencode(folder) in words:
-                found.append(int(process.name))
-    return found
-
-
-def next_qemu(folder: Path, process: subprocess.Popen[str]) -> int:
-    """Wait for the QEMU of a launch that begins."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if found := qemus(folder):
-            return found[0]
-        assert process.poll() is None
-    raise AssertionError("no QEMU within 60 s")
 
 
 def children(pid: int) -> Iterator[tuple[int, bytes]]:
