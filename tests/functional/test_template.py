@@ -19,7 +19,7 @@ from tests.records import events, records, seen
 from tests.running import Guestlaunch
 
 TCG = ("--accel", "tcg")
-CLONES = 6
+CLONES = 50
 CLOCK_TOLERANCE_S = 0.050
 
 Guestfish = Callable[..., str]
