@@ -55,15 +55,19 @@ done
 mkfifo /run/guestlaunch.words
 exec 7<>/run/guestlaunch.words
 /usr/bin/perl /usr/lib/guestlaunch/gate "/dev/${port##*/}" /run/guestlaunch.words &
-read -r words <&7
-[ -n "$words" ] || reboot -f
+quiet=''
+while :; do
+	read -r words <&7
+	[ -n "$words" ] || reboot -f
+	set -f
+	# shellcheck disable=SC2086 # to be split
+	take_words $words
+	set +f
+	read -r boot_id </proc/sys/kernel/random/uuid
+	echo "$boot_id" >/run/guestlaunch.boot_id
+	[ "$words" = rehearse ] || break
+	prepare
+done
 opened=1
 exec 7<&-
-set -f
-# shellcheck disable=SC2086 # to be split
-take_words $words
-set +f
 [ -n "$quiet" ] || echo 7 >/proc/sys/kernel/printk
-
-read -r boot_id </proc/sys/kernel/random/uuid
-echo "$boot_id" >/run/guestlaunch.boot_id
