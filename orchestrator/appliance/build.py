@@ -137,8 +137,8 @@ def _install_guest_files(root: Path, supermin: Path, version: str, init: Init) -
         if name.endswith(".rules"):
             (root / "etc/udev/rules.d" / name).symlink_to(f"/usr/lib/guestlaunch/{name}")
     drop_idle_rules(root)
-    # guestfsd looks there first.
-    (root / "usr/sbin/udevadm").symlink_to("../lib/guestlaunch/udevadm")
+    for name in ("ls", "udevadm"):  # guestfsd looks there first
+        (root / "usr/sbin" / name).symlink_to("../lib/guestlaunch/shortcuts")
     (root / "init").write_bytes(guest_file(ROOT_INIT))
     (root / "init").chmod(0o755)
 

@@ -81,9 +81,10 @@ class Boot:
 
     def follow(self) -> None:
         """Bring the recorder up to date with the trace and the markers."""
-        # What travels alone (an initrd, where QEMU itself places the kernel) has no end that could be seen.
-        if self._trace is not None and self._trace.read_new() and self._transfers:
-            self._recorder.take(transfer_boundaries(self._trace.selections, self._recorder.anchor))
+        if self._trace is not None and self._trace.read_new():
+            # What travels alone (an initrd, where QEMU itself places the kernel) has no end that could be seen.
+            if self._transfers:
+                self._recorder.take(transfer_boundaries(self._trace.selections, self._recorder.anchor))
             opened = opened_boundary(self._trace, self._recorder.anchor)
             if opened is not None:
                 self._recorder.take({Phase.READY: opened})

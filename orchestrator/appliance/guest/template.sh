@@ -47,6 +47,10 @@ hold_guestfsd() {
 # Clones have the boot_id of their template, which the kernel does not make anew. Mounted here, it takes no process there.
 : >/run/guestlaunch.boot_id
 mount -o bind /run/guestlaunch.boot_id /proc/sys/kernel/random/boot_id
+# guestfsd has udev settle for each link, and then leaves the root out.
+for link in /dev/disk/by-path/*; do
+	case $(readlink "$link") in */vd*) rm "$link" ;; esac
+done
 hold_guestfsd
 for file in /sys/class/virtio-ports/*/name; do
 	read -r name <"$file"
