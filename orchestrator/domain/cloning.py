@@ -38,6 +38,7 @@ _LATE_WORDS = (
 # The option ROM that QEMU adds to x86 machines which it hands a kernel, with fw_cfg DMA.
 _KERNEL_ROM = "linuxboot_dma.bin"
 _SLOT_NODE = "slot-disk"
+_WITHOUT_WRITE_CACHE = frozenset({"writethrough", "directsync"})
 
 Command = tuple[str, dict[str, Any]]
 
@@ -111,11 +112,15 @@ def misfit(disks: tuple[Disk, ...]) -> str | None:
 
 
 def fits_slot(disks: tuple[Disk, ...]) -> bool:
-    """Tell whether the first disk can be put into the slot: it differs from the one there by its contents alone."""
+    """Tell whether the first disk can be put into the slot: it differs from the one there by its contents alone.
+
+    A device keeps what it says of itself to the guest, and whether its write cache is on.
+    """
     if not disks:
         return False
-    own = (disks[0].readonly, disks[0].serial, disks[0].logical_block_size, disks[0].physical_block_size)
-    return own == (False, None, None, None)
+    first = disks[0]
+    own = (first.readonly, first.serial, first.logical_block_size, first.physical_block_size)
+    return own == (False, None, None, None) and first.cache not in _WITHOUT_WRITE_CACHE
 
 
 def empty_slot() -> Plug:

@@ -212,6 +212,7 @@ def test_a_disk_for_qemu_itself_is_plugged_by_its_monitor() -> None:
         ({"serial": "label"}, False),
         ({"logical_block_size": 4096}, False),
         ({"physical_block_size": 4096}, False),
+        ({"cache": "writethrough"}, False),
     ],
 )
 def test_fits_slot(changes: dict[str, Any], fits: bool) -> None:
