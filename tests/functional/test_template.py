@@ -88,6 +88,15 @@ def test_disks_in_order(guestfish: Guestfish, disk_image: DiskFactory, template:
     assert found == [*names, *itertools.chain(*((str((10 + index) * MIB), str(index)) for index in range(4)))]
 
 
+@pytest.mark.parametrize("size", [0, 512, MIB], ids=["empty", "one sector", "as large as the template's own"])
+def test_disks_of_odd_sizes(guestfish: Guestfish, tmp_path: Path, template: Path, size: int) -> None:
+    """A disk is made out though the kernel says nothing of a change of its size."""
+    disk = tmp_path / "odd.img"
+    disk.write_bytes(bytes(size))
+    found = guestfish("warm", f"add-drive {disk} format:raw", "run", "list-devices", "blockdev-getsize64 /dev/sda")
+    assert found.split() == ["/dev/sda", str(size)]
+
+
 def test_written_data_is_on_disk(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:
     """What a clone has written is in the images as soon as the tool is gone, and a cold launch reads it."""
     raw, qcow2 = disk_image("a.img"), disk_image("b.qcow2", image_format="qcow2")
