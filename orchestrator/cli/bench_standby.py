@@ -22,13 +22,16 @@ _POLL_SECONDS = 0.1
 class StandbyDaemon:
     """A daemon that runs, and its clones."""
 
-    def __init__(self, socket: Path) -> None:
-        self.socket = socket
+    def __init__(self, socket: Path, process: subprocess.Popen[bytes]) -> None:
+        self.socket, self._process = socket, process
 
     def wait(self, seconds: float = _READY_SECONDS) -> bool:
-        """Return once every clone is ready, and so nothing is done in the background; False when the time is over."""
+        """Return once every clone is ready, and so nothing is done in the background.
+
+        False when the time is over, or the daemon has ended.
+        """
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._process.poll() is None:
             with contextlib.suppress(ProtocolError):
                 if all_ready(client.status(self.socket)):
                     return True
@@ -59,7 +62,7 @@ def standing_by(folder: Path, environ: Mapping[str, str], *, clones: int) -> Ite
         )  # fmt: skip
     try:
         _await_socket(process, socket, said)
-        yield StandbyDaemon(socket)
+        yield StandbyDaemon(socket, process)
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
