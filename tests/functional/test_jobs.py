@@ -54,12 +54,12 @@ def test_deadline(guestlaunch: Guestlaunch, tmp_path: Path, session_dir: Path) -
     before = look(session_dir)
     job = tmp_path / "j.toml"
     job.write_text(
-        'deadline_s = 4\ncommands = ["list-devices"]\n'
+        'deadline_s = 1\ncommands = ["list-devices"]\n'
         '[[disks]]\npath = "new.img"\nformat = "raw"\nreadonly = false\nsize_mib = 16\n'
     )
-    result = guestlaunch("run", *TCG, job)
+    result = guestlaunch("run", *TCG, "--start", "cold", job)
     assert result.status == 124
-    assert "deadline of 4 s" in result.error_line
+    assert "deadline of 1 s" in result.error_line
     assert not (tmp_path / "new.img").exists()
     assert left_behind(session_dir, before, within_s=GONE_WITHIN_S) == []
 
