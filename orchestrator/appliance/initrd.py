@@ -28,6 +28,7 @@ REQUIRED = (
     "ext4",
     "virtio_net",
     "virtio_rng",
+    "sg",
     "dm_mod",
 )
 OPTIONAL = ("virtio_mmio", "crc32c_intel")  # where the kernel has them; loading may fail there, harmlessly
