@@ -90,13 +90,15 @@ class Watch:
         # A QEMU that died comes first: its tool notices too, and asks for the end in the same moment.
         if self._guest.exited.is_set():
             return Event.QEMU_GONE
-        # A tool may be done before it was seen that it began: that comes first, or it would count as cancelled.
+        # A tool may be done before it was seen that it began: that comes first, or it would count as cancelled. What
+        # asks for the end is looked at before: a tool that is done since then began since then, too.
+        stopping = self._stop.requested
         if not self._ready and not self._lost.is_set():
             self._boot.follow()
             if self._boot.flag_sent(time.monotonic_ns()):
                 self._ready = True
                 return Event.LAUNCH_FLAG
-        if self._stop.requested:
+        if stopping:
             return Event.STOP
         if self._lost.is_set():
             return Event.FAILED

@@ -1,0 +1,60 @@
+"""What comes first when several things have happened to a guest since the last look."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from orchestrator.launch.lifecycle import Event
+from orchestrator.launch.stop import Stop
+from orchestrator.launch.watch import Watch
+
+
+@pytest.fixture
+def stop() -> Iterator[Stop]:
+    with Stop() as one:
+        yield one
+
+
+def watch(stop: Stop, boot: object) -> Watch:
+    """Return what watches a guest that lives, with this boot."""
+    guest = SimpleNamespace(exited=threading.Event(), on_event=lambda _: lambda: None)
+    return Watch(cast("Any", guest), stop, cast("Any", None), cast("Any", boot), threading.Event())
+
+
+class QuickTool:
+    """A boot whose tool has its launch flag, is done and asks for the end, all while the trace is being read."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop, self._written = stop, False
+
+    def follow(self) -> None:
+        self._seen = self._written
+        self._written = True
+        self._stop.request("the tool is done")
+
+    def flag_sent(self, _now_ns: int) -> bool:
+        return self._seen
+
+    def overdue(self, _now_ns: int) -> bool:
+        return False
+
+
+def test_a_tool_that_is_quickly_done_was_not_cancelled(stop: Stop) -> None:
+    """The end that it asks for counts only once the trace was read after that."""
+    with watch(stop, QuickTool(stop)) as one:
+        assert one._pending() is None
+        assert one.wait() is Event.LAUNCH_FLAG
+        assert one.wait() is Event.STOP
+
+
+def test_a_stop_before_the_flag_cancels(stop: Stop) -> None:
+    """Where the trace shows no launch flag, a stop is a stop."""
+    boot = SimpleNamespace(follow=lambda: None, flag_sent=lambda _: False, overdue=lambda _: False)
+    stop.request("the user's wish")
+    with watch(stop, boot) as one:
+        assert one.wait() is Event.STOP
