@@ -112,7 +112,7 @@ def load(directory: Path) -> Manifest | None:
         return None
     except OSError as error:
         raise ApplianceError("cannot read the manifest", path, error.strerror or error) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ApplianceError("cannot understand the manifest", path, error, REBUILD) from error
 
 

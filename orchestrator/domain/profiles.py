@@ -56,7 +56,7 @@ def load_profile(name: str, extra_dirs: Iterable[Path] = ()) -> Profile:
         raise SettingsError("unknown profile", name, "there is no such profile", hint)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
         raise SettingsError("cannot read profile", path, e) from e
     return parse_profile(name, table, path)
 

@@ -1,8 +1,8 @@
 """Firmware for a guest, chosen by QEMU's firmware descriptors (docs/interop/firmware.json in QEMU).
 
 Reads the descriptors in the precedence that the specification gives, and picks the first UEFI build in pflash
-that a throw-away appliance can start from. Says why each other candidate was passed over. Making the NVRAM
-copy is `nvram`'s business.
+that a throw-away appliance can start from. Says why each other candidate was passed over, whatever it holds: a
+descriptor is somebody else's file. Making the NVRAM copy is `nvram`'s business.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ from orchestrator.errors import FirmwareError
 
 # Debian's names, for the hint. Other distributions name theirs differently; the descriptor is what counts.
 _PACKAGES = {"aarch64": "qemu-efi-aarch64", "x86_64": "ovmf"}
+
+# What every libvirt can hand to QEMU as pflash (`hypervisor.pflash.flash_formats`).
+RAW_ONLY = ("raw",)
+# Descriptors have about a kilobyte; what is longer is none.
+_LONGEST_BYTES = 256 << 10
+_LONGEST_REASON = 200
 
 # Features that make a build unsuitable, and why.
 _UNSUITABLE = {
@@ -76,7 +82,14 @@ def descriptor_files(dirs: Iterable[Path]) -> list[Path]:
             continue  # a directory that is not there, or not ours to read, holds no descriptors for us
         for path in found:
             by_name.setdefault(path.name, path)
-    return [by_name[name] for name in sorted(by_name) if by_name[name].stat().st_size > 0]
+    return [by_name[name] for name in sorted(by_name) if not _only_masks(by_name[name])]
+
+
+def _only_masks(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except OSError:
+        return False  # it has gone since: reading it says so
 
 
 def find_firmware(
@@ -84,14 +97,14 @@ def find_firmware(
     machine: str,
     dirs: Sequence[Path] | None = None,
     *,
-    formats: Sequence[str] = ("raw", "qcow2"),
+    formats: Sequence[str] = RAW_ONLY,
 ) -> Firmware:
     """Return the UEFI firmware to start (arch, machine) with.
 
     :param arch: guest architecture in QEMU's spelling, for example "aarch64".
     :param machine: machine type or alias, for example "virt", "q35" or "pc-q35-7.2".
     :param dirs: descriptor directories, most important first; None for the specified ones.
-    :param formats: image formats that the caller's libvirt can hand to QEMU as pflash (before 9.2: raw only).
+    :param formats: image formats that the caller's libvirt can hand to QEMU as pflash.
     :raise FirmwareError: no descriptor fits; the message names each candidate for the arch and its reason.
     """
     dirs = descriptor_dirs() if dirs is None else dirs
@@ -100,7 +113,7 @@ def find_firmware(
         try:
             return _accept(path, arch, machine, formats, tuple(skipped))
         except _UnsuitableError as e:
-            skipped.append(Skipped(descriptor=path, reason=str(e)))
+            skipped.append(Skipped(descriptor=path, reason=_short(str(e))))
     hint = f"install {_PACKAGES[arch]}" if arch in _PACKAGES else "install UEFI firmware for it"
     searched = ", ".join(str(directory) for directory in dirs)
     reasons = "; ".join(f"{s.descriptor.name}: {s.reason}" for s in skipped if s.reason != _other_arch(arch))
@@ -112,12 +125,30 @@ def _other_arch(arch: str) -> str:
     return f"not for {arch}"
 
 
-def _accept(path: Path, arch: str, machine: str, formats: Sequence[str], skipped: tuple[Skipped, ...]) -> Firmware:
-    """Return the firmware that path describes, or raise _UnsuitableError."""
+def _short(reason: str) -> str:
+    """Return a reason short enough for a message: it may quote the descriptor."""
+    return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"
+
+
+def _read(path: Path) -> object:
+    """Return a descriptor's content, or raise _UnsuitableError."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(_LONGEST_BYTES + 1)
+        if len(text) > _LONGEST_BYTES:
+            raise _UnsuitableError(f"cannot be read: it has over {_LONGEST_BYTES >> 10} KiB")
+        return json.loads(text.decode("utf-8"))
+    except RecursionError as e:
+        raise _UnsuitableError("cannot be read: its brackets are nested too deeply") from e
     except (OSError, ValueError) as e:
         raise _UnsuitableError(f"cannot be read: {e}") from e
+
+
+def _accept(path: Path, arch: str, machine: str, formats: Sequence[str], skipped: tuple[Skipped, ...]) -> Firmware:
+    """Return the firmware that path describes, or raise _UnsuitableError."""
+    document = _read(path)
+    if not isinstance(document, dict):
+        raise _UnsuitableError(f"not a valid firmware descriptor: a {type(document).__name__}, not an object")
     try:
         _check_target(document["targets"], arch, machine)
         if "uefi" not in document["interface-types"]:
@@ -134,7 +165,7 @@ def _accept(path: Path, arch: str, machine: str, formats: Sequence[str], skipped
         code, code_format = _image(mapping["executable"], "code", formats)
         template, nvram_format = _image(mapping["nvram-template"], "NVRAM template", formats)
         description = str(document.get("description", ""))
-    except (KeyError, TypeError, AttributeError) as e:
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as e:
         raise _UnsuitableError(f"not a valid firmware descriptor: {type(e).__name__} {e}") from e
     return Firmware(
         code=code,

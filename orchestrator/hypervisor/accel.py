@@ -167,7 +167,7 @@ def _read(file: Path, key: _Key) -> ProbeResult | None:
         stored = json.loads(file.read_bytes())
         if stored["key"] == asdict(key):
             return ProbeResult(booted=stored["booted"] is True, reason=str(stored["reason"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
 

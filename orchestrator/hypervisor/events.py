@@ -139,7 +139,7 @@ def from_qmp(name: str, seconds: int, micros: int, details: str | None, *, same_
         emitted_ns = received_ns - age_ns if 0 <= age_ns < 60_000_000_000 else None
     try:
         data = json.loads(details) if details else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         data = {}
     detail = data if isinstance(data, dict) else {}
     return GuestEvent(source=EventSource.QEMU, name=name, detail=detail, received_ns=received_ns, emitted_ns=emitted_ns)

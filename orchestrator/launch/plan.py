@@ -20,6 +20,7 @@ from orchestrator.errors import ApplianceError, CapabilityError, DiskError
 from orchestrator.firmware.descriptors import Firmware, find_firmware
 from orchestrator.hypervisor.accel import AccelVerdict, choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
+from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.settings import Settings
 
@@ -191,7 +192,7 @@ def _firmware(request: LaunchRequest, profile: Profile) -> Firmware | None:
             description="named by the client",
             descriptor=Path(code),
         )
-    return find_firmware(profile.arch, profile.machine)
+    return find_firmware(profile.arch, profile.machine, formats=flash_formats())
 
 
 def appliance_versions(plan: Plan) -> dict[str, str | None]:

@@ -75,7 +75,7 @@ def load(path: Path) -> Result:
 
     try:
         document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
         raise UsageError("cannot read the result", path, why) from error
     if not is_result(document):

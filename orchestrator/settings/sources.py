@@ -131,7 +131,7 @@ def _from_file(path: Path, *, required: bool) -> Iterator[tuple[str, object]]:
         return
     except OSError as error:
         raise SettingsError("cannot read settings", path, error.strerror or error) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError("cannot read settings", path, error) from error
     for key, value in table.items():
         if key == "deadlines" and isinstance(value, dict):

@@ -22,7 +22,7 @@ from orchestrator.template.model import FILES, MANIFEST, NVRAM, Facts, Template,
 
 _STAGING = ".building-"
 _BLOCK = 1 << 20
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
 def home(state_dir: Path) -> Path:

@@ -12,6 +12,7 @@ from orchestrator.domain.model import FirmwareKind, Profile
 from orchestrator.errors import UsageError
 from orchestrator.firmware.descriptors import descriptor_dirs, find_firmware
 from orchestrator.hypervisor.emulator import find_emulator
+from orchestrator.hypervisor.pflash import flash_formats
 
 # QEMU's default BIOS of its PC machines (hw/i386/pc.c), in one of the directories that it names itself.
 _SEABIOS = "bios-256k.bin"
@@ -26,7 +27,7 @@ def firmware_file(profile: Profile, environ: Mapping[str, str]) -> str | None:
     :raise FirmwareError: no descriptor fits a UEFI profile.
     """
     if profile.firmware is FirmwareKind.UEFI:
-        return find_firmware(profile.arch, profile.machine, descriptor_dirs(environ)).code
+        return find_firmware(profile.arch, profile.machine, descriptor_dirs(environ), formats=flash_formats()).code
     if profile.firmware is FirmwareKind.NONE:
         return None
     command = [find_emulator(profile.arch), "-L", "help"]
@@ -54,13 +55,13 @@ def with_firmware(descriptor: Path, folder: Path, profile: Profile, environ: Map
     try:
         text = descriptor.read_text("utf-8")
         json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
         hint = "name a firmware descriptor, such as those in /usr/share/qemu/firmware"
         raise UsageError("cannot use the firmware descriptor", descriptor, why, hint) from error
     (target / _FIRST).write_text(text, "utf-8")
     changed = {**environ, "XDG_CONFIG_HOME": os.fspath(home), "GUESTLAUNCH_RUNTIME_DIR": os.fspath(folder / "run")}
-    found = find_firmware(profile.arch, profile.machine, descriptor_dirs(changed))
+    found = find_firmware(profile.arch, profile.machine, descriptor_dirs(changed), formats=flash_formats())
     if found.descriptor.name != _FIRST:
         why = next((s.reason for s in found.skipped if s.descriptor.name == _FIRST), "it was passed over")
         raise UsageError("cannot use the firmware descriptor", descriptor, f"for profile {profile.name}: {why}")

@@ -16,6 +16,7 @@ from orchestrator.domain.model import Accel, Arch, FirmwareKind, Profile
 from orchestrator.errors import UsageError
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.hypervisor.emulator import find_emulator
+from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.settings import is_setting, variable
 from orchestrator.timeline.phases import Start
 from orchestrator.workload import bench_disk
@@ -213,7 +214,7 @@ def _direct_program(profile: Profile, accel: Accel, *, fw_cfg_dma: bool, cpu: st
     device = "fw_cfg_mem" if profile.arch is Arch.AARCH64 else "fw_cfg_io"
     extra = ["-global", f"{device}.dma_enabled={'on' if fw_cfg_dma else 'off'}"]
     if profile.firmware is FirmwareKind.UEFI:
-        firmware = find_firmware(profile.arch, profile.machine)
+        firmware = find_firmware(profile.arch, profile.machine, formats=flash_formats())
         for path, image_format, option in (
             (firmware.code, firmware.code_format, "readonly=on"),
             (firmware.nvram_template, firmware.nvram_format, "snapshot=on"),

@@ -20,6 +20,7 @@ from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.hypervisor.accel import choose_accel
 from orchestrator.hypervisor.emulator import emulator_version, find_emulator, host_arch
+from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.settings import Settings, private_directory
 from orchestrator.workload.environment import choose_appliance, wrapper_path
 
@@ -115,7 +116,7 @@ def _firmware(settings: Settings) -> Iterator[Finding]:
             continue
         needed = name == settings.profile
         try:
-            found = find_firmware(profile.arch, profile.machine)
+            found = find_firmware(profile.arch, profile.machine, formats=flash_formats())
         except GuestlaunchError as error:
             verdict = Verdict.BAD if needed else Verdict.NOTE
             yield Finding(topic=f"firmware {name}", verdict=verdict, detail=str(error))

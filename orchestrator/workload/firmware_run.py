@@ -22,6 +22,7 @@ from orchestrator.domain.model import Accel, Arch, FirmwareKind, Profile
 from orchestrator.errors import CapabilityError, DeadlineError, QemuExitedError
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.firmware.nvram import copy_nvram
+from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.timeline.trace import KEY_INITRD_DATA, KEY_KERNEL_DATA
 
 _SELECT = re.compile(rb"^\d+@(\d+)\.(\d{6}):fw_cfg_select 0x[0-9a-f]+ key 0x([0-9a-f]+) ", re.MULTILINE)
@@ -123,7 +124,7 @@ def _firmware(profile: Profile, folder: Path) -> Iterator[list[str]]:
     if profile.firmware is FirmwareKind.SEABIOS:
         yield []
         return
-    firmware = find_firmware(profile.arch, profile.machine)
+    firmware = find_firmware(profile.arch, profile.machine, formats=flash_formats())
     with copy_nvram(firmware.nvram_template, folder) as nvram:
         yield [
             "-drive", f"if=pflash,format={firmware.code_format},readonly=on,file={firmware.code}",

@@ -136,7 +136,7 @@ def load_job(path: Path, disks: Sequence[Path] = ()) -> Job:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError("cannot read job", path, error.strerror or error) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError("cannot read job", path, error) from error
     return parse_job(table, path.absolute(), disks)
 

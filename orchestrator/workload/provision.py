@@ -21,6 +21,7 @@ from orchestrator.errors import CapabilityError, DiskError, NotFoundError, Usage
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.hypervisor.accel import choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
+from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.settings import Settings
 
 _QCOW2_MAGIC = b"QFI\xfb"
@@ -64,7 +65,7 @@ def plan_domain(wish: Wish, settings: Settings) -> Domain:
     emulator = find_emulator(profile.arch, native=host)
     loader = None
     if profile.firmware is FirmwareKind.UEFI:
-        firmware = find_firmware(profile.arch, profile.machine)
+        firmware = find_firmware(profile.arch, profile.machine, formats=flash_formats())
         loader = Loader(
             code=firmware.code,
             template=firmware.nvram_template,

@@ -128,9 +128,9 @@ def test_formats_are_the_callers(dirs: list[Path]) -> None:
     document = json.loads(path.read_text())
     document["mapping"]["executable"]["format"] = "qcow2"
     path.write_text(json.dumps(document))
-    assert find_firmware("aarch64", "virt", dirs).code_format == "qcow2"
+    assert find_firmware("aarch64", "virt", dirs, formats=("raw", "qcow2")).code_format == "qcow2"
     with pytest.raises(FirmwareError, match="code format qcow2, not raw"):
-        find_firmware("aarch64", "virt", dirs, formats=("raw",))
+        find_firmware("aarch64", "virt", dirs)
 
 
 def test_unreadable_json_is_skipped(dirs: list[Path]) -> None:
@@ -168,3 +168,61 @@ def test_directories_follow_the_specification() -> None:
         "/usr/share/qemu/firmware",
     ]
     assert str(descriptor_dirs({"HOME": "/h"})[0]) == "/h/.config/qemu/firmware"
+
+
+_NESTED = {"targets": json.loads("[" * 900 + "]" * 900)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b'{"targets": ' + b"[" * 100_000,
+        b"{",
+        b"\xff\xfe",
+        b"\0" * 4096,
+        b" " * (1 << 20),
+        b"null",
+        b"[]",
+        b'"uefi"',
+        b"1e999",
+        b"9" * 10_000,
+        json.dumps(_NESTED).encode(),
+    ],
+    ids=lambda content: f"{content[:12]!r}, {len(content)} bytes",
+)
+def test_whatever_a_descriptor_holds(dirs: list[Path], content: bytes) -> None:
+    """What is no descriptor is passed over with a short reason, and the next one is taken."""
+    (dirs[0] / "10-x.json").write_bytes(content)
+    good = write(dirs[2] / "20-x.json")
+    found = find_firmware("aarch64", "virt", dirs)
+    assert found.descriptor == good
+    [skipped] = found.skipped
+    assert 0 < len(skipped.reason) <= 201
+
+
+@pytest.mark.parametrize("key", ["interface-types", "mapping", "targets", "features", "description"])
+@pytest.mark.parametrize("value", [None, 1, 1.5, "x", [], [1], {}, {"x": []}, [[]], "\ud800", "x" * 10_000])
+def test_whatever_a_key_holds(dirs: list[Path], key: str, value: object) -> None:
+    """A value of a wrong type is a reason to pass over a descriptor, never an error of ours."""
+    path = write(dirs[0] / "10-x.json")
+    document = json.loads(path.read_text())
+    document[key] = value
+    path.write_text(json.dumps(document))
+    good = write(dirs[2] / "20-x.json")
+    assert find_firmware("aarch64", "virt", dirs).descriptor in {path, good}
+    for name in ("executable", "nvram-template"):
+        document = json.loads(good.read_text())
+        document["mapping"][name] = {"filename": value, "format": value} if key == "mapping" else value
+        path.write_text(json.dumps(document))
+        assert find_firmware("aarch64", "virt", dirs).descriptor == good
+
+
+def test_a_descriptor_that_goes_meanwhile(dirs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that is being removed takes its descriptor away under us: the next one is taken."""
+    gone = write(dirs[0] / "10-x.json")
+    good = write(dirs[0] / "20-x.json")
+    monkeypatch.setattr(
+        "orchestrator.firmware.descriptors._only_masks", lambda path: path.unlink() if path == gone else None
+    )
+    assert find_firmware("aarch64", "virt", dirs).descriptor == good
