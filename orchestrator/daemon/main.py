@@ -8,7 +8,8 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -16,8 +17,11 @@ from typing import NoReturn
 from orchestrator import __version__
 from orchestrator.daemon import listen
 from orchestrator.daemon.boundary import guarded
-from orchestrator.errors import UsageError, nearest
+from orchestrator.errors import GuestlaunchError, UsageError, nearest
 from orchestrator.settings import Settings, load
+from orchestrator.wrapper import protocol
+
+_ANSWER_SECONDS = 10.0
 
 _EPILOG = """examples:
   guestlaunchd                            serve this user's tools on $XDG_RUNTIME_DIR/guestlaunch/guestlaunchd.sock
@@ -50,13 +54,37 @@ def run(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     names = ("log", "state_dir", "connect", "standby", "metrics_listen", "otlp_endpoint")
     overrides = {name: getattr(options, name) for name in names}
-    settings = load(config=options.config, overrides=overrides)
-    from orchestrator.daemon import run as running  # here: what libvirt lacks must not break --help
-
     if options.serve_fd is not None:
-        return running.serve_connection(_inherited(options.serve_fd), settings)
+        return _serve_inherited(_inherited(options.serve_fd), lambda: load(config=options.config, overrides=overrides))
+    settings = load(config=options.config, overrides=overrides)
     path = (Path.cwd() / options.socket) if options.socket else settings.runtime_dir / listen.SOCKET_NAME
     return _serve_publicly(path, settings)
+
+
+def _serve_inherited(sock: socket.socket, settings: Callable[[], Settings]) -> int:
+    """Serve the one client that started us; what keeps us from serving it is its answer."""
+    try:
+        own = settings()
+        from orchestrator.daemon import run as running  # here: what libvirt lacks must not break --help
+
+        return running.serve_connection(sock, own)
+    except GuestlaunchError as error:
+        if not _tell(sock, str(error)):
+            raise
+        return error.exit_status
+    except Exception as error:
+        _tell(sock, f"cannot start the orchestrator: internal error: {error!r} (this is a bug)")
+        raise
+
+
+def _tell(sock: socket.socket, text: str) -> bool:
+    """End a client with a reason; tell whether it could be. One that was served has closed its connection."""
+    try:
+        with sock:
+            protocol.send(sock, protocol.exit_message(1, text), deadline=time.monotonic() + _ANSWER_SECONDS)
+    except (OSError, GuestlaunchError):
+        return False
+    return True
 
 
 def _serve_publicly(path: Path, settings: Settings) -> int:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from prometheus_client import CollectorRegistry, generate_latest, write_to_textfile
+from prometheus_client import CollectorRegistry, generate_latest
 
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.report.metrics import LAUNCH_BUCKETS, PHASE_BUCKETS, RATE_BUCKETS, LaunchMetrics
@@ -80,7 +80,7 @@ def count(log: Path, state: Path) -> Counted:
                 try:
                     metrics.observe(json.loads(line))
                     launches += 1
-                except ValueError:
+                except (ValueError, RecursionError):
                     broken += 1
             newest = current or rotated
             cursor = Cursor.at(newest) if newest else cursor
@@ -91,16 +91,21 @@ def count(log: Path, state: Path) -> Counted:
 
 
 def write(registry: CollectorRegistry, target: Path) -> None:
-    """Write the registry for node_exporter's textfile collector, in one rename.
+    """Write the registry for node_exporter's textfile collector, in one rename and readable for everybody.
 
     :raise UsageError: when node_exporter would not read a file of this name.
     :raise GuestlaunchError: when it cannot be written.
     """
     if target.suffix != ".prom":
         raise UsageError("cannot write metrics", target, "node_exporter reads only files named *.prom", "rename it")
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        write_to_textfile(str(target), registry)
+        temporary.write_text(exposition(registry), "utf-8")
+        # node_exporter runs as a user of its own: whatever our umask is, it must be able to read the file.
+        temporary.chmod(0o644)
+        temporary.replace(target)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise GuestlaunchError("cannot write metrics", target, error.strerror or error) from error
 
 
@@ -135,7 +140,7 @@ def _load(state: Path) -> tuple[str, Cursor | None]:
         return "", None
     except OSError as error:
         raise GuestlaunchError("cannot read metrics", state, error.strerror or error) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = "its content is damaged"
         raise GuestlaunchError("cannot read metrics", state, why, "remove it: totals start again") from error
 

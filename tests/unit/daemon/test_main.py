@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from orchestrator.daemon import boundary, main
 from orchestrator.errors import LaunchError, UsageError
+from orchestrator.wrapper import protocol
 
 
 def test_unknown_option_names_the_nearest() -> None:
@@ -29,6 +31,30 @@ def test_serve_fd_must_be_a_socket(tmp_path: Path) -> None:
         main.run(["--serve-fd", str(file.fileno())])
     with socket.socket(socket.AF_UNIX) as lonely, pytest.raises(UsageError, match="not connected"):
         main.run(["--serve-fd", str(os.dup(lonely.fileno()))])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        ("GUESTLAUNCH_START", "hot", "hot"),
+        ("GUESTLAUNCH_STARTT", "warm", "GUESTLAUNCH_STARTT"),
+        ("GUESTLAUNCH_CONFIG", "/nonexistent/guestlaunch.toml", "/nonexistent/guestlaunch.toml"),
+        ("GUESTLAUNCH_OTLP_ENDPOINT", "no address", "no address"),
+    ],
+)
+def test_what_keeps_us_from_serving_is_the_clients_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str, why: str
+) -> None:
+    """A setting that is refused before there is a server reaches whoever started us, in one line."""
+    monkeypatch.setenv("GUESTLAUNCH_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv(variable, value)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert main.run(["--serve-fd", str(theirs.fileno())]) != 0
+        message, _ = protocol.receive(ours, time.monotonic() + 10)
+        theirs.detach()  # closed by the server
+    assert (message["type"], message["status"]) == ("exit", 1)
+    assert why in message["message"]
 
 
 @pytest.mark.parametrize("abstract", [False, True])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +196,27 @@ def test_the_text_file_is_whole_and_readable(log: Path, state: Path, tmp_path: P
     write(found.registry, target)
     assert target.read_text() == exposition(found.registry)
     assert [path.name for path in target.parent.iterdir()] == ["guestlaunch.prom"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o777])
+def test_the_text_file_is_for_another_users_eyes(log: Path, state: Path, tmp_path: Path, umask: int) -> None:
+    """node_exporter reads the totals as a user of its own, whatever the umask of the timer that wrote them."""
+    append(log, mixture())
+    found = count(log, state)
+    before = os.umask(umask)
+    try:
+        write(found.registry, tmp_path / "guestlaunch.prom")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "guestlaunch.prom").stat().st_mode) == 0o644
+
+
+def test_a_text_file_that_cannot_be_written_leaves_nothing(log: Path, state: Path, tmp_path: Path) -> None:
+    """What stands in the way of the rename is named, and no temporary file stays."""
+    (tmp_path / "out" / "guestlaunch.prom" / "in the way").mkdir(parents=True)
+    with pytest.raises(GuestlaunchError, match="cannot write metrics"):
+        write(count(log, state).registry, tmp_path / "out" / "guestlaunch.prom")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["guestlaunch.prom"]
 
 
 def test_a_text_file_that_nobody_reads_is_refused(log: Path, state: Path, tmp_path: Path) -> None:

@@ -194,6 +194,19 @@ def test_quiet_below_guestlaunch(tmp_path: Path) -> None:
     assert parent(tmp_path, "other", "1") == (b"before\n", b"guestlaunch: reason\n")
 
 
+def test_a_bad_setting_is_the_tools_own_line(tmp_path: Path) -> None:
+    """Without a daemon, what the orchestrator that is started refuses is what the user reads."""
+    program = Path(sys.executable).with_name("guestlaunch-hv")
+    variables = environment(
+        GUESTLAUNCH_START="hot", GUESTLAUNCH_STATE_DIR=str(tmp_path), GUESTLAUNCH_RUNTIME_DIR=str(tmp_path)
+    )
+    ended = subprocess.run([program, "-kernel", "/k"], env=variables, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    [line] = ended.stderr.splitlines()
+    assert "'hot'" in line
+    assert "cold" in line
+
+
 def test_terminated_before_connected(tmp_path: Path) -> None:
     """SIGTERM before there is a connection ends the wrapper with 0, as it would QEMU, and starts nothing."""
     code = (
