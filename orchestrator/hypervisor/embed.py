@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.errors import CapabilityError, HypervisorError
 from orchestrator.hypervisor import leftovers
 
@@ -74,15 +75,15 @@ class Root:
         return self.path / "log" / "qemu" / f"{domain}.log"
 
     def claim(self, path: Path) -> Path:
-        """Have a file or folder outside the root removed with it, should this process die; return the claim.
+        """Have a socket or a folder of a launch removed with the root, should this process die; return the claim.
 
-        Whoever removes the file in the normal course unlinks the claim after it.
+        Whoever removes it in the normal course unlinks the claim after it. What may be claimed: `leftovers.FOLDER`.
         """
         claims = self.path / leftovers.CLAIMS
         claims.mkdir(mode=0o700, exist_ok=True)
-        link = claims / os.urandom(8).hex()
-        link.symlink_to(path.absolute())
-        return link
+        claim = claims / os.urandom(8).hex()
+        claim.write_bytes(os.fsencode(path.parent.resolve() / path.name))
+        return claim
 
 
 def qemu_conf(*, privileged: bool) -> str:
@@ -91,15 +92,16 @@ def qemu_conf(*, privileged: bool) -> str:
     return "".join(f"{key} = {value}\n" for key, value in values.items())
 
 
-def bases(state_dir: Path, *, uid: int | None = None) -> tuple[Path, ...]:
-    """Return the folders that may hold roots, the preferred one first: below the state directory, then short ones."""
-    uid = os.getuid() if uid is None else uid
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    short = [Path(runtime) / "guestlaunch"] if runtime else []
-    if uid == 0:
-        short.append(Path("/run/guestlaunch"))
-    short.append(Path(f"/tmp/guestlaunch-{uid}"))  # noqa: S108 - `_make_private` refuses one that is not ours alone
-    return (state_dir.absolute() / "libvirt" / "roots", *short)
+def bases(state_dir: Path) -> tuple[Path, ...]:
+    """Return the folders that may hold roots, the preferred one first: below the state directory, then short ones.
+
+    Each is used only where `files.open_folder` finds it safe. Root has none below /tmp, where others make names.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    uid = os.geteuid()
+    named = [Path(runtime) / "guestlaunch"] if runtime.startswith("/") else []
+    last = Path("/run/guestlaunch") if uid == 0 else Path(f"/tmp/guestlaunch-{uid}")  # noqa: S108 - see above
+    return (state_dir.absolute() / "libvirt" / "roots", *named, last)
 
 
 def fits(base: Path) -> bool:
@@ -111,33 +113,30 @@ def _root_name() -> str:
     return f"{os.getpid()}-{os.urandom(2).hex()}"
 
 
-def _make_private(base: Path) -> bool:
-    """Make a folder that is ours alone; tell whether it is. One that a stranger made first is not used."""
-    try:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = base.lstat()
-    except OSError:
-        return False
-    return status.st_uid == os.getuid() and not base.is_symlink() and not status.st_mode & 0o022
-
-
-def _choose_base(state_dir: Path) -> Path:
+def _choose_base(state_dir: Path) -> tuple[Path, int]:
+    """Return the first folder for roots that will do, made if need be, and a descriptor of it."""
     tried = []
     for base in bases(state_dir):
         if not fits(base):
             tried.append(f"{base} makes socket paths too long")
-        elif not _make_private(base):
-            tried.append(f"{base} cannot be made or is not ours alone")
-        else:
-            return base
+            continue
+        try:
+            return base, files.open_folder(base, make=True)
+        except OSError as error:
+            at = f" ({error.filename})" if error.filename not in {None, str(base)} else ""
+            tried.append(f"{base} is not ours alone or cannot be made: {error.strerror}{at}")
     hint = "choose a shorter state directory, or set XDG_RUNTIME_DIR"
     raise HypervisorError("no place for libvirt's sockets", state_dir, "; ".join(tried), hint)
 
 
 @contextmanager
-def _base_locked(base: Path) -> Iterator[None]:
-    """Keep sweepers out while a root is being made: one without a locked owner file would look abandoned."""
-    descriptor = os.open(base / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _base_locked(base: int, *, make: bool) -> Iterator[None]:
+    """Keep sweepers out while a root is being made: one without a locked owner file would look abandoned.
+
+    :raise FileNotFoundError: nobody has made a root there yet, and the lock file is not to be made.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if make else 0)
+    descriptor = os.open(".lock", flags, 0o600, dir_fd=base)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -145,9 +144,22 @@ def _base_locked(base: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _own_lock(root: Path) -> int:
-    descriptor = os.open(root / OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _own_lock(root: str, base: int, *, make: bool) -> int:
+    """Lock the owner file of a root.
+
+    :raise OSError: somebody holds the lock, or the file is not there and not to be made.
+    """
+    folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=base)
+    try:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_CREAT if make else 0)
+        descriptor = os.open(OWNER, flags, 0o600, dir_fd=folder)
+    finally:
+        os.close(folder)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -198,11 +210,14 @@ def private_root(state_dir: Path) -> Root:
 
 
 def _make_root(state_dir: Path) -> Root:
-    base = _choose_base(state_dir)
-    with _base_locked(base):
-        path = base / _root_name()
-        path.mkdir(mode=0o700)
-        owner_fd = _own_lock(path)
+    base, folder = _choose_base(state_dir)
+    try:
+        with _base_locked(folder, make=True):
+            path = base / _root_name()
+            os.mkdir(path.name, 0o700, dir_fd=folder)
+            owner_fd = _own_lock(path.name, folder, make=True)
+    finally:
+        os.close(folder)
     try:
         _furnish(path, state_dir.absolute() / "libvirt" / "cache")
         guardian, life_fd = _start_guardian(path)
@@ -224,25 +239,41 @@ def _remove_own(pid: int) -> None:
 
 
 def sweep(state_dir: Path) -> list[str]:
-    """Clean up after processes that died together with their guardian; return one line for each thing done."""
+    """Clean up after processes that died together with their guardian; return one line for each thing done.
+
+    Nothing is made here, not even a lock file, and no folder is looked at that is not ours alone.
+    """
     done: list[str] = []
-    own = _own.get(os.getpid())
     for base in bases(state_dir):
-        if not base.is_dir() or base.stat().st_uid != os.getuid():
+        try:
+            folder = files.open_folder(base)
+        except OSError:
             continue
-        with _base_locked(base):
-            # The folder may be the runtime directory, where sockets and files of running launches stand beside.
-            for root in sorted(entry for entry in base.iterdir() if _ROOT_NAME.fullmatch(entry.name)):
-                # Closing our own owner file once would release the lock on it: that is how record locks are.
-                if root.is_dir() and (own is None or root != own.path) and _abandoned(root):
-                    done += leftovers.remove(root)
+        try:
+            with _base_locked(folder, make=False):
+                for name in files.entries(folder):
+                    if _is_abandoned(name, folder):
+                        done += leftovers.remove(base / name)
+        except FileNotFoundError:
+            continue
+        finally:
+            os.close(folder)
     return done
 
 
-def _abandoned(root: Path) -> bool:
+def _is_abandoned(name: str, base: int) -> bool:
+    """Tell whether an entry of a folder is a root of ours whose owner is dead.
+
+    The folder may be the runtime directory, where sockets and files of running launches stand beside.
+    """
+    own = _own.get(os.getpid())
+    # Closing our own owner file once would release the lock on it: that is how record locks are.
+    if not _ROOT_NAME.fullmatch(name) or (own is not None and own.path.name == name) or not files.is_own(name, base):
+        return False
     try:
-        descriptor = _own_lock(root)
+        os.close(_own_lock(name, base, make=False))
+    except FileNotFoundError:
+        return True  # its owner was killed before it had locked it, else we had not got the folder's lock
     except OSError:
         return False
-    os.close(descriptor)
     return True

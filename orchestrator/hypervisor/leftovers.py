@@ -2,23 +2,36 @@
 
 Two callers: `embed.sweep`, and this file run as a program of its own (the guardian), which outlives the process that
 started it. libvirt's embedded driver has no autodestroy; the guardian stands in for it: it waits until its standard
-input ends, which the kernel sees to however that process dies. Standard library only, no package import: the guardian
+input ends, which the kernel sees to however that process dies. Besides `files`, standard library only: the guardian
 starts on a bare interpreter.
+
+Nothing here follows a symbolic link or believes a name: who could make entries where we look could have us remove
+whatever he likes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import re
 import select
-import shutil
 import signal
+import stat
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-CLAIMS = "claims"  # folder of symbolic links to files outside the root that go with it
+if __name__ == "__main__":  # the guardian: behind all else, for what is beside the package is none of its business
+    sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from orchestrator import files
+
+CLAIMS = "claims"  # folder of files, each of which holds the path of something outside the root that goes with it
+# Folders that may be claimed, by their names: a launch's, a template's that is being built, a private socket's.
+FOLDER = re.compile(r"gl-[0-9a-f]{12}|\.building-[0-9a-z_]{8}|c-[0-9a-z_]{8}")
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 GRACE_S = 3.0  # for QEMU to write back what it holds, before SIGKILL
 
 
@@ -59,48 +72,82 @@ def end_process(pid: int, grace_s: float = GRACE_S) -> None:
 
 
 def remove(root: Path) -> list[str]:
-    """End the guests of a root, remove what it claimed and the root itself; return one line for each thing done."""
-    done = []
-    for pid in guests_of(root):
-        end_process(pid)
-        done.append(f"ended QEMU {pid}")
-    claims = root / CLAIMS
-    for link in sorted(claims.iterdir()) if claims.is_dir() else []:
-        target = link.readlink()
-        if _remove_claimed(target):
-            done.append(f"removed {target}")
-    shutil.rmtree(root, ignore_errors=True)
-    done.append(f"removed {root}")
-    return done
+    """End the guests of a root, remove what it claimed and the root itself; return one line for each thing done.
 
-
-def _remove_claimed(target: Path) -> bool:
-    """Remove what was claimed; tell whether it was there and ours to remove.
-
-    A file NAME.lock beside it goes with it. While somebody holds a lock on that, both are his: a successor's.
+    A root that is not ours alone, or lies where others could have put it, is left alone.
     """
-    lock = target.with_name(target.name + ".lock")
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        base = files.open_folder(root.parent)
     except OSError:
-        return _unlink(target)
+        return []
+    try:
+        if not files.is_own(root.name, base):
+            return []
+        done = []
+        for pid in guests_of(root):
+            end_process(pid)
+            done.append(f"ended QEMU {pid}")
+        done += [f"removed {target}" for target in _claims(root) if _remove_claimed(target)]
+        files.remove_tree(root.name, base)
+        done.append(f"removed {root}")
+        return done
+    finally:
+        os.close(base)
+
+
+def _claims(root: Path) -> list[str]:
+    """Return the paths that a root claims, of files that we ourselves wrote."""
+    targets = []
+    try:
+        claims = files.open_folder(root / CLAIMS)
+    except OSError:
+        return []
+    try:
+        for name in files.entries(claims):
+            with contextlib.suppress(OSError), os.fdopen(os.open(name, _READ, dir_fd=claims), "rb") as file:
+                status = os.fstat(file.fileno())
+                if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                    targets.append(os.fsdecode(file.read()))
+    finally:
+        os.close(claims)
+    return targets
+
+
+def _remove_claimed(target: str) -> bool:
+    """Remove what was claimed; tell whether it was there and is of the kinds that we make, where only we make them."""
+    parent, name = os.path.split(target)
+    try:
+        folder = files.open_folder(parent)
+    except (OSError, ValueError):
+        return False
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if status.st_uid != os.geteuid():
+            return False
+        if stat.S_ISDIR(status.st_mode):
+            return FOLDER.fullmatch(name) is not None and files.remove_tree(name, folder)
+        return stat.S_ISSOCK(status.st_mode) and _remove_socket(name, folder)
+    except OSError:
+        return False
+    finally:
+        os.close(folder)
+
+
+def _remove_socket(name: str, folder: int) -> bool:
+    """Remove a socket and the file NAME.lock beside it. While somebody holds that lock, both are a successor's."""
+    lock = f"{name}.lock"
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:
+        return files.remove_tree(name, folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        lock.unlink(missing_ok=True)
-        return _unlink(target)
+        files.remove_tree(lock, folder)
+        return files.remove_tree(name, folder)
     except BlockingIOError:
         return False
     finally:
         os.close(descriptor)
-
-
-def _unlink(target: Path) -> bool:
-    there = os.path.lexists(target)
-    if target.is_dir() and not target.is_symlink():
-        shutil.rmtree(target, ignore_errors=True)
-    else:
-        target.unlink(missing_ok=True)
-    return there
 
 
 def guard(root: Path) -> None:

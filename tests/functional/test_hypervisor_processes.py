@@ -162,7 +162,7 @@ def test_orchestrators_at_once_share_the_capabilities(state_dir: Path, start: St
 
 def test_killed_orchestrator_leaves_nothing(state_dir: Path, start: Start, tmp_path: Path) -> None:
     """After SIGKILL of an orchestrator its guest, its root and what it claimed are gone within ten seconds."""
-    claimed = tmp_path / "overlay with space"
+    claimed = tmp_path / "gl-0123456789ab"
     claimed.mkdir()
     (claimed / "disk.qcow2").write_bytes(b"x")
     one = start(state_dir, "orphan", claimed=claimed)

@@ -80,18 +80,23 @@ def test_root_is_private_furnished_and_removed(short_dir: Path) -> None:
 
 
 def test_killed_owners_root_and_claims_are_removed(short_dir: Path) -> None:
-    """The guardian removes the root and the claimed things of a process that was killed, and nothing else."""
-    folder, file, dangling, other = (short_dir / name for name in ("a b", "file", "dangling", "other"))
-    folder.mkdir()
-    (folder / "x").touch()
+    """The guardian removes the root and the claimed folders of a process that was killed, and nothing else.
+
+    What a claim names is removed where it is one of the things that we make; a user's own files are not, nor are links.
+    """
+    folder, file, link, other = (short_dir / name for name in ("gl-0123456789ab", "file", "c-01234567", "a b"))
+    for made in (folder, other):
+        made.mkdir()
+        (made / "x").touch()
     file.touch()
-    other.touch()
-    dangling.symlink_to(other)
-    process, root = owner(short_dir, folder, file, dangling, short_dir / "never was")
+    link.symlink_to(other)
+    process, root = owner(short_dir, folder, file, link, other, short_dir / "gl-ba9876543210")
     process.kill()
     process.communicate()
-    assert wait_gone(root, folder, file, dangling)
-    assert other.exists()
+    assert wait_gone(root, folder)
+    assert file.exists()
+    assert link.is_symlink()
+    assert (other / "x").exists()
 
 
 def test_sweep_spares_the_living(short_dir: Path) -> None:
@@ -144,5 +149,5 @@ def test_strangers_folder_is_refused(short_dir: Path, monkeypatch: pytest.Monkey
     link.symlink_to(short_dir)
     monkeypatch.setattr(embed, "_own", {})  # a test before this one may have made this process's root
     monkeypatch.setattr(embed, "bases", lambda _state_dir: (open_to_all, link, Path("/" + "x" * 99)))
-    with pytest.raises(HypervisorError, match="not ours alone.*not ours alone.*too long"):
+    with pytest.raises(HypervisorError, match="others can write.*symbolic link.*too long"):
         embed.private_root(short_dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -73,18 +74,19 @@ def test_remove_tells_what_it_did(root: Path, guest: subprocess.Popen[bytes], mo
 
 def test_lock_decides_about_a_claimed_socket(root: Path, tmp_path: Path) -> None:
     """A dead owner's socket goes with its lock file; while a successor holds the lock, both are his."""
-    socket, lock = tmp_path / "d.sock", tmp_path / "d.sock.lock"
-    for path in (socket, lock):
-        path.touch()
+    path, lock = tmp_path / "d.sock", tmp_path / "d.sock.lock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    lock.touch()
     (root / leftovers.CLAIMS).mkdir()
-    (root / leftovers.CLAIMS / "1").symlink_to(socket)
+    (root / leftovers.CLAIMS / "1").write_text(str(path))
     with lock.open("r+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert leftovers.remove(root) == [f"removed {root}"]
-    assert socket.exists()
+    assert path.exists()
     assert lock.exists()
     (root / leftovers.CLAIMS).mkdir(parents=True)
-    (root / leftovers.CLAIMS / "1").symlink_to(socket)
-    assert leftovers.remove(root) == [f"removed {socket}", f"removed {root}"]
-    assert not socket.exists()
+    (root / leftovers.CLAIMS / "1").write_text(str(path))
+    assert leftovers.remove(root) == [f"removed {path}", f"removed {root}"]
+    assert not path.exists()
     assert not lock.exists()

@@ -1,0 +1,164 @@
+"""Files and folders where other users could interfere: opened step by step, removed beneath a descriptor.
+
+A path is only as good as the folders on the way to it: whoever may write to one of them decides what the path means.
+So each is opened by itself, and looked at by its descriptor. Standard library only, and light: the guardian and the
+hv wrapper start with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import stat
+
+_STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINKS_MAX = 40  # as the kernel
+_OVERFLOW_UID = 65534  # who a user namespace shows as the owner of what belongs to nobody in it
+
+
+def open_folder(path: str | os.PathLike[str], *, make: bool = False) -> int:
+    """Return a descriptor of a folder that only we can write to, and whose name nobody else can give to another.
+
+    Each folder on the way belongs to us or to root and is writable by nobody else; in one that is sticky, as /tmp, the
+    next one has to be so. A symbolic link on the way is followed where only we or root can have made it; at the end of
+    the path none is.
+
+    :param make: make what is missing, for us alone.
+    :raise OSError: it is not there, or not safe: `strerror` says why, `filename` where.
+    """
+    left = _parts(os.path.abspath(path))
+    links, walked = 0, [""]
+    here = os.open("/", _STEP)
+    try:
+        _check_way(os.fstat(here), "/")
+        while left:
+            name = left.pop()
+            there = _step(name, here, "/".join([*walked, name]), make=make)
+            status = os.fstat(there)
+            if stat.S_ISLNK(status.st_mode) and left and _is_trusted(status.st_uid) and links < _LINKS_MAX:
+                links += 1
+                target = os.readlink("", dir_fd=there)
+                os.close(there)
+                left += _parts(target)
+                if target.startswith("/"):
+                    os.close(here)
+                    here, walked = os.open("/", _STEP), [""]
+                continue
+            os.close(here)
+            here = there
+            walked.append(name)
+            _check_way(status, "/".join(walked))
+        _check_own(os.fstat(here), os.path.abspath(path))
+        return os.open(".", _FOLDER, dir_fd=here)
+    finally:
+        os.close(here)
+
+
+def _parts(path: str) -> list[str]:
+    """Return the steps of a path, the first one last."""
+    return [part for part in reversed(path.split("/")) if part not in {"", "."}]
+
+
+def _step(name: str, here: int, path: str, *, make: bool) -> int:
+    try:
+        return os.open(name, _STEP, dir_fd=here)
+    except FileNotFoundError:
+        if not make:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=here)
+    return os.open(name, _STEP, dir_fd=here)
+
+
+def _check_way(status: os.stat_result, path: str) -> None:
+    """Look at a folder on the way.
+
+    :raise OSError: it is none, or somebody else can change what its names mean.
+    """
+    if not stat.S_ISDIR(status.st_mode):
+        why = "it is a symbolic link" if stat.S_ISLNK(status.st_mode) else "it is not a directory"
+        raise NotADirectoryError(errno.ENOTDIR, why, path)
+    if not _is_trusted(status.st_uid):
+        raise PermissionError(errno.EPERM, f"it belongs to uid {status.st_uid}", path)
+    # A user's own group has nobody else in it, by the custom that gives it the user's number.
+    own_group = 0 != os.geteuid() == status.st_uid == status.st_gid
+    others = stat.S_IWOTH if own_group else stat.S_IWGRP | stat.S_IWOTH
+    if status.st_mode & others and not status.st_mode & stat.S_ISVTX:
+        raise PermissionError(errno.EPERM, "others can write to it", path)
+
+
+def _check_own(status: os.stat_result, path: str) -> None:
+    """Look at the folder that was asked for.
+
+    :raise PermissionError: it is not ours, or others can write to it.
+    """
+    if status.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"it belongs to uid {status.st_uid}", path)
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(errno.EPERM, "others can write to it", path)
+
+
+def _is_trusted(uid: int) -> bool:
+    """Tell whether a folder's owner is us or root, who in a user namespace may be nobody's number."""
+    return uid in {0, os.geteuid()} or (uid == _OVERFLOW_UID and _in_user_namespace())
+
+
+@functools.cache
+def _in_user_namespace() -> bool:
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            return file.read().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
+def entries(folder: int) -> list[str]:
+    """Return the names in a folder, in order."""
+    return sorted(os.listdir(folder))
+
+
+def is_own(name: str, folder: int) -> bool:
+    """Tell whether a name in a folder is ours, be it what it may."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def remove_tree(name: str, folder: int) -> bool:
+    """Remove what a name in a folder stands for, with all that is below it; tell whether anything was there.
+
+    Never through a symbolic link. What cannot be removed stays.
+    """
+    try:
+        os.unlink(name, dir_fd=folder)
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass  # a folder, most likely
+    with contextlib.suppress(OSError):
+        below = _enter(name, folder)
+        try:
+            for entry in entries(below):
+                remove_tree(entry, below)
+        finally:
+            os.close(below)
+        os.rmdir(name, dir_fd=folder)
+    return True
+
+
+def _enter(name: str, folder: int) -> int:
+    """Open a folder to empty it: unpacked packages have some that their own owner may not enter."""
+    with contextlib.suppress(OSError):
+        there = os.open(name, _STEP | os.O_DIRECTORY, dir_fd=folder)
+        try:
+            status = os.fstat(there)
+            if status.st_uid == os.geteuid() and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+                os.chmod(f"/proc/self/fd/{there}", 0o700)
+        finally:
+            os.close(there)
+    return os.open(name, _FOLDER, dir_fd=folder)

@@ -1,0 +1,93 @@
+"""Folders are used only where nobody else decides what they are; what is removed is beneath them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrator import files
+
+
+def why_not(path: Path) -> str:
+    """Return why a folder is refused."""
+    with pytest.raises(OSError, match=".") as caught:
+        files.open_folder(path)
+    return str(caught.value.strerror)
+
+
+def test_own_folder_is_opened(tmp_path: Path) -> None:
+    """A folder below ours, or below one that is sticky, is opened; what is missing is made for us alone."""
+    for name in ("here", "sticky/here"):
+        os.close(files.open_folder(tmp_path / name, make=True))
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
+        (tmp_path / "sticky").mkdir(exist_ok=True)
+        (tmp_path / "sticky").chmod(0o1777)
+
+
+def test_what_is_missing_is_not_made_unasked(tmp_path: Path) -> None:
+    """Looking makes nothing."""
+    with pytest.raises(FileNotFoundError):
+        files.open_folder(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o702, 0o1777])
+def test_folder_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    """Who may write to a folder decides what is in it, sticky or not."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(mode)
+    assert why_not(tmp_path / "open") == "others can write to it"
+
+
+def test_folder_below_one_open_to_others_is_refused(tmp_path: Path) -> None:
+    """Who may write to a folder on the way decides what the path means."""
+    (tmp_path / "open" / "ours").mkdir(parents=True)
+    (tmp_path / "open").chmod(0o777)
+    assert why_not(tmp_path / "open" / "ours") == "others can write to it"
+    with pytest.raises(PermissionError):
+        files.open_folder(tmp_path / "open" / "new", make=True)
+    assert not (tmp_path / "open" / "new").exists()
+
+
+def test_links(tmp_path: Path) -> None:
+    """A link of ours on the way is followed, wherever it leads: what it leads to is looked at. None at the end is."""
+    (tmp_path / "real" / "below").mkdir(parents=True)
+    (tmp_path / "absolute").symlink_to(tmp_path / "real")
+    (tmp_path / "relative").symlink_to("../" + tmp_path.name + "/absolute")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("absolute", "relative"):
+        descriptor = files.open_folder(tmp_path / name / "below")
+        assert os.path.samestat(os.fstat(descriptor), (tmp_path / "real" / "below").stat())
+        os.close(descriptor)
+        assert why_not(tmp_path / name) == "it is a symbolic link"
+    assert why_not(tmp_path / "loop" / "below") == "it is a symbolic link"
+    (tmp_path / "real").chmod(0o777)
+    assert why_not(tmp_path / "relative" / "below") == "others can write to it"
+
+
+def test_file_is_no_folder(tmp_path: Path) -> None:
+    """A file on the way or at the end is refused by name."""
+    (tmp_path / "file").touch()
+    assert why_not(tmp_path / "file") == "it is not a directory"
+    assert why_not(tmp_path / "file" / "below") == "it is not a directory"
+
+
+def test_tree_is_removed_and_nothing_that_it_links_to(tmp_path: Path) -> None:
+    """All below a name goes, be it closed, strangely named or a socket's; what links lead to stays."""
+    tree, other = tmp_path / "tree", tmp_path / "other"
+    (tree / "closed" / "below").mkdir(parents=True)
+    (other / "kept").mkdir(parents=True)
+    (tree / "link").symlink_to(other)
+    (tree / "closed" / "below" / os.fsdecode(b"\xff\n")).touch()
+    (tree / "closed").chmod(0o000)
+    os.mkfifo(tree / "fifo")
+    folder = files.open_folder(tmp_path)
+    try:
+        assert files.remove_tree("tree", folder)
+        assert not files.remove_tree("tree", folder)
+    finally:
+        os.close(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    assert (other / "kept").is_dir()
