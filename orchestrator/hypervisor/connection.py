@@ -175,16 +175,24 @@ class Connection:
         try:
             with self._router.starting():
                 if self.root is None:
-                    return self._guest(start(), None, fresh=True)
+                    return self._held(start(), None)
                 self._warm(summary)
                 with adopting(self.root.pid_file(summary.name)) as adoption:
                     domain = start()
-                return self._guest(domain, adoption, fresh=True)
+                return self._held(domain, adoption)
         except libvirt.libvirtError as failure:
             if self.root is not None:
                 self.root.domain_log(summary.name).unlink(missing_ok=True)  # the error holds what QEMU wrote to it
             error = translate(failure, "cannot start domain", summary.name, domain=summary.name)
             raise self._lacking_emulator(error, summary) from failure
+
+    def _held(self, domain: libvirt.virDomain, adoption: Adoption | None) -> Guest:
+        """Return the guest of a domain that has just been started; one that nobody comes to hold is ended."""
+        try:
+            return self._guest(domain, adoption, fresh=True)
+        except BaseException:
+            _ignoring_libvirt(domain.destroy)
+            raise
 
     def _warm(self, summary: Summary) -> None:
         """Have libvirt probe the emulator before a QEMU is adopted: the probes' own processes must stay init's."""

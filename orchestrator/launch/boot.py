@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping
 
 from orchestrator.settings import Deadlines
-from orchestrator.timeline.markers import Marker, marker_boundaries, parse_marker
+from orchestrator.timeline.markers import Marker, dates_a_phase, marker_boundaries, parse_marker
 from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Boundary, Phase, Start
 from orchestrator.timeline.recorder import Recorder
 from orchestrator.timeline.trace import TraceFile, flag_boundary, opened_boundary, transfer_boundaries
@@ -56,7 +56,7 @@ class Boot:
         self._transfers = Phase.FW_CFG_KERNEL in observed
         self._allowed = _merge(allowed, observed, recorder.start)
         self._opened_ns: int | None = None
-        self.markers: list[Marker] = []
+        self._markers: dict[str, Marker] = {}
 
     @property
     def flag_due(self) -> bool:
@@ -70,8 +70,9 @@ class Boot:
     def on_control_line(self, line: bytes) -> None:
         """Take a line that the guest wrote to its control port."""
         marker = parse_marker(line, time.monotonic_ns())
-        if marker is not None:
-            self.markers.append(marker)
+        # The first of each name counts. A guest may send as many as it likes: no more than these are held.
+        if marker is not None and dates_a_phase(marker):
+            self._markers.setdefault(marker.name, marker)
 
     def port_opened(self, alias: str, at_ns: int, source: str) -> None:
         """Take note that the guest opened a virtio-serial port."""
@@ -90,7 +91,9 @@ class Boot:
                 self._recorder.take({Phase.READY: opened})
                 self._opened_ns = self._opened_ns or time.monotonic_ns()
         # The kernel's start is an estimate that later markers better: it is taken last, in `settle`.
-        self._recorder.take({p: b for p, b in marker_boundaries(self.markers).items() if p is not Phase.KERNEL})
+        self._recorder.take(
+            {p: b for p, b in marker_boundaries(self._markers.values()).items() if p is not Phase.KERNEL}
+        )
 
     def flag_sent(self, now_ns: int) -> bool:
         """Tell whether the tool has its launch flag, and note when; without a trace, the open port must do."""
@@ -123,7 +126,7 @@ class Boot:
     def settle(self) -> None:
         """Take the last of the trace and the final estimate of the kernel's start."""
         self.follow()
-        kernel: Boundary | None = marker_boundaries(self.markers).get(Phase.KERNEL)
+        kernel: Boundary | None = marker_boundaries(self._markers.values()).get(Phase.KERNEL)
         if kernel is not None:
             self._recorder.take({Phase.KERNEL: kernel})
 

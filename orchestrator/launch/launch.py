@@ -1,16 +1,19 @@
 """One launch: carries out what the life cycle table says, and feeds back what happened.
 
 Plan, stage, connect, create paused, prepare, resume, watch, end; how some of these are done is the launch's `Way`.
-Everything acquired sits on one `ExitStack` and goes in reverse order, whatever happens. The thread that calls `run`
-does all of it.
+Everything acquired sits on one `ExitStack` and goes in reverse order. The thread that calls `run` does all of it.
+
+Whatever is raised, by an instruction or by what watches the guest, becomes the event FAILED, and the table leads to the
+end. What no table foresees (an interrupt, a defect in here) passes `_leave_nothing`, as every launch does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from orchestrator.channel.ring import ConsoleRing
@@ -26,12 +29,14 @@ from orchestrator.errors import (
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import Boot
-from orchestrator.launch.diagnosis import Evidence, diagnose
+from orchestrator.launch.diagnosis import Evidence, deadline_variable, diagnose
 from orchestrator.launch.lifecycle import Event, Instruction, State, step
 from orchestrator.launch.plan import Plan, make_plan
+from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.watch import Ends, Watch
 from orchestrator.launch.way import Asked, Place, Way
+from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Phase
 from orchestrator.timeline.record import FwCfg
 from orchestrator.timeline.trace import FLUSH_EVENT
@@ -40,6 +45,7 @@ _T = TypeVar("_T")
 
 _TAIL_LINES = 20
 _KILLED_SECONDS = 5.0
+_SIGNALLED = 128  # QEMU's status is above when a signal ended it
 _INTERRUPTIBLE = frozenset({State.REQUESTED, State.PLANNED, State.STAGED, State.CONNECTED, State.CREATED})
 
 
@@ -48,14 +54,17 @@ class Launch:
 
     :param launch_id: its name until its way has one.
     :param choose: decides the way of a launch that is planned.
+    :param plan: makes the plan.
     :param emit: takes events for the log.
     """
 
     def __init__(
-        self, asked: Asked, stop: Stop, *, launch_id: str, choose: Callable[[Plan], Way], emit: Callable[..., None]
-    ) -> None:
+        self, asked: Asked, stop: Stop, *, launch_id: str, choose: Callable[[Plan], Way], emit: Callable[..., None],
+        plan: Callable[[LaunchRequest, Settings], Plan] = make_plan,
+    ) -> None:  # fmt: skip
         self.id = launch_id
         self._asked, self._stop, self._choose, self._emit = asked, stop, choose, emit
+        self._make_plan = plan
         self._settings, self._recorder = asked.settings, asked.recorder
         self._files = contextlib.ExitStack()
         self._queue: deque[Event] = deque([Event.BEGIN])
@@ -64,6 +73,7 @@ class Launch:
         self._boot: Boot | None = None
         self._guest: Guest | None = None
         self._empty = ConsoleRing(1)
+        self._ended = False  # the guest is gone, or was never there
         self.state = State.REQUESTED
         self.plan: Plan | None = None
         self.way: Way | None = None
@@ -72,6 +82,7 @@ class Launch:
         self.fw_cfg = FwCfg(requested=asked.settings.fw_cfg_dma)
         self.error: GuestlaunchError | None = None
         self.error_phase: Phase | None = None
+        self.stop_phase: Phase | None = None  # where a launch that was not ready was asked to end
         self.exit_status: int | None = None
         self.ready = False
         self.ran = False  # the guest went on from where it was created
@@ -87,7 +98,10 @@ class Launch:
         return self._guest is not None
 
     def run(self) -> None:
-        """Run the launch to its end; afterwards `error` says what went wrong, if anything did."""
+        """Run the launch to its end; afterwards `error` says what went wrong, if anything did.
+
+        :raise BaseException: what is no `Exception` goes on to the caller, once the guest is gone.
+        """
         do = {
             Instruction.PLAN: self._plan,
             Instruction.STAGE: self._stage,
@@ -100,10 +114,27 @@ class Launch:
             Instruction.KILL: self._kill,
             Instruction.RELEASE: self._release,
         }
-        while self.state is not State.GONE:
-            event = self._next()
-            self.state, instructions = step(self.state, event)
-            self._carry_out(instructions, do)
+        try:
+            while self.state is not State.GONE:
+                event = self._next()
+                if event is Event.STOP and not self.ready:
+                    self.stop_phase = self._recorder.current()
+                self.state, instructions = step(self.state, event)
+                self._carry_out([(instruction, do[instruction]) for instruction in instructions])
+        except BaseException as raised:
+            self._keep(self._as_error(raised))
+            raise
+        finally:
+            self._leave_nothing()
+
+    def _leave_nothing(self) -> None:
+        """End what is still there. Every launch comes by here, whatever was raised on its way."""
+        try:
+            if self._guest is not None and not self._ended:
+                self._destroy(self._guest)
+        finally:
+            self.state = State.GONE
+            self._files.close()
 
     def _next(self) -> Event:
         """Return the next event: one that is due, a stop request, or what the guest does."""
@@ -112,32 +143,51 @@ class Launch:
             return Event.STOP
         if self._queue:
             return self._queue.popleft()
-        event = _there(self._watch).wait()  # the table waits only where a guest runs
-        if event not in {Event.LAUNCH_FLAG, Event.STOP}:
-            self._explain(event)
+        try:
+            event = _there(self._watch).wait()  # the table waits only where a guest runs
+            if event not in {Event.LAUNCH_FLAG, Event.STOP}:
+                self._explain(event)
+        except Exception as raised:  # noqa: BLE001 - see the module
+            self._keep(self._as_error(raised))
+            return Event.FAILED
         return event
 
-    def _carry_out(self, instructions: tuple[Instruction, ...], do: Mapping[Instruction, Callable[[], None]]) -> None:
+    def _carry_out(self, instructions: Sequence[tuple[Instruction, Callable[[], None]]]) -> None:
         """Carry out instructions in order; a failure ends the rest and becomes an event."""
-        for instruction in instructions:
+        for instruction, do in instructions:
             try:
-                do[instruction]()
-            except GuestlaunchError as error:
-                self._fail(error)
-                return
+                do()
             except OSError as error:
-                self._fail(LaunchError("cannot launch", error.filename or instruction, error.strerror or error))
-                return
+                self._keep(LaunchError("cannot launch", error.filename or instruction, error.strerror or error))
+            except Exception as raised:  # noqa: BLE001 - see the module
+                self._keep(self._as_error(raised))
+            else:
+                continue
+            self._queue.append(Event.FAILED)
+            return
         if instructions and self.state not in {State.READY, State.GONE, State.BOOTING}:
             self._queue.append(Event.DONE)
 
-    def _fail(self, error: GuestlaunchError) -> None:
+    def _as_error(self, raised: BaseException) -> GuestlaunchError:
+        """Return an exception as an error for the user; one that nobody foresaw goes to the log, too."""
+        if isinstance(raised, GuestlaunchError):
+            return raised
+        where = f"phase {self._recorder.current()}"
+        if not isinstance(raised, Exception):
+            return LaunchError("the launch was interrupted", where, type(raised).__name__)
+        text = "".join(traceback.format_exception(raised))
+        self._emit("internal_error", level="error", launch_id=self.id, error=repr(raised), traceback=text)
+        error = LaunchError("internal error", where, repr(raised), "this is a bug; the log has more")
+        error.__cause__ = raised
+        return error
+
+    def _keep(self, error: GuestlaunchError) -> None:
+        """Keep the first error, which is why the launch failed; what follows from it is no news."""
         if self.error is None:
             self.error, self.error_phase = error, self._recorder.current()
-        self._queue.append(Event.FAILED)
 
     def _plan(self) -> None:
-        self.plan = make_plan(self._asked.request, self._settings)
+        self.plan = self._make_plan(self._asked.request, self._settings)
         self.way = self._choose(self.plan)
         self.id = self.way.id
         self._recorder.become(self.way.start)
@@ -203,38 +253,52 @@ class Launch:
 
     def _end(self) -> None:
         """Have QEMU write back what it holds, and exit."""
-        guest = _there(self._guest)
+        guest, before = _there(self._guest), self._recorder.current()
         self._recorder.begin(Phase.SHUTDOWN, f"stop requested: {self._stop.reason}")
         guest.terminate()
-        with contextlib.suppress(DeadlineError):  # KILL follows, and the ending says that it was forced
-            code = guest.wait_exited(self._settings.deadlines.shutdown)
-            if self._watch is not None and (code != 0 or self.ring.panic() is not None):
-                # It was dying by itself already: its tool saw that sooner than we did.
-                self._explain(Event.QEMU_GONE)
+        seconds = self._settings.deadlines.shutdown
+        try:
+            code = guest.wait_exited(seconds)
+        except DeadlineError as error:  # KILL follows
+            if self.ready:
+                hint = f"GUESTLAUNCH_{deadline_variable(Phase.SHUTDOWN)} allows more"
+                why = f"not within {seconds:g} s: it is killed, and what it had not written back is lost"
+                raise DeadlineError("QEMU did not end", f"phase {Phase.SHUTDOWN}", why, hint) from error
+            return
+        if self._watch is not None and (code != 0 or self.ring.panic() is not None):
+            # A signal other than ours, or a panic: it was dying already, and its tool saw that sooner than we did.
+            dying = code > _SIGNALLED or self.ring.panic() is not None
+            self._explain(Event.QEMU_GONE, before if dying else Phase.SHUTDOWN)
 
     def _kill(self) -> None:
         """Make sure that QEMU is gone, and libvirt's domain with it."""
-        if self._boot is not None and not self.ready:
-            self._boot.settle()
-        if self.ready or self._stop.requested:
-            self._recorder.begin(Phase.SHUTDOWN, "QEMU ended" if self._guest else "stop requested")
         if self._guest is None:
+            self._ended = True
             return
-        if not self._guest.exited.is_set():
-            self._guest.kill()
+        self._destroy(self._guest)
+        self._last_words()
+        if self.error is None:
+            self._recorder.begin(Phase.SHUTDOWN, "QEMU ended")
+
+    def _destroy(self, guest: Guest) -> None:
+        """Have QEMU gone, by SIGKILL unless it is, and its exit status known.
+
+        :raise HypervisorError: it could not be ended by any means.
+        """
+        if not guest.exited.is_set():
+            guest.kill()
             with contextlib.suppress(DeadlineError):  # `end` below goes further
-                self._guest.wait_exited(_KILLED_SECONDS)
-        if self._guest.log_file is not None:
-            self._files.callback(self._guest.log_file.unlink, missing_ok=True)
-        self.exit_status = self._guest.exit_code
-        if self._watch is not None:
-            self._watch.drain()
-        if self._guest.pid is not None and self.exit_status is not None:
+                guest.wait_exited(_KILLED_SECONDS)
+        if guest.log_file is not None:
+            self._files.callback(guest.log_file.unlink, missing_ok=True)
+        self.exit_status = guest.exit_code
+        if guest.pid is not None and self.exit_status is not None:
             # QEMU is dead and its status known. libvirt polls for that with pauses of 200 ms, which are not the
             # client's to wait for.
-            threading.Thread(target=self._clear_away, args=(self._guest,), name=f"clear-{self.id}", daemon=True).start()
-            return
-        self.exit_status = self._guest.end(self._settings.deadlines.shutdown).exit_code
+            threading.Thread(target=self._clear_away, args=(guest,), name=f"clear-{self.id}", daemon=True).start()
+        else:
+            self.exit_status = guest.end(self._settings.deadlines.shutdown).exit_code
+        self._ended = True
 
     def _clear_away(self, guest: Guest) -> None:
         """Wait until libvirt, too, is done with a domain whose QEMU is dead: its last act is a line in the log."""
@@ -246,12 +310,18 @@ class Launch:
     def _release(self) -> None:
         self._files.close()
 
-    def _explain(self, event: Event) -> None:
-        """Keep the reason why a guest is at its end that should not be."""
-        watch, boot = _there(self._watch), _there(self._boot)  # only a watched guest gets here
-        watch.drain()
-        boot.settle()
-        phase = boot.current()
+    def _last_words(self) -> None:
+        """Take what the guest sent before it ended."""
+        if self._watch is not None:
+            self._watch.drain()
+        if self._boot is not None and not self.ready:
+            self._boot.settle()
+
+    def _explain(self, event: Event, phase: Phase | None = None) -> None:
+        """Keep the reason why a guest is at its end that should not be; the phase is the current one if not given."""
+        self._last_words()
+        boot = _there(self._boot)  # only a watched guest gets here
+        phase = phase or boot.current()
         evidence = Evidence(
             phase=phase,
             ready=self.ready,
@@ -265,7 +335,8 @@ class Launch:
         if error is not None:
             error.phase, error.domain = str(phase), self.id
             error.console = "\n".join(self.ring.tail(_TAIL_LINES))
-            self.error, self.error_phase = error, phase
+            if self.error is None:
+                self.error, self.error_phase = error, phase
 
 
 def _there(value: _T | None) -> _T:

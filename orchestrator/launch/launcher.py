@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -52,10 +51,13 @@ class Snapshot:
 
 @dataclass(slots=True)
 class _Running:
+    """A launch under way; `unused` ends a clone that was taken for it and that it has not come to use."""
+
     launch: Launch
     settings: Settings
     recorder: Recorder
     client_pid: int | None
+    unused: contextlib.ExitStack
 
     def snapshot(self) -> Snapshot:
         plan = self.launch.plan
@@ -76,10 +78,18 @@ class Launcher:
     Connections are opened when first needed and kept: the embedded driver takes tens of milliseconds to start.
 
     :param standby: how many clones to keep ready for each kind of launch.
+    :param plan: decides what is launched for a request.
     """
 
-    def __init__(self, settings: Settings, *, standby: int = 0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        standby: int = 0,
+        plan: Callable[[LaunchRequest, Settings], Plan] = make_plan,
+    ) -> None:
         self.settings = settings
+        self._make_plan = plan
         self.log = EventLog(settings.log_target)
         self._pool: Pool | None = None
         if standby:
@@ -139,7 +149,7 @@ class Launcher:
                 continue
             with contextlib.suppress(GuestlaunchError, OSError, TypeError, ValueError):
                 request = from_json(template.request)
-                plan = make_plan(request, self.settings)
+                plan = self._make_plan(request, self.settings)
                 shape = Shape(
                     plan=plan,
                     request=request,
@@ -178,38 +188,48 @@ class Launcher:
         """
         own = settings or self.settings
         origin = origin_ns or time.monotonic_ns()
-        once = functools.partial(
-            self._launch, request, own, stop, console=console, origin_ns=origin, client_pid=client_pid
-        )
-        launch, recorder = once()
-        fell = _fell(launch, stop)
-        if fell is not None:
-            self.log.emit("warm_failed", level="warning", launch_id=launch.id, error=fell)
-            broken = launch.way.facts().get("template") if launch.way else None
-            launch, recorder = once(fell=fell)
-            self._distrust(own, broken)
-        recorder.finish()
-        record = sum_up(launch, own, recorder, stop, request)
-        self._write(record, own)
-        if launch.error is not None:
-            launch.error.record = record
-            raise launch.error
+        running = self._prepared(request, own, stop, console=console, origin_ns=origin, client_pid=client_pid)
+        try:
+            self._carry_out(running)
+            fell = _fell(running.launch, stop)
+            if fell is not None:
+                broken = running.launch
+                self.log.emit("warm_failed", level="warning", launch_id=broken.id, error=fell)
+                running = self._prepared(
+                    request, own, stop, console=console, origin_ns=origin, client_pid=client_pid, fell=fell
+                )
+                self._carry_out(running)
+                self._distrust(own, broken)
+        finally:
+            # Whatever was raised, each launch has its one line.
+            running.recorder.finish()
+            record = sum_up(running.launch, own, running.recorder, stop, request)
+            error = running.launch.error
+            if error is not None:
+                error.record = record
+            self._write(record, own)
+        if error is not None:
+            raise error
         return record
 
-    def _distrust(self, settings: Settings, key: str | None) -> None:
+    def _distrust(self, settings: Settings, broken: Launch) -> None:
         """Remove the template of a clone that failed, if its files are not what they were: no other would do better."""
-        for template in templates.templates(settings.state_dir):
-            if template.key == key and (why := templates.damage(template)) is not None:
-                removed = templates.remove(template)
-                self.log.emit("template_damaged", level="warning", key=key, reason=why, removed=removed)
+        key = broken.way.facts().get("template") if broken.way else None
+        try:
+            for template in templates.templates(settings.state_dir):
+                if template.key == key and (why := templates.damage(template)) is not None:
+                    removed = templates.remove(template)
+                    self.log.emit("template_damaged", level="warning", key=key, reason=why, removed=removed)
+        except (GuestlaunchError, OSError) as error:  # the launch itself went well by then
+            self.log.emit("template_check_failed", level="warning", key=key, reason=str(error))
 
-    def _launch(
+    def _prepared(
         self, request: LaunchRequest, settings: Settings, stop: Stop, *, console: tuple[int, int] | None,
         origin_ns: int, client_pid: int | None, fell: str | None = None,
-    ) -> tuple[Launch, Recorder]:  # fmt: skip
-        """Carry out one launch to its end.
+    ) -> _Running:  # fmt: skip
+        """Return a launch that is still to be carried out.
 
-        :param fell: why a warm launch of the same request has failed; this one is then launch.
+        :param fell: why a warm launch of the same request has failed; this one then boots.
         """
         recorder = Recorder(origin_ns)
         asked = Asked(
@@ -221,12 +241,15 @@ class Launcher:
         def choose(plan: Plan) -> Way:
             return self._choose(plan, asked, launch_id, fell, unused)
 
-        launch = Launch(asked, stop, launch_id=launch_id, choose=choose, emit=self.log.emit)
-        with unused, self._listed(_Running(launch, settings, recorder, client_pid)):
-            launch.run()
-            if launch.created:
-                unused.pop_all()
-        return launch, recorder
+        launch = Launch(asked, stop, launch_id=launch_id, choose=choose, emit=self.log.emit, plan=self._make_plan)
+        return _Running(launch, settings, recorder, client_pid, unused)
+
+    def _carry_out(self, running: _Running) -> None:
+        """Carry out a launch to its end."""
+        with running.unused, self._listed(running):
+            running.launch.run()
+            if running.launch.created:
+                running.unused.pop_all()
 
     def _choose(self, plan: Plan, asked: Asked, launch_id: str, fell: str | None, unused: contextlib.ExitStack) -> Way:
         """Decide whether a launch boots or clones a template; one that is asked for is built when there is none.

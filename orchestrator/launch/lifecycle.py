@@ -60,32 +60,28 @@ TABLE: Mapping[tuple[State, Event], Step] = {
     (_S.REQUESTED, _E.DONE): (_S.PLANNED, (_I.STAGE,)),
     (_S.PLANNED, _E.DONE): (_S.STAGED, (_I.CONNECT,)),
     (_S.STAGED, _E.DONE): (_S.CONNECTED, (_I.CREATE,)),
-    (_S.CONNECTED, _E.DONE): (_S.CREATED, (_I.PREPARE, _I.RESUME)),
-    (_S.CREATED, _E.DONE): (_S.BOOTING, ()),
+    (_S.CONNECTED, _E.DONE): (_S.CREATED, (_I.PREPARE,)),
+    (_S.CREATED, _E.DONE): (_S.BOOTING, (_I.RESUME,)),
     (_S.BOOTING, _E.LAUNCH_FLAG): (_S.READY, (_I.NOTE_READY,)),
     (_S.STOPPING, _E.DONE): (_S.GONE, (_I.RELEASE,)),
     # Before there is a domain, there is nothing to end.
     **{
         (state, event): (_S.GONE, (_I.RELEASE,))
         for state in (_S.REQUESTED, _S.PLANNED, _S.STAGED)
-        for event in (_E.STOP, _E.DEADLINE, _E.FAILED)
+        for event in (_E.STOP, _E.FAILED)
     },
     # A domain whose launch failed has nothing worth flushing; one that was ready, or whose client just
     # changed its mind, ends as QEMU ends on SIGTERM.
-    **{
-        (state, event): (_S.STOPPING, (_I.KILL,))
-        for state in (_S.CONNECTED, _S.CREATED, _S.BOOTING)
-        for event in (_E.FAILED, _E.DEADLINE, _E.QEMU_GONE)
-    },
+    **{(state, _E.FAILED): (_S.STOPPING, (_I.KILL,)) for state in (_S.CONNECTED, _S.CREATED, _S.BOOTING)},
     **{
         (state, _E.STOP): (_S.STOPPING, (_I.END, _I.KILL)) for state in (_S.CONNECTED, _S.CREATED, _S.BOOTING, _S.READY)
     },
+    (_S.BOOTING, _E.DEADLINE): (_S.STOPPING, (_I.KILL,)),
+    (_S.BOOTING, _E.QEMU_GONE): (_S.STOPPING, (_I.KILL,)),
     (_S.READY, _E.QEMU_GONE): (_S.STOPPING, (_I.KILL,)),
     (_S.READY, _E.FAILED): (_S.STOPPING, (_I.END, _I.KILL)),
-    # The end of a domain may itself fail, and libvirt may report its going while it is ended.
+    # The end of a domain may itself fail.
     (_S.STOPPING, _E.FAILED): (_S.GONE, (_I.RELEASE,)),
-    (_S.STOPPING, _E.QEMU_GONE): (_S.STOPPING, ()),
-    (_S.STOPPING, _E.STOP): (_S.STOPPING, ()),
 }
 
 

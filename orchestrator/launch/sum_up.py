@@ -37,7 +37,7 @@ def sum_up(launch: Launch, settings: Settings, recorder: Recorder, stop: Stop, r
         accel_reason=plan.accel_reason if plan else "",
         fw_cfg=launch.fw_cfg,
         outcome=outcome,
-        tiles=recorder.tiles(outcome=outcome, sizes=sizes),
+        tiles=recorder.tiles(outcome=outcome, at=launch.error_phase or launch.stop_phase, sizes=sizes),
         wall_start_ns=recorder.wall_start_ns,
         connection=settings.connect or "qemu:///embed",
         exit_status=launch.exit_status,
@@ -65,7 +65,7 @@ def _versions(launch: Launch) -> dict[str, str | None]:
     manifest = plan.appliance.manifest if plan and plan.appliance else None
     found["kernel"] = manifest.kernel if manifest else None
     if plan is not None and connection is not None:
-        with contextlib.suppress(GuestlaunchError):
+        with contextlib.suppress(GuestlaunchError, OSError, ValueError):
             versions = connection.versions(plan.emulator)
             found |= {"libvirt": versions.libvirt, "qemu": versions.qemu}
     return found

@@ -93,6 +93,7 @@ class Watch:
         # A tool may be done before it was seen that it began: that comes first, or it would count as cancelled. What
         # asks for the end is looked at before: a tool that is done since then began since then, too.
         stopping = self._stop.requested
+        self._take_guest_events()
         if not self._ready and not self._lost.is_set():
             self._boot.follow()
             if self._boot.flag_sent(time.monotonic_ns()):
@@ -126,7 +127,7 @@ class Watch:
         console = self._ends.console
         pidfd = self._guest.pidfd
         wanted: dict[int, Callable[[], object]] = {
-            self._wake: self._take_guest_events,
+            self._wake: lambda: os.eventfd_read(self._wake),
             self._stop.fileno(): lambda: None,
             console.port.fileno(): console.port.handle,
             self._ends.control.fileno(): self._ends.control.handle,
@@ -142,7 +143,6 @@ class Watch:
         return _FLAG_TICK_MS if self._boot.flag_due else _TICK_MS
 
     def _take_guest_events(self) -> None:
-        os.eventfd_read(self._wake)
         while self._arrived:
             event = self._arrived.popleft()
             if event.source is EventSource.QEMU and event.name == "VSERPORT_CHANGE" and event.detail.get("open"):

@@ -2,16 +2,20 @@
 
 A line is `guestlaunch-marker NAME EVENT_UPTIME NOW_UPTIME`: the guest's uptime in seconds when the named
 thing began, and when the line was written. The host's receipt dates the second, and with it the first.
+
+The port belongs to the guest, which may write anything: a line is a marker or it is not, and no line raises.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.timeline.phases import Boundary, Phase
 
-CONTROL_PORT = "org.guestlaunch.control.0"
-_PREFIX = "guestlaunch-marker"
+# Ten digits of seconds are three centuries; a fraction finer than nanoseconds is cut off.
+_LINE = re.compile(rb"guestlaunch-marker ([a-z_]{1,32}) (\d{1,10})(?:\.(\d{1,18}))? (\d{1,10})(?:\.(\d{1,18}))?\r?")
 _PHASES = {"initrd": Phase.INITRD, "init": Phase.INIT, "guestfsd": Phase.GUESTFSD}
 
 
@@ -37,28 +41,38 @@ class Marker:
 
 def parse_marker(line: bytes, received_ns: int) -> Marker | None:
     """Return the marker in a line from the control port, or None when it is not one."""
-    words = line.decode("ascii", "replace").split()
-    if len(words) != 4 or words[0] != _PREFIX:
+    match = _LINE.fullmatch(line)
+    if match is None:
         return None
-    try:
-        event, now = (round(float(word) * 1e9) for word in words[2:])
-    except ValueError:
+    event, now = _nanoseconds(*match.group(2, 3)), _nanoseconds(*match.group(4, 5))
+    if event > now:  # what has not happened yet cannot be told of
         return None
-    return Marker(name=words[1], event_uptime_ns=event, now_uptime_ns=now, received_ns=received_ns)
+    name = match.group(1).decode("ascii")
+    return Marker(name=name, event_uptime_ns=event, now_uptime_ns=now, received_ns=received_ns)
 
 
-def marker_boundaries(markers: list[Marker]) -> dict[Phase, Boundary]:
-    """Return the boundaries that a launch's markers tell of.
+def _nanoseconds(seconds: bytes, fraction: bytes | None) -> int:
+    return int(seconds) * 10**9 + int((fraction or b"").ljust(9, b"0")[:9])
+
+
+def marker_boundaries(markers: Iterable[Marker]) -> dict[Phase, Boundary]:
+    """Return the boundaries that a launch's markers tell of; of two of a name, the first counts.
 
     The kernel's start is dated by the marker whose line took least time to arrive: of all
     estimates of the guest's zero, the earliest is the least delayed.
     """
-    found = {
-        _PHASES[marker.name]: Boundary(at_ns=marker.event_ns, source="control port marker")
-        for marker in markers
-        if marker.name in _PHASES
-    }
-    if markers:
-        earliest = min(marker.boot_ns for marker in markers)
+    found: dict[Phase, Boundary] = {}
+    earliest: int | None = None
+    for marker in markers:
+        earliest = marker.boot_ns if earliest is None else min(earliest, marker.boot_ns)
+        if marker.name in _PHASES:
+            boundary = Boundary(at_ns=marker.event_ns, source="control port marker")
+            found.setdefault(_PHASES[marker.name], boundary)
+    if earliest is not None:
         found[Phase.KERNEL] = Boundary(at_ns=earliest, source="guest uptime in a control port marker")
     return found
+
+
+def dates_a_phase(marker: Marker) -> bool:
+    """Tell whether a marker is one that begins a phase."""
+    return marker.name in _PHASES

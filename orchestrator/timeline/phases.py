@@ -151,6 +151,7 @@ def tile(
     end_ns: int,
     *,
     outcome: str = "success",
+    at: Phase | None = None,
     why: Mapping[Phase, str] | None = None,
     sizes: Mapping[Phase, int] | None = None,
 ) -> tuple[Tile, ...]:
@@ -158,7 +159,9 @@ def tile(
 
     :param boundaries: beginning of each phase that was seen; the first phase's must be there.
     :param end_ns: host monotonic time at which the launch was over.
-    :param outcome: outcome of the last phase reached; those before it succeeded.
+    :param outcome: how the launch ended; the phase at which it did so bears it, all others that were seen succeeded.
+    :param at: that phase, the last one reached if not given. After it comes nothing but the launch's end; where its
+        beginning was not seen, the phase that holds its time bears the outcome.
     :param why: for phases without a boundary, the reason.
     :param sizes: bytes moved by a transfer phase.
     :raise ValueError: when the first boundary is missing or lies after the end.
@@ -169,7 +172,10 @@ def tile(
     walk = _place(phases, boundaries, end_ns, why or {})
     ends = [at for _, at, _ in walk.seen[1:]] + [end_ns]
     reached = phases.index(walk.seen[-1][0])
+    if outcome != "success" and at in phases:
+        reached = min(reached, phases.index(at))
     placed = {phase: (at, end, adjusted) for (phase, at, adjusted), end in zip(walk.seen, ends, strict=True)}
+    bearer = [phase for phase in phases[: reached + 1] if phase in placed][-1]
     tiles: list[Tile] = []
     for index, phase in enumerate(phases):
         if phase not in placed:
@@ -179,13 +185,13 @@ def tile(
             else:
                 tiles.append(_absent(phase, "unseen", walk.unseen[phase]))
             continue
-        at, end, adjusted = placed[phase]
+        begin, end, adjusted = placed[phase]
         tiles.append(
             Tile(
                 name=phase,
-                start_ns=at - walk.origin,
-                duration_ns=end - at,
-                outcome=outcome if index == reached else "success",
+                start_ns=begin - walk.origin,
+                duration_ns=end - begin,
+                outcome=outcome if phase is bearer else "success",
                 source=boundaries[phase].source,
                 includes=_included(phases, index, placed, reached),
                 adjusted_ns=adjusted,

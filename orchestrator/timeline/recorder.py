@@ -81,9 +81,14 @@ class Recorder:
                     del self._boundaries[phase]
                     self._why[phase] = f"the host's wall clock moved by {drift / 1e6:.1f} ms during the launch"
 
-    def tiles(self, *, outcome: str = "success", sizes: Mapping[Phase, int] | None = None) -> tuple[Tile, ...]:
-        """Return the launch as tiles; before `finish`, up to now."""
+    def tiles(
+        self, *, outcome: str = "success", at: Phase | None = None, sizes: Mapping[Phase, int] | None = None
+    ) -> tuple[Tile, ...]:
+        """Return the launch as tiles; before `finish`, up to now.
+
+        :param at: the phase at which the launch came to its outcome, if it was not the last one.
+        """
         with self._lock:
             boundaries, why = dict(self._boundaries), dict(self._why)
             end = self._end_ns or time.monotonic_ns()
-        return tile(self.start, boundaries, end, outcome=outcome, why=why, sizes=sizes)
+        return tile(self.start, boundaries, end, outcome=outcome, at=at, why=why, sizes=sizes)

@@ -317,6 +317,18 @@ def test_qemu_killed_in_mid_workload(guestlaunch: Guestlaunch, disk_image: DiskF
     assert last_record(evidence)["outcome"] == "failure"
 
 
+def test_a_guest_that_writes_nonsense_to_its_control_port(
+    guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path
+) -> None:
+    """Root in the guest may write what it likes, before and after its tool is served: no launch ends by it."""
+    port = "/dev/virtio-ports/org.guestlaunch.control.0"
+    lines = "guestlaunch-marker init inf inf\\nguestlaunch-marker guestfsd nan -1\\n\\377\\000\\n"
+    say = f"printf '{lines}' >{port}; head -c 1000000 /dev/urandom >{port}"
+    result = guestlaunch("guestfish", *TCG, "--", "--ro", "-a", disk_image(), "run", ":", "debug", "sh", say, *RUN[1:])
+    assert "/dev/sda" in result.ok().stdout
+    assert last_record(evidence)["outcome"] == "success"
+
+
 def test_socket_path_too_long(guestlaunch: Guestlaunch, disk_image: DiskFactory, tmp_path: Path) -> None:
     """A runtime directory that is too deep for a socket is refused with what to set."""
     deep = tmp_path / ("d" * 90) / "run"
