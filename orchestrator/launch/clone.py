@@ -112,18 +112,23 @@ def stage_clone(
 
 
 def restore(guest: Guest, template: Template, place: Place, deadline_s: float) -> None:
-    """Load the template's state into a guest that was started for it; it stays paused.
+    """Load the template's state into a guest that was started for it, and let it run, held at its gate.
+
+    Until it runs, its slot shares its image with everybody: QEMU puts the permissions of disks into force when the
+    vCPUs first start, and then only prints a conflict (block-backend.c, `blk_vm_state_changed`). A disk that is put
+    behind the slot from now on is locked, or refused, as at the start of any QEMU.
 
     :raise GuestlaunchError: QEMU refused, gave up, or took too long.
     """
     migration.load(guest, template.state, place.sockets / "state", deadline_s)
+    guest.resume()
 
 
 def make_clone(
     plan: Plan, request: LaunchRequest, settings: Settings, template: Template, *, launch_id: str,
     connect: Callable[[], Connection], claim: Claim,
 ) -> Clone:  # fmt: skip
-    """Return a clone that is restored and paused at its gate, for whatever launch comes.
+    """Return a clone that is restored and runs, held at its gate, for whatever launch comes.
 
     :raise GuestlaunchError: it could not be made; nothing is left behind.
     """

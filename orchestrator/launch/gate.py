@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from orchestrator.domain.cloning import Command, Plug, empty_slot, fits_slot, plugs, split_cmdline
 from orchestrator.domain.cmdline import fix_cmdline
 from orchestrator.domain.model import Arch, Disk
-from orchestrator.errors import DeadlineError, DiskError, LaunchError, MonitorError, QemuExitedError
+from orchestrator.errors import DeadlineError, DiskError, DiskInUseError, LaunchError, MonitorError, QemuExitedError
 from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.assembly import store_secrets
@@ -87,7 +87,9 @@ def _carry_out(guest: Guest, commands: Iterable[Command]) -> None:
 
 
 def attach(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> None:
-    """Plug a tool's disks into a paused clone, in their order; those that do not fit its slot are left to `release`.
+    """Plug a tool's disks into a clone at its gate, in their order; if the first does not fit its slot, `release` will.
+
+    The clone runs: before its vCPUs ever did, QEMU would not keep what is in use elsewhere out of the slot.
 
     :raise DiskError: QEMU or libvirt refused one.
     """
@@ -105,21 +107,20 @@ def _attach(guest: Guest, disk: Disk, plug: Plug) -> None:
         if plug.xml is not None:
             guest.attach_device(plug.xml)
         _carry_out(guest, plug.commands)
-    except MonitorError as error:
+    except (MonitorError, DiskInUseError) as error:
         where, why = str(getattr(disk.source, "path", None) or "a network disk"), str(error.why).strip()
         known = from_qemu_output("cannot attach the disk", where, why, why)
         raise (known or DiskError("cannot attach the disk", where, why)) from error
 
 
 def release(guest: Guest, place: Place, plan: Plan, asked: Asked) -> None:
-    """Resume a clone and let it through its gate, with fresh entropy, the host's time, and what its tool asks of /init.
+    """Let a clone through its gate, with fresh entropy, the host's time, and what its tool asks of /init.
 
     :raise MonitorError: QEMU cannot connect guestfsd's channel.
     :raise DiskError: QEMU or libvirt refused a disk.
     :raise LaunchError: the guest ended, took too long, or was not to go on.
     """
     request = asked.request
-    guest.resume()
     if request.guestfsd_path is not None:
         # QEMU changes the back end of a port only while the guest runs.
         guest.join_channel(GUESTFSD_ALIAS, request.guestfsd_path)

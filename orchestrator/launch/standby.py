@@ -269,7 +269,6 @@ class Pool:
         )
         try:
             clone.guest.set_nice(_NICE)
-            clone.guest.resume()
             rehearse(clone.guest, clone.place, self._stop, shape.settings.deadlines.gate)
             clone.guest.suspend()
         except BaseException:

@@ -67,7 +67,7 @@ class Warm:
         return guest
 
     def prepare(self, guest: Guest) -> FwCfg:
-        """Load the template's state and plug in the tool's disks. Nothing crosses fw_cfg."""
+        """Load the template's state, and plug in the tool's disks. Nothing crosses fw_cfg."""
         restore(guest, self._template, self._place, self._asked.settings.deadlines.restore)
         self._recorder.begin(Phase.ATTACH, "QEMU loaded the state")
         attach(guest, self._plan.disks, self._plan.profile.arch, self._place)
@@ -78,8 +78,8 @@ class Warm:
         return clone_boot(self._asked, self._place)
 
     def run(self, guest: Guest) -> None:
-        """Resume the vCPUs and open the gate."""
-        self._recorder.begin(Phase.GATE, "vCPUs resumed")
+        """Open the gate."""
+        self._recorder.begin(Phase.GATE, "disks plugged in")
         release(guest, self._place, self._plan, self._asked)
 
 
@@ -115,7 +115,8 @@ class Standby:
         return self._clone.guest
 
     def prepare(self, guest: Guest) -> FwCfg:
-        """Plug in the tool's disks."""
+        """Wake the clone up, and plug in the tool's disks."""
+        guest.resume()
         attach(guest, self._plan.disks, self._plan.profile.arch, self._clone.place)
         return FwCfg(requested=self._asked.settings.fw_cfg_dma)
 
@@ -124,8 +125,8 @@ class Standby:
         return clone_boot(self._asked, self._clone.place)
 
     def run(self, guest: Guest) -> None:
-        """Resume the vCPUs and open the gate."""
-        self._asked.recorder.begin(Phase.GATE, "vCPUs resumed")
+        """Open the gate."""
+        self._asked.recorder.begin(Phase.GATE, "disks plugged in")
         release(guest, self._clone.place, self._plan, self._asked)
 
 
