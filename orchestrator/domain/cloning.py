@@ -28,13 +28,14 @@ GATE_WORD = "guestlaunch.gate=1"
 # Words of libguestfs's command line that only /init reads: a clone is told of them at the gate.
 _LATE_WORDS = (
     "TERM",
-    "quiet",
     "guestfs_verbose",
     "guestfs_rescue",
     "guestfs_noreboot",
     "guestfs_boot_analysis",
     "guestfs_channel",
 )
+# What of the kernel's own words can be had later as well: how much it says on the console.
+_LATE_KERNEL_WORDS = ("quiet", "debug", "loglevel", "ignore_loglevel")
 # The option ROM that QEMU adds to x86 machines which it hands a kernel, with fw_cfg DMA.
 _KERNEL_ROM = "linuxboot_dma.bin"
 _SLOT_NODE = "slot-disk"
@@ -53,9 +54,23 @@ class Plug:
 
 def split_cmdline(cmdline: str) -> tuple[str, tuple[str, ...]]:
     """Return what of a kernel command line a template must have booted with, and the words that it is told later."""
-    words = split_words(cmdline)
-    late = tuple(word for word in words if word.partition("=")[0] in _LATE_WORDS)
-    return " ".join(word for word in words if word not in late), late
+    kept: list[str] = []
+    late: list[str] = []
+    for word in split_words(cmdline):
+        said = _late(word, for_kernel="--" not in kept)
+        if said is None:
+            kept.append(word)
+        else:
+            late.append(said)
+    return " ".join(kept), tuple(late)
+
+
+def _late(word: str, *, for_kernel: bool) -> str | None:
+    """Return how a clone is told of a word, None if it cannot be: the kernel strips quotes, and takes - for _."""
+    key, equals, value = word.replace('"', "").partition("=")
+    if for_kernel and key.replace("-", "_") in _LATE_KERNEL_WORDS:
+        return key.replace("-", "_") + equals + value
+    return key + equals + value if key in _LATE_WORDS else None
 
 
 def as_template(domain: Domain, ram: str) -> Domain:

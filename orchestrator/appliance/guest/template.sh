@@ -23,7 +23,8 @@ hold_guestfsd() {
 	command -v strace >/dev/null || return 0
 	mkfifo /run/guestlaunch.strace
 	exec 8<>/run/guestlaunch.strace
-	strace -D -o /run/guestlaunch.strace -e trace=umask -e inject=umask:signal=STOP:when=1 guestfsd <&0 &
+	# Without our own descriptors, which LVM would complain of for as long as guestfsd lives.
+	strace -D -o /run/guestlaunch.strace -e trace=umask -e inject=umask:signal=STOP:when=1 guestfsd <&0 8<&- 9<&- &
 	held=$!
 	line=''
 	until [ "$line" = '--- stopped by SIGSTOP ---' ]; do
@@ -52,14 +53,16 @@ for link in /dev/disk/by-path/*; do
 	case $(readlink "$link") in */vd*) rm "$link" ;; esac
 done
 hold_guestfsd
+exec 9<&-
+rm /run/guestlaunch.never
 for file in /sys/class/virtio-ports/*/name; do
 	read -r name <"$file"
 	[ "$name" != "$control_port" ] || port=${file%/name}
 done
 mkfifo /run/guestlaunch.words
 exec 7<>/run/guestlaunch.words
-/usr/bin/perl /usr/lib/guestlaunch/gate "/dev/${port##*/}" /run/guestlaunch.words &
-quiet=''
+/usr/bin/perl /usr/lib/guestlaunch/gate "/dev/${port##*/}" /run/guestlaunch.words 7<&- &
+loglevel=$default_loglevel ignore_loglevel=''
 while :; do
 	read -r words <&7
 	[ -n "$words" ] || reboot -f
@@ -74,4 +77,6 @@ while :; do
 done
 opened=1
 exec 7<&-
-[ -n "$quiet" ] || echo 7 >/proc/sys/kernel/printk
+# What the kernel makes of such words on its command line.
+echo "$loglevel" >/proc/sys/kernel/printk
+[ -z "$ignore_loglevel" ] || echo Y >/sys/module/printk/parameters/ignore_loglevel

@@ -143,11 +143,15 @@ def test_the_root_takes_no_disks_place(arch: Arch) -> None:
         ("TERMS=1 xTERM=1", "TERMS=1 xTERM=1", ()),
         ("TERM=a TERM=a b TERM=c", "b", ("TERM=a", "TERM=a", "TERM=c")),
         ('q="TERM=1 x" y', 'q="TERM=1 x" y', ()),
+        ("quiet a loglevel=6 ignore-loglevel debug", "a", ("quiet", "loglevel=6", "ignore_loglevel", "debug")),
+        ('"loglevel=3" b loglevel="2"', "b", ("loglevel=3", "loglevel=2")),
+        ("loglevels=1 a.debug debug_objects", "loglevels=1 a.debug debug_objects", ()),
+        ("a -- debug loglevel=1 TERM=x", "a -- debug loglevel=1", ("TERM=x",)),  # behind --, the kernel does not look
         ("", "", ()),
     ],
 )
 def test_split_cmdline(cmdline: str, booted: str, late: tuple[str, ...]) -> None:
-    """Words that only /init reads do not part templates: the clone is told them at its gate."""
+    """Words that can be heeded late do not part templates: the clone is told them at its gate."""
     assert split_cmdline(cmdline) == (booted, late)
 
 

@@ -146,7 +146,7 @@ def other_manifest(name: str) -> Manifest:
         ({"accel": Accel.KVM}, {}, {}),
         *[({"appliance": appliance(other_manifest(name))}, {}, {}) for name in ("kernel", "initrd", "root")],
         ({"appliance": dataclasses.replace(appliance(manifest()), root=Path("/b/root"))}, {}, {}),
-        ({}, {"cmdline": REQUEST.cmdline + " loglevel=8"}, {}),
+        ({}, {"cmdline": REQUEST.cmdline + " printk.time=0"}, {}),
         ({}, {"memory_mib": 2048}, {}),
         ({}, {"vcpus": 3}, {}),
         ({}, {}, {"memory_mib": 2048}),
