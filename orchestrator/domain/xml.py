@@ -74,13 +74,19 @@ def to_text(element: ET.Element) -> str:
     """
     for node in element.iter():
         for value in (node.text or "", *node.attrib.values()):
-            found = _UNSPEAKABLE.search(value)
-            if found:
-                why = f"character {found.group()!r} cannot be written in domain XML"
+            found = unspeakable(value)
+            if found is not None:
+                why = f"character {found!r} cannot be written in domain XML"
                 raise UsageError("cannot describe domain", value, why, "rename the file")
     ET.indent(element)
     # ElementTree leaves a carriage return as it is, and XML parsers read a bare one as a line feed.
     return ET.tostring(element, encoding="unicode").replace("\r", "&#13;") + "\n"
+
+
+def unspeakable(text: str) -> str | None:
+    """Return the first character of text that XML cannot hold, None if it can hold all: so, bytes that are no UTF-8."""
+    found = _UNSPEAKABLE.search(text)
+    return found.group() if found else None
 
 
 def _name_element(name: str) -> ET.Element:

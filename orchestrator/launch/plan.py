@@ -16,6 +16,7 @@ from orchestrator.appliance.version import host_version
 from orchestrator.domain.cmdline import Change, fix_cmdline
 from orchestrator.domain.model import Accel, Arch, Disk, FileSource, FirmwareKind, Profile
 from orchestrator.domain.profiles import load_profile
+from orchestrator.domain.xml import unspeakable
 from orchestrator.errors import ApplianceError, CapabilityError, DiskError
 from orchestrator.firmware.descriptors import Firmware, find_firmware
 from orchestrator.hypervisor.accel import AccelVerdict, choose_accel
@@ -139,11 +140,17 @@ def _appliance(request: LaunchRequest, profile: Profile) -> Appliance | None:
 def check_disk(disk: Disk) -> None:
     """Check that a local disk can be opened as asked.
 
-    :raise DiskError: it is missing, not a file or block device, or not readable (writable).
+    :raise DiskError: it is missing, not a file or block device, or not readable (writable); or libvirt cannot be told
+        its name, which QEMU's monitor could in part: so that is the same for every start.
     """
     if not isinstance(disk.source, FileSource):
         return
     path = Path(disk.source.path)
+    character = unspeakable(disk.source.path)
+    if character is not None:
+        what = "a byte that is no UTF-8" if character.encode("utf-8", "replace") == b"?" else f"{character!r}"
+        hint = "rename it, or make a link of another name to it"
+        raise DiskError("cannot open the disk", path, f"libvirt cannot be told its name, which has {what}", hint)
     try:
         descriptor = os.open(path, (os.O_RDONLY if disk.readonly or disk.snapshot else os.O_RDWR) | os.O_CLOEXEC)
     except FileNotFoundError as error:

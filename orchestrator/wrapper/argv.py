@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from orchestrator.domain.model import Disk, DiskBus, Network
 from orchestrator.launch.request import LaunchRequest
-from orchestrator.wrapper import drives, extra, quoting
+from orchestrator.wrapper import drives, extra, quoting, size
 from orchestrator.wrapper.drives import refused
 
 _TRANSPORTS = ("pci", "device", "ccw")
@@ -110,6 +110,7 @@ def parse(
     :raise TranslationError: an argument is unknown, malformed or cannot be carried out; it is named.
     """
     arguments = _read(argv)
+    users = size.take(arguments.users)
     machine, accel = _machine(arguments.one("-machine"))
     root, disks = _disks(arguments, cwd, block_device)
     root_path = root_kind = None
@@ -126,15 +127,15 @@ def parse(
         root_format=root_kind or "raw",
         disks=disks,
         guestfsd_path=_guestfsd(arguments, cwd),
-        memory_mib=_number(arguments, "-m"),
-        vcpus=_number(arguments, "-smp"),
+        memory_mib=users.memory_mib or _number(arguments, "-m"),
+        vcpus=users.vcpus or _number(arguments, "-smp"),
         cpu=arguments.one("-cpu"),
         accel=accel,
         machine=machine,
         pflash=None if firmware is None else (os.path.join(cwd, firmware[0]), os.path.join(cwd, firmware[1])),
         network=_network(arguments, cwd),
         console=_console(arguments),
-        extra_args=(*(("-s",) if ("-s", None) in arguments.options else ()), *arguments.users),
+        extra_args=(*(("-s",) if ("-s", None) in arguments.options else ()), *users.rest),
         start_paused=("-S", None) in arguments.options,
     )
 

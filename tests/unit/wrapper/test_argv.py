@@ -289,5 +289,11 @@ def test_root_format(tmp_path: Path) -> None:
 
 def test_users_arguments_are_verbatim() -> None:
     """What follows -append is the user's, commas, order and repetition included."""
-    users = ("-device", "virtio-balloon-pci,id=x", "-kernel", "a,,b", "-m", "5", "-m", "6")
+    users = ("-device", "virtio-balloon-pci,id=x", "-kernel", "a,,b", "-cpu", "5", "-cpu", "6")
     assert parse(launch(*DISK, users=users)).extra_args == users
+
+
+def test_users_size_wins() -> None:
+    """A second -m or -smp counts, as with QEMU; it is no argument of the user's own then, which no template serves."""
+    request = parse(launch(*DISK, users=("-m", "5", "-m", "6", "-smp", "3")))
+    assert (request.memory_mib, request.vcpus, request.extra_args) == (6, 3, ())
