@@ -15,11 +15,12 @@ import stat
 
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+WRITABLE = "others can write to it"
 _LINKS_MAX = 40  # as the kernel
 _OVERFLOW_UID = 65534  # who a user namespace shows as the owner of what belongs to nobody in it
 
 
-def open_folder(path: str | os.PathLike[str], *, make: bool = False) -> int:
+def open_folder(path: str | os.PathLike[str], *, make: bool = False, of_root: bool = False) -> int:
     """Return a descriptor of a folder that only we can write to, and whose name nobody else can give to another.
 
     Each folder on the way belongs to us or to root and is writable by nobody else; in one that is sticky, as /tmp, the
@@ -27,6 +28,7 @@ def open_folder(path: str | os.PathLike[str], *, make: bool = False) -> int:
     the path none is.
 
     :param make: make what is missing, for us alone.
+    :param of_root: root may be the one that it belongs to.
     :raise OSError: it is not there, or not safe: `strerror` says why, `filename` where.
     """
     left = _parts(os.path.abspath(path))
@@ -51,10 +53,19 @@ def open_folder(path: str | os.PathLike[str], *, make: bool = False) -> int:
             here = there
             walked.append(name)
             _check_way(status, "/".join(walked))
-        _check_own(os.fstat(here), os.path.abspath(path))
+        _check_own(os.fstat(here), os.path.abspath(path), of_root=of_root)
         return os.open(".", _FOLDER, dir_fd=here)
     finally:
         os.close(here)
+
+
+def why_unsafe(path: str | os.PathLike[str]) -> str | None:
+    """Return why a folder is not ours alone, or not to be had; None when it is there and `open_folder` opens it."""
+    try:
+        os.close(open_folder(path))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _parts(path: str) -> list[str]:
@@ -87,18 +98,18 @@ def _check_way(status: os.stat_result, path: str) -> None:
     own_group = 0 != os.geteuid() == status.st_uid == status.st_gid
     others = stat.S_IWOTH if own_group else stat.S_IWGRP | stat.S_IWOTH
     if status.st_mode & others and not status.st_mode & stat.S_ISVTX:
-        raise PermissionError(errno.EPERM, "others can write to it", path)
+        raise PermissionError(errno.EPERM, WRITABLE, path)
 
 
-def _check_own(status: os.stat_result, path: str) -> None:
+def _check_own(status: os.stat_result, path: str, *, of_root: bool) -> None:
     """Look at the folder that was asked for.
 
     :raise PermissionError: it is not ours, or others can write to it.
     """
-    if status.st_uid != os.geteuid():
+    if status.st_uid != os.geteuid() and not (of_root and _is_trusted(status.st_uid)):
         raise PermissionError(errno.EPERM, f"it belongs to uid {status.st_uid}", path)
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(errno.EPERM, "others can write to it", path)
+        raise PermissionError(errno.EPERM, WRITABLE, path)
 
 
 def _is_trusted(uid: int) -> bool:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from orchestrator import sockets
 from orchestrator.errors import CapabilityError, LaunchError
 
-# sizeof(sockaddr_un.sun_path), the closing NUL included (unix(7)).
-SUN_PATH_MAX = 108
 _BLOCK = 65536
 _LINE_MAX = 4096
 
@@ -21,14 +19,9 @@ def check_socket_path(path: Path) -> None:
 
     :raise CapabilityError: when the path is longer than sun_path.
     """
-    length = len(os.fsencode(path))
-    if length >= SUN_PATH_MAX:
-        raise CapabilityError(
-            "socket path too long",
-            path,
-            f"{length} bytes, a unix socket can have {SUN_PATH_MAX - 1}",
-            "set a shorter runtime_dir, for example with GUESTLAUNCH_RUNTIME_DIR",
-        )
+    if why := sockets.too_long(path):
+        hint = "set a shorter runtime_dir, for example with GUESTLAUNCH_RUNTIME_DIR"
+        raise CapabilityError("socket path too long", path, why, hint)
 
 
 @contextlib.contextmanager

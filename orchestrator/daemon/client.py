@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import select
@@ -13,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from orchestrator import __version__
+from orchestrator import __version__, sockets
 from orchestrator.daemon.listen import SOCKET_NAME, check_length
-from orchestrator.daemon.peer import credentials
 from orchestrator.errors import ProtocolError
 from orchestrator.settings import Settings
 from orchestrator.wrapper import connect, protocol
@@ -100,8 +98,8 @@ def status(path: Path) -> dict[str, Any]:
 
 def daemon_sockets(settings: Settings, environ: Mapping[str, str]) -> list[Path]:
     """Return where a daemon that we may use can listen, most specific first."""
-    named = [settings.runtime_dir / SOCKET_NAME, *map(Path, connect.default_sockets(environ, os.geteuid()))]
-    return list(dict.fromkeys(path for path in named if connect.is_safe(os.fspath(path))))
+    named = [settings.runtime_dir / SOCKET_NAME, *map(Path, connect.default_sockets(environ))]
+    return list(dict.fromkeys(path for path in named if sockets.is_trusted(path)))
 
 
 def find(settings: Settings, environ: Mapping[str, str]) -> tuple[Path | None, str]:
@@ -128,16 +126,9 @@ def find(settings: Settings, environ: Mapping[str, str]) -> tuple[Path | None, s
 def _dial(path: Path) -> socket.socket:
     """Return a connection to a server that runs as us or as root."""
     check_length(path)
-    with contextlib.ExitStack() as stack:
-        sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        sock.settimeout(_SECONDS)
-        try:
-            sock.connect(os.fspath(path))
-        except OSError as error:
-            raise ProtocolError("cannot reach the server", path, error.strerror or error) from error
-        uid = credentials(sock).uid
-        if uid not in {0, os.geteuid()}:
-            raise ProtocolError("server not trusted", path, f"it runs as uid {uid}")
-        sock.settimeout(None)
-        stack.pop_all()
-        return sock
+    try:
+        return sockets.dial(path, _SECONDS)
+    except PermissionError as error:
+        raise ProtocolError("server not trusted", path, error.strerror or error) from error
+    except OSError as error:
+        raise ProtocolError("cannot reach the server", path, error.strerror or error) from error

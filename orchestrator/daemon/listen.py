@@ -12,12 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator import sockets
 from orchestrator.errors import ProtocolError, UsageError
-from orchestrator.settings import private_directory
+from orchestrator.settings import private_directory, remove_own_folder
 
 SOCKET_NAME = "guestlaunchd.sock"
-# sun_path holds 108 bytes, the closing NUL among them.
-PATH_MAX_BYTES = 107
 _BACKLOG = 128
 _CONNECT_SECONDS = 5.0
 
@@ -27,14 +26,8 @@ def check_length(path: Path) -> Path:
 
     :raise UsageError: with both lengths.
     """
-    length = len(os.fsencode(path))
-    if length > PATH_MAX_BYTES:
-        raise UsageError(
-            "socket path too long",
-            path,
-            f"{length} bytes, the kernel takes {PATH_MAX_BYTES}",
-            "set GUESTLAUNCH_RUNTIME_DIR to a shorter directory",
-        )
+    if why := sockets.too_long(path):
+        raise UsageError("socket path too long", path, why, "set GUESTLAUNCH_RUNTIME_DIR to a shorter directory")
     return path
 
 
@@ -97,6 +90,7 @@ def private(runtime_dir: Path) -> Iterator[tuple[socket.socket, Path]]:
 def remove_private(path: Path) -> None:
     """Remove a private socket with its directory."""
     shutil.rmtree(path.parent, ignore_errors=True)
+    remove_own_folder(path.parent.parent)
 
 
 @contextlib.contextmanager

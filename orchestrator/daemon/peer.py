@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from dataclasses import dataclass
 
+from orchestrator import sockets
 from orchestrator.errors import ProtocolError
-
-_UCRED = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +20,7 @@ class Peer:
 
 def credentials(sock: socket.socket) -> Peer:
     """Return who connected."""
-    pid, uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pid, uid = sockets.peer(sock)
     return Peer(pid=pid, uid=uid)
 
 

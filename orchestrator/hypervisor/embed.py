@@ -19,14 +19,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator import files
+from orchestrator import files, sockets
 from orchestrator.errors import CapabilityError, HypervisorError
 from orchestrator.hypervisor import leftovers
+from orchestrator.settings import default_runtime_dir
 
 OWNER = "owner.lock"  # POSIX record lock, held while the owner lives; not inherited by children
-# A unix socket's path has 107 bytes. Below the root comes lib/qemu/domain-ID-NAME/monitor.sock, where libvirt cuts
+# Below the root comes lib/qemu/domain-ID-NAME/monitor.sock, where libvirt cuts
 # NAME to 20 characters and ID may grow to six digits.
-_LONGEST_ROOT = 107 - len("/lib/qemu/domain-123456-") - 20 - len("/monitor.sock")
+_LONGEST_ROOT = sockets.PATH_MAX_BYTES - len("/lib/qemu/domain-123456-") - 20 - len("/monitor.sock")
 
 _ROOT_NAME = re.compile(r"[0-9]+-[0-9a-f]{4}")  # as `_root_name` makes them
 
@@ -97,11 +98,10 @@ def bases(state_dir: Path) -> tuple[Path, ...]:
 
     Each is used only where `files.open_folder` finds it safe. Root has none below /tmp, where others make names.
     """
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     uid = os.geteuid()
-    named = [Path(runtime) / "guestlaunch"] if runtime.startswith("/") else []
-    last = Path("/run/guestlaunch") if uid == 0 else Path(f"/tmp/guestlaunch-{uid}")  # noqa: S108 - see above
-    return (state_dir.absolute() / "libvirt" / "roots", *named, last)
+    last = sockets.SYSTEM_FOLDER if uid == 0 else f"/tmp/guestlaunch-{uid}"  # noqa: S108 - see above
+    folders = (state_dir.absolute() / "libvirt" / "roots", default_runtime_dir(os.environ), Path(last))
+    return tuple(dict.fromkeys(folders))
 
 
 def fits(base: Path) -> bool:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.errors import ApplianceError, LaunchError
 
 _QEMU_IMG_SECONDS = 30.0
@@ -28,20 +29,20 @@ def _explain(error: OSError) -> str:
 def directory(parent: Path, name: str) -> Iterator[Path]:
     """Make a directory for one launch, for us alone, and remove it with all that is in it.
 
-    :raise LaunchError: when it cannot be made.
+    :raise LaunchError: when it cannot be made, or others can change what is in its parent.
     """
     path = parent / name
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700)
-    except OSError as error:
-        raise LaunchError(
-            "cannot make the launch's directory", path, _explain(error), "check its parent's space and owner"
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = files.open_folder(parent, make=True)
+            stack.callback(os.close, folder)
+            os.mkdir(name, 0o700, dir_fd=folder)
+        except OSError as error:
+            at = f"{error.filename}: " if error.filename not in {None, name, str(parent)} else ""
+            hint = "check its parent's space and owner"
+            raise LaunchError("cannot make the launch's directory", path, f"{at}{_explain(error)}", hint) from error
+        stack.callback(files.remove_tree, name, folder)
         yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def root_overlay(root: Path, root_format: str, into: Path, cache: Path) -> Path:

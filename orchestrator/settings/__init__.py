@@ -6,7 +6,13 @@ Standard library only, and cheap to import: every command and every launch start
 means for a launch is decided elsewhere.
 """
 
-from orchestrator.settings.directories import default_runtime_dir, default_state_dir, private_directory, user_config
+from orchestrator.settings.directories import (
+    default_runtime_dir,
+    default_state_dir,
+    private_directory,
+    remove_own_folder,
+    user_config,
+)
 from orchestrator.settings.sources import (
     OWN_VARIABLES,
     PER_LAUNCH,
@@ -37,6 +43,7 @@ __all__ = [
     "load",
     "merged",
     "private_directory",
+    "remove_own_folder",
     "to_environ",
     "user_config",
     "variable",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
-import stat
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from orchestrator import files, sockets
 from orchestrator.errors import SettingsError
+
+_OWN_FOLDER = re.compile(r"guestlaunch-[0-9]+-[0-9a-z_]{8}")
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
@@ -20,13 +25,33 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
 
 
 def default_runtime_dir(environ: Mapping[str, str]) -> Path:
-    """Return where sockets and the files of running launches live unless set."""
-    xdg = _xdg(environ, "XDG_RUNTIME_DIR")
-    if xdg is not None:
-        return xdg / "guestlaunch"
-    if os.geteuid() == 0:
-        return Path("/run/guestlaunch")
-    return Path(tempfile.gettempdir()) / f"guestlaunch-{os.geteuid()}"
+    """Return where sockets and the files of running launches live unless set.
+
+    A name that somebody else has taken gives way to a folder of this process's own.
+    """
+    folder = sockets.runtime_folder(environ)
+    try:
+        os.close(files.open_folder(folder))
+    except FileNotFoundError:
+        pass  # to be made when it is needed
+    except OSError:
+        return _own_folder(os.geteuid())
+    return Path(folder)
+
+
+@functools.cache
+def _own_folder(uid: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=f"guestlaunch-{uid}-"))
+    atexit.register(remove_own_folder, folder)
+    return folder
+
+
+def remove_own_folder(folder: Path) -> None:
+    """Remove a folder that a process made because the usual name was taken, once nothing is in it any more."""
+    if _OWN_FOLDER.fullmatch(folder.name):
+        with contextlib.suppress(OSError):
+            (folder / ".lock").unlink(missing_ok=True)  # libvirt's private root may have been there, too
+            folder.rmdir()
 
 
 def user_config(environ: Mapping[str, str]) -> Path:
@@ -34,27 +59,20 @@ def user_config(environ: Mapping[str, str]) -> Path:
     return (_xdg(environ, "XDG_CONFIG_HOME") or _home(environ) / ".config") / "guestlaunch/config.toml"
 
 
-def private_directory(path: Path, *, mode: int = 0o700) -> Path:
+def private_directory(path: Path) -> Path:
     """Make `path` a directory that only we can write to, and return it.
 
-    :raise SettingsError: when it exists but is a symlink, another user's, or writable by others.
+    :raise SettingsError: when it exists but is a symlink, another user's, or writable by others, or lies where others
+        can put something else in its place.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=mode)
-        status = path.lstat()
+        os.close(files.open_folder(path, make=True))
+    except (PermissionError, NotADirectoryError) as error:
+        where = error.filename or path
+        hint = f"chmod go-w {where}" if error.strerror == files.WRITABLE else "set GUESTLAUNCH_RUNTIME_DIR"
+        raise SettingsError("unsafe directory", where, error.strerror or error, hint) from error
     except OSError as error:
         raise SettingsError("cannot create directory", path, error.strerror or error) from error
-    if not stat.S_ISDIR(status.st_mode):
-        why = "it is a symbolic link" if stat.S_ISLNK(status.st_mode) else "it is not a directory"
-        raise SettingsError("unsafe directory", path, why, "remove it or set GUESTLAUNCH_RUNTIME_DIR")
-    if status.st_uid != os.geteuid():
-        raise SettingsError(
-            "unsafe directory", path, f"it belongs to uid {status.st_uid}", "set GUESTLAUNCH_RUNTIME_DIR"
-        )
-    if status.st_mode & 0o022:
-        raise SettingsError("unsafe directory", path, "others can write to it", f"chmod go-w {path}")
     return path
 
 

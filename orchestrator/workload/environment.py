@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator import sockets
 from orchestrator.appliance.fixed import open_appliance
 from orchestrator.appliance.store import resolve
 from orchestrator.domain.profiles import load_profile
@@ -23,7 +24,6 @@ from orchestrator.settings import Settings, default_runtime_dir, default_state_d
 WRAPPER = "guestlaunch-hv"
 # libguestfs's own, below XDG_RUNTIME_DIR (users other than root).
 _GUESTFSD_SOCKET = "libguestfsXXXXXX/guestfsd.sock"
-_SOCKET_MAX_BYTES = 107
 # Would win over, or stand for, what we set.
 _OVERRIDDEN = {
     "LIBGUESTFS_BACKEND": "direct",
@@ -160,11 +160,10 @@ def check_runtime_directory(environ: Mapping[str, str]) -> None:
     directory = environ.get("XDG_RUNTIME_DIR", "")
     if os.geteuid() == 0 or not directory:
         return
-    length = len(os.fsencode(Path(directory).resolve() / _GUESTFSD_SOCKET))
-    if length > _SOCKET_MAX_BYTES:
+    if why := sockets.too_long(Path(directory).resolve() / _GUESTFSD_SOCKET):
         raise UsageError(
             "XDG_RUNTIME_DIR too long",
             directory,
-            f"libguestfs's socket in it would have {length} bytes, the kernel takes {_SOCKET_MAX_BYTES}",
+            f"libguestfs's socket in it would have {why}",
             "set XDG_RUNTIME_DIR to a shorter directory",
         )

@@ -7,13 +7,12 @@ It is on the launch path: light modules only.
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import socket
-import stat
-import struct
 import sys
+
+from orchestrator import sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 5.0
 _SERVE_FD = 3
 _SOCKET_NAME = "guestlaunchd.sock"
-_SYSTEM_DIR = "/run/guestlaunch"
 
 
 def orchestrator(env: Mapping[str, str]) -> socket.socket:
@@ -34,73 +32,37 @@ def orchestrator(env: Mapping[str, str]) -> socket.socket:
     given = env.get("GUESTLAUNCH_SOCKET")
     if given:
         return _given(given)
-    for path in default_sockets(env, os.geteuid()):
-        if is_safe(path):
+    for path in default_sockets(env):
+        if sockets.is_trusted(path):
             try:
-                return _open(path)
+                return sockets.dial(path, _CONNECT_SECONDS)
             except OSError:
                 continue  # left behind by a daemon that died, or not to be trusted: do without
     return _spawn(env)
 
 
-def default_sockets(env: Mapping[str, str], uid: int) -> list[str]:
+def default_sockets(env: Mapping[str, str]) -> list[str]:
     """Return the paths at which a daemon for this user may listen, the user's own first.
 
-    The folders are those of `orchestrator.settings.directories`, which is too heavy for here; one that is set is the
-    only one.
+    A folder that is set is the only one.
     """
-    named, runtime = env.get("GUESTLAUNCH_RUNTIME_DIR"), env.get("XDG_RUNTIME_DIR", "")
+    named = env.get("GUESTLAUNCH_RUNTIME_DIR")
     if named:
         folders = [os.path.abspath(named)]
-    elif os.path.isabs(runtime):
-        folders = [os.path.join(runtime, "guestlaunch"), *([_SYSTEM_DIR] if uid == 0 else [])]
     else:
-        folders = [_SYSTEM_DIR if uid == 0 else os.path.join(env.get("TMPDIR") or "/tmp", f"guestlaunch-{uid}")]  # noqa: S108 - only taken when `is_safe`
-    return [os.path.join(folder, _SOCKET_NAME) for folder in folders]
-
-
-def is_safe(path: str) -> bool:
-    """Return whether path is a socket that only we or root can have put there."""
-    trusted = (0, os.geteuid())
-    try:
-        entry, folder = os.lstat(path), os.stat(os.path.dirname(path))
-    except OSError:
-        return False
-    if not stat.S_ISSOCK(entry.st_mode) or entry.st_uid not in trusted:
-        return False
-    return folder.st_uid in trusted and not folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        folders = [sockets.runtime_folder(env), *([sockets.SYSTEM_FOLDER] if os.geteuid() == 0 else [])]
+    return [os.path.join(folder, _SOCKET_NAME) for folder in dict.fromkeys(folders)]
 
 
 def _given(path: str) -> socket.socket:
     """Return a connection to the socket that the user or a guestlaunch command named."""
     try:
-        return _open(path)
+        return sockets.dial(path, _CONNECT_SECONDS)
     except OSError as error:
         from orchestrator.errors import ProtocolError
 
         hint = "is the guestlaunch command or daemon that set GUESTLAUNCH_SOCKET still running?"
         raise ProtocolError("cannot connect to the orchestrator", path, error.strerror or error, hint) from error
-
-
-def _open(path: str) -> socket.socket:
-    """Return a connection to path, whose server runs as us or as root.
-
-    :raise OSError: it does not answer, or somebody else does (PermissionError).
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(_CONNECT_SECONDS)
-        sock.connect(path)
-        layout = struct.Struct("3i")
-        _pid, uid, _gid = layout.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size))
-        sock.settimeout(None)
-    except BaseException:
-        sock.close()
-        raise
-    if uid not in (0, os.geteuid()):
-        sock.close()
-        raise PermissionError(errno.EPERM, f"its server runs as user {uid}, neither as you nor as root")
-    return sock
 
 
 def _program() -> str:

@@ -19,6 +19,7 @@ from orchestrator.settings import Deadlines, Settings, for_launch, load, private
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Return an environment whose files all lie under tmp_path."""
     monkeypatch.setattr(settings.sources, "SYSTEM_CONFIG", tmp_path / "etc/config.toml")
+    (tmp_path / "run").mkdir(mode=0o700)
     return {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "xdg"), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
 
 

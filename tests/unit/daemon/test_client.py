@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import sockets
 from orchestrator.daemon import client, listen
 from orchestrator.errors import ProtocolError
 from orchestrator.settings import Settings
@@ -67,15 +68,9 @@ def test_dead_socket(settings: Settings) -> None:
 
 def test_server_of_another_user(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that runs as somebody else is not told anything."""
-    monkeypatch.setattr(client, "credentials", lambda _: client_peer(4242))
-    with pytest.raises(ProtocolError, match="uid 4242"):
+    monkeypatch.setattr(sockets, "peer", lambda _: (1, 4242))
+    with pytest.raises(ProtocolError, match="user 4242"):
         client.status(served.path)
-
-
-def client_peer(uid: int) -> object:
-    from orchestrator.daemon.peer import Peer
-
-    return Peer(pid=1, uid=uid)
 
 
 def test_path_too_long(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import sockets
 from orchestrator.daemon import listen
 from orchestrator.errors import ProtocolError, SettingsError, UsageError
 
@@ -101,9 +102,9 @@ def test_unsafe_directory(tmp_path: Path) -> None:
 def test_path_length(tmp_path: Path, extra: int) -> None:
     """The longest path the kernel takes works; one more byte is a clear line."""
     parent = tmp_path / "r"
-    path = parent / ("s" * (listen.PATH_MAX_BYTES - len(str(parent)) - 1 + extra))
+    path = parent / ("s" * (sockets.PATH_MAX_BYTES - len(str(parent)) - 1 + extra))
     if extra:
-        with pytest.raises(UsageError, match=f"{listen.PATH_MAX_BYTES + 1} bytes"), listen.public(path):
+        with pytest.raises(UsageError, match=f"{sockets.PATH_MAX_BYTES + 1} bytes"), listen.public(path):
             pytest.fail("a path too long")
     else:
         with listen.public(path):

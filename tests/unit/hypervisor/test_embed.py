@@ -120,6 +120,7 @@ def test_root_goes_elsewhere_when_the_state_directory_is_too_long(
 ) -> None:
     """Sockets need short paths: the runtime directory takes the root then."""
     runtime = Path("/tmp") / f"rt-{os.getpid()}"
+    runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     process, root = owner(tmp_path / ("x" * 90))
     try:

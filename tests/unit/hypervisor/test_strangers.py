@@ -1,4 +1,4 @@
-"""Another user of the host cannot have us remove or make anything while we clear up.
+"""Another user of the host cannot have us remove anything, listen where he can, or keep us from launching.
 
 Each attack is tried for real: by a second user, in a mount namespace whose /run, /tmp and /var/tmp are the test's own.
 """
@@ -57,7 +57,7 @@ plant() { stranger $PYTHON $PLANT "$@"; }
 
 def tried(script: str, *, environ: dict[str, str] | None = None) -> str:
     """Run a script in the namespace and return what it printed. The programs of this module are at hand by name."""
-    paths = {"PLANT": PLANT, "SWEEP": SWEEP, "SWAP": SWAP, "RACE": RACE}
+    paths = {"PLANT": PLANT, "SWEEP": SWEEP, "LISTEN": LISTEN, "SWAP": SWAP, "RACE": RACE}
     programs = {name: f"/run/{name.lower()}.py" for name in paths}
     write = "".join(f"cat >{programs[name]} <<'END'\n{text}\nEND\n" for name, text in paths.items())
     # The second user may not be able to read the checkout, nor a Python that is in it.
@@ -160,6 +160,92 @@ def test_own_claim_on_what_is_not_ours() -> None:
         "removed /run/canary/gl-0123456789ab\nremoved /run/state/libvirt/roots/1-abcd\n"
         "/tmp/gl-0123456789ab\n/run/user-4321/gl-0123456789ab\n"
         "/run/canary:\nfile\n\n/run/state/libvirt/roots:\n.lock\n"
+    )
+
+
+# What every program of ours does with sockets: where it looks for a daemon, where it listens, where a launch's lie.
+LISTEN = """
+import os, re
+from pathlib import Path
+from orchestrator.channel.port import listening
+from orchestrator.daemon import listen
+from orchestrator.errors import GuestlaunchError
+from orchestrator.launch.staging import directory
+from orchestrator.settings import load
+from orchestrator.wrapper import connect
+
+settings = load()
+print("daemon", *connect.default_sockets(os.environ))
+try:
+    with listen.private(settings.runtime_dir) as (_, path):
+        with directory(settings.runtime_dir, "gl-0123456789ab") as folder, listening(folder / "control"):
+            for one in (path.parents[1], folder):
+                status = one.stat()
+                assert status.st_uid == os.geteuid()
+                name = re.sub("(guestlaunch-[0-9]+-).{8}", "\\\\1XXXXXXXX", str(one))
+                print("listens in", name, oct(status.st_mode & 0o777))
+        listen.remove_private(path)
+except GuestlaunchError as error:
+    print(error)
+"""
+
+
+def test_taken_name_gives_way() -> None:
+    """Who makes a user's /tmp/guestlaunch-UID first gets no socket of his, and does not keep him from launching."""
+    out = tried(
+        """
+        stranger mkdir -m 777 /tmp/guestlaunch-4322
+        other env HOME=/tmp $PYTHON $LISTEN
+        ls -A /tmp/guestlaunch-4322 /tmp
+        """
+    )
+    own = "/tmp/guestlaunch-4322-XXXXXXXX"
+    assert out == (
+        "daemon /tmp/guestlaunch-4322/guestlaunchd.sock\n"
+        f"listens in {own} 0o700\nlistens in {own}/gl-0123456789ab 0o700\n"
+        "/tmp:\nguestlaunch-4322\n\n/tmp/guestlaunch-4322:\n"
+    )
+
+
+def test_runtime_directory_of_another_is_passed_over() -> None:
+    """Root with a user's XDG_RUNTIME_DIR leaves nothing in it; a user with root's, or another's, launches as well."""
+    out = tried(
+        """
+        $PYTHON $LISTEN
+        ls -A $XDG_RUNTIME_DIR
+        mkdir -m 700 /run/root && chmod 711 $XDG_RUNTIME_DIR
+        for kept in /run/root $XDG_RUNTIME_DIR; do
+            other env HOME=/tmp XDG_RUNTIME_DIR=$kept $PYTHON $LISTEN
+        done
+        ls -A $XDG_RUNTIME_DIR
+        """,
+        environ={"XDG_RUNTIME_DIR": "/run/user-4321"},
+    )
+    others = "daemon /tmp/guestlaunch-4322/guestlaunchd.sock\nlistens in /tmp/guestlaunch-4322 0o700\n"
+    assert out == (
+        "daemon /run/guestlaunch/guestlaunchd.sock\n"
+        "listens in /run/guestlaunch 0o700\nlistens in /run/guestlaunch/gl-0123456789ab 0o700\n"
+        + (others + "listens in /tmp/guestlaunch-4322/gl-0123456789ab 0o700\n")
+        * 2
+    )
+
+
+def test_named_folder_that_others_can_change_is_refused() -> None:
+    """A runtime directory that was named is used or refused by name, never silently another one."""
+    out = tried(
+        """
+        export GUESTLAUNCH_RUNTIME_DIR
+        for GUESTLAUNCH_RUNTIME_DIR in /run/user-4321/x /run/open /run/open/x; do
+            mkdir -p -m 777 /run/open
+            $PYTHON $LISTEN | grep -v ^daemon
+        done
+        ls -A /run/user-4321 /run/open
+        """
+    )
+    assert out == (
+        "unsafe directory: /run/user-4321: it belongs to uid 4321 (set GUESTLAUNCH_RUNTIME_DIR)\n"
+        + "unsafe directory: /run/open: others can write to it (chmod go-w /run/open)\n" * 2
+        + "/run/open:\n\n/run/user-4321:\n"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import sockets
 from orchestrator.errors import CapabilityError, ProtocolError
 from orchestrator.settings import default_runtime_dir
 from orchestrator.wrapper import connect
@@ -25,24 +26,28 @@ def daemon(tmp_path: Path) -> Iterator[tuple[Path, socket.socket]]:
         yield folder / "guestlaunchd.sock", listener
 
 
-def test_candidates() -> None:
+def test_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemon is where the settings' defaults put it; a directory that is set is the only one."""
-    assert connect.default_sockets({"XDG_RUNTIME_DIR": "/run/user/5"}, 5) == [
-        "/run/user/5/guestlaunch/guestlaunchd.sock"]  # fmt: skip
-    assert connect.default_sockets({}, 0) == ["/run/guestlaunch/guestlaunchd.sock"]
-    assert connect.default_sockets({"XDG_RUNTIME_DIR": "x"}, 5) == ["/tmp/guestlaunch-5/guestlaunchd.sock"]
-    both = {"XDG_RUNTIME_DIR": "/run/user/0", "GUESTLAUNCH_RUNTIME_DIR": "/srv/gl"}
-    assert connect.default_sockets(both, 0) == ["/srv/gl/guestlaunchd.sock"]
+    own = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    assert connect.default_sockets(own)[0] == f"{tmp_path}/guestlaunch/guestlaunchd.sock"
+    assert connect.default_sockets(own | {"GUESTLAUNCH_RUNTIME_DIR": "/srv/gl"}) == ["/srv/gl/guestlaunchd.sock"]
+    tmp_path.chmod(0o770)  # others can write to it
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    for environ in ({}, {"XDG_RUNTIME_DIR": "relative"}, {"XDG_RUNTIME_DIR": "/run/nobody/has"}, own):
+        assert connect.default_sockets(environ) == ["/run/guestlaunch/guestlaunchd.sock"]
+    monkeypatch.setattr("os.geteuid", lambda: 54321)
+    for environ in ({}, {"XDG_RUNTIME_DIR": "relative"}, {"XDG_RUNTIME_DIR": "/run/nobody/has"}, own):
+        assert connect.default_sockets(environ) == ["/tmp/guestlaunch-54321/guestlaunchd.sock"]
 
 
 @pytest.mark.parametrize("environ", [{}, {"XDG_RUNTIME_DIR": "/run/user/5"}, {"XDG_RUNTIME_DIR": "relative"}])
 def test_first_candidate_is_the_settings_own(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The wrapper, which cannot load the settings, looks first where they have a daemon listen."""
     monkeypatch.delenv("TMPDIR", raising=False)
-    for uid in (0, 5):
+    for uid in (0, 54321):
         monkeypatch.setattr("os.geteuid", lambda uid=uid: uid)
         expected = default_runtime_dir(environ) / "guestlaunchd.sock"
-        assert connect.default_sockets(environ, uid)[0] == str(expected)
+        assert connect.default_sockets(environ)[0] == str(expected)
 
 
 def test_daemon_is_found(daemon: tuple[Path, socket.socket]) -> None:
@@ -58,9 +63,9 @@ def test_daemon_is_found(daemon: tuple[Path, socket.socket]) -> None:
 def test_folder_that_others_can_write(daemon: tuple[Path, socket.socket], mode: int) -> None:
     """A socket in a folder that others can write to may be anybody's."""
     path, _ = daemon
-    assert connect.is_safe(str(path))
+    assert sockets.is_trusted(str(path))
     path.parent.chmod(mode)
-    assert not connect.is_safe(str(path))
+    assert not sockets.is_trusted(str(path))
 
 
 def test_only_sockets_are_safe(tmp_path: Path, daemon: tuple[Path, socket.socket]) -> None:
@@ -68,7 +73,7 @@ def test_only_sockets_are_safe(tmp_path: Path, daemon: tuple[Path, socket.socket
     tmp_path.chmod(0o700)
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(daemon[0])
-    assert not any(connect.is_safe(str(tmp_path / name)) for name in ("file", "link", "missing"))
+    assert not any(sockets.is_trusted(str(tmp_path / name)) for name in ("file", "link", "missing"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a socket of another user")
@@ -76,10 +81,10 @@ def test_socket_of_another_user(daemon: tuple[Path, socket.socket]) -> None:
     """A socket or folder of a user who is neither us nor root is not trusted."""
     path, _ = daemon
     os.chown(path, 12345, -1)
-    assert not connect.is_safe(str(path))
+    assert not sockets.is_trusted(str(path))
     os.chown(path, 0, -1)
     os.chown(path.parent, 12345, -1)
-    assert not connect.is_safe(str(path))
+    assert not sockets.is_trusted(str(path))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run a server as another user")
