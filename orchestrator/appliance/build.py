@@ -26,13 +26,14 @@ from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.packages import DEBIAN_ARCH, Package, Repository
 from orchestrator.appliance.store import publish, staging
 from orchestrator.appliance.unpack import configure, drop_idle_rules, merge_usr, unpack, unpack_tarball
-from orchestrator.appliance.version import host_version
+from orchestrator.appliance.version import host_version, library_package
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
 
 Progress = Callable[[str, float | None], None]
 
-_LIBRARY = "libguestfs0"
+# The library's package where the host has none whose name could be taken.
+_LIBRARIES = ("libguestfs0t64", "libguestfs0")
 _BUSYBOX = "busybox-static"
 _TARBALLS = ("base", "daemon", "udev-rules")
 _INIT_TARBALL = "init"
@@ -64,7 +65,7 @@ def _library(versions: list[Package], arch: Arch, host: str | None) -> Package:
         has = ", ".join(one.upstream for one in versions) or "none"
         raise ApplianceError(
             "cannot build the appliance",
-            f"{_LIBRARY}:{DEBIAN_ARCH[arch]}",
+            f"libguestfs:{DEBIAN_ARCH[arch]}",
             f"the host's library is {host}, the distribution has {has}",
             "upgrade the host's libguestfs, or its package lists with apt-get update",
         )
@@ -81,15 +82,16 @@ def _features(library: Package, known: dict[str, list[Package]]) -> list[str]:
 def _choose(repository: Repository, arch: Arch, scratch: Path, host: str | None, deadline: Deadline) -> _Choice:
     """Find out from libguestfs's own packages what belongs into the appliance."""
     image = f"linux-image-{DEBIAN_ARCH[arch]}"
-    first = repository.candidates([_LIBRARY, image], deadline)
-    library = _library(first.get(_LIBRARY, []), arch, host)
+    names = [owner] if (owner := library_package()) else list(_LIBRARIES)
+    first = repository.candidates([*names, image], deadline)
+    library = _library([one for name in names for one in first.get(name, [])], arch, host)
     if image not in first:
         raise ApplianceError("cannot build the appliance", image, "the distribution has no such kernel")
     known = repository.candidates(library.depends, deadline)
     [file] = repository.download(
-        [f"{_LIBRARY}={library.version}"], deadline, dependencies=False, progress=lambda _: None
+        [f"{library.name}={library.version}"], deadline, dependencies=False, progress=lambda _: None
     )
-    unpacked = scratch / _LIBRARY
+    unpacked = scratch / "libguestfs"
     unpacked.mkdir()
     unpack([file], unpacked, [], deadline, lambda _: None)
     [supermin] = unpacked.glob("usr/lib/*/guestfs/supermin.d")

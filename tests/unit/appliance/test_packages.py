@@ -55,7 +55,7 @@ def test_the_fitting_library() -> None:
 
 def test_no_fitting_library_says_both() -> None:
     """Where the distribution has no library of the host's version, the error says both."""
-    with pytest.raises(ApplianceError, match=r"libguestfs0:arm64.*library is 1\.52\.0, the distribution has 1\.48\.6"):
+    with pytest.raises(ApplianceError, match=r"libguestfs:arm64.*library is 1\.52\.0, the distribution has 1\.48\.6"):
         _library([package("libguestfs0", "1:1.48.6-2")], Arch.AARCH64, "1.52.0")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}")
     monkeypatch.setattr(version, "_PACKAGES", str(tmp_path / "status"))
+    monkeypatch.setattr(version, "library_package", lambda: "libguestfs0")
     version._ask.cache_clear()
     return tmp_path
 
@@ -42,3 +44,22 @@ def test_not_installed(packages: Path) -> None:
     """A library that was removed, and no guestfish either: there is no version."""
     say(packages, "config-files 1.48.6")
     assert version.host_version() is None
+
+
+@pytest.mark.parametrize("name", ["libguestfs0", "libguestfs0t64"])
+def test_library_is_found_by_its_soname(name: str, tmp_path: Path) -> None:
+    """The package with libguestfs.so.0 is the library's, whatever it is called; its plug-ins are not."""
+    (tmp_path / "libguestfs-gobject-1.0-0:amd64.shlibs").write_text("libguestfs-gobject-1.0 0 other\n")
+    assert version.library_package(str(tmp_path)) is None
+    (tmp_path / f"{name}:amd64.shlibs").write_text(f"libguestfs 0 {name} (>= 1:1.54.1)\n")
+    assert version.library_package(str(tmp_path)) == name
+
+
+def test_library_of_this_host() -> None:
+    """What dpkg notes of sonames agrees with its lists of files."""
+    if not Path("/var/lib/dpkg").is_dir():
+        pytest.skip("no dpkg here")
+    owner = subprocess.run(
+        ["dpkg-query", "--search", "*/libguestfs.so.0"], capture_output=True, text=True, check=False
+    ).stdout.partition(":")[0]
+    assert version.library_package() == (owner or None)

@@ -61,7 +61,7 @@ def test_the_disk_holds_an_operating_system(tmp_path: Path) -> None:
         return subprocess.run(command, env=sbin, check=True, capture_output=True, text=True).stdout
 
     assert "ID=debian" in content("/etc/os-release")
-    superblock = subprocess.run(["dumpe2fs", "-h", partition], env=sbin, check=True, capture_output=True, text=True)
+    superblock = subprocess.run(["tune2fs", "-l", partition], env=sbin, check=True, capture_output=True, text=True)
     uuid = content("/etc/fstab").split()[0].removeprefix("UUID=")
     assert uuid in superblock.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"disk.img"}
