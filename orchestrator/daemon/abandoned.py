@@ -1,7 +1,8 @@
-"""Removes what libguestfs itself leaves when its process is killed: its folders with a socket and overlays.
+"""Notices that the tool which uses libguestfs has died, and removes what libguestfs itself leaves then.
 
-libguestfs removes them when a handle is closed. A tool that dies of a signal closes none, and its folders would
-stay for ever; they are named in the launch it asked for, so whoever carried that out can tell when nobody needs
+libguestfs ends its hypervisor and removes its folders, with a socket and overlays, when a handle is closed. A tool
+that dies of a signal closes none; its recovery process sees to the hypervisor, but may have been killed with it. The
+tool and its folders are known from the launch it asked for, so whoever carries that out can tell when nobody needs
 them any more. Nothing here knows how a launch is done.
 """
 
@@ -12,7 +13,9 @@ import os
 import re
 import select
 import shutil
+import socket
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -25,16 +28,20 @@ from orchestrator.launch.request import LaunchRequest
 _FOLDER = re.compile(r"libguestfs[A-Za-z0-9]{6}")
 _OVERLAY = re.compile(r"overlay\d+\.qcow2")
 _SOCKET = "guestfsd.sock"
+_UCRED = struct.Struct("3i")
 
 
 class Tool:
     """The process that uses libguestfs, by the hv wrapper that it started; a context manager.
 
     :param wrapper_pid: the wrapper, while it runs.
+    :param console: the wrapper's standard input, by which the tool is known even if it has died by now.
     """
 
-    def __init__(self, wrapper_pid: int) -> None:
-        self._pidfd = _open_parent(wrapper_pid)
+    def __init__(self, wrapper_pid: int, console: int = -1) -> None:
+        self._ended = False
+        self._pidfd = self._open(_maker(console), wrapper_pid)
+        self._sockets = _sockets_of(wrapper_pid)
         self._request: LaunchRequest | None = None
 
     def __enter__(self) -> Self:
@@ -43,20 +50,53 @@ class Tool:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
+        for descriptor in (self._pidfd, self._sockets):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _open(self, maker: int, wrapper_pid: int) -> int:
+        """Return a pidfd of the tool, -1 when it is not known or has ended."""
+        if maker > 0:
+            try:
+                return os.pidfd_open(maker)
+            except ProcessLookupError:
+                self._ended = True
+                return -1
+            except OSError:
+                pass
+        return _open_parent(wrapper_pid)
 
     def asks_for(self, request: LaunchRequest) -> None:
         """Note what the tool wants launched."""
         self._request = request
 
+    def fileno(self) -> int:
+        """Return a descriptor that turns readable when the tool has ended; -1 when it cannot be seen, or has."""
+        return self._pidfd
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether the tool has ended; one that was not there to be seen counts as alive."""
+        if not self._ended and self._pidfd >= 0:
+            self._ended = bool(select.select([self._pidfd], [], [], 0)[0])
+        return self._ended
+
+    def is_abandoned(self) -> bool:
+        """Tell whether nobody is there any more for whom the launch could be of use.
+
+        A tool that went into the background (guestmount) is another process than the one that launched; it holds its
+        end of guestfsd's connection for as long as it lives.
+        """
+        if self._request is None or self._request.guestfsd_path is None or not self.ended:
+            return False
+        return not _is_held(self._sockets, self._request.guestfsd_path)
+
     def clear(self) -> list[Path]:
         """Remove the tool's folders if it is dead and nobody took them over; return those that were removed.
 
-        To be called when the guest is gone. A tool that went into the background (guestmount) is another process than
-        the one that launched; it holds its end of guestfsd's connection for as long as it lives.
+        To be called when the guest is gone.
         """
-        if self._request is None or not self._is_dead() or _is_held(self._request.guestfsd_path):
+        if self._request is None or not self.is_abandoned():
             return []
         removed = []
         for folder in sorted(set(_folders(self._request))):
@@ -67,9 +107,22 @@ class Tool:
                     removed.append(folder)
         return removed
 
-    def _is_dead(self) -> bool:
-        """Tell whether it has ended; one that was not there to be seen counts as alive."""
-        return self._pidfd >= 0 and bool(select.select([self._pidfd], [], [], 0)[0])
+
+def _maker(console: int) -> int:
+    """Return the process that made the pair of sockets of which this is one; 0 when it is nothing of the kind.
+
+    libguestfs gives its hypervisor such a socket for a console, and the kernel remembers who made it.
+    """
+    try:
+        if not stat.S_ISSOCK(os.fstat(console).st_mode):
+            return 0
+        with socket.socket(fileno=os.dup(console)) as sock:
+            if sock.family != socket.AF_UNIX or sock.getsockname() or sock.getpeername():
+                return 0  # a connection, whose other end may be anybody's
+            pid, _uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            return int(pid)
+    except OSError:
+        return 0
 
 
 def _open_parent(pid: int) -> int:
@@ -82,12 +135,21 @@ def _open_parent(pid: int) -> int:
         return -1
 
 
-def _is_held(path: str | None) -> bool:
+def _sockets_of(pid: int) -> int:
+    """Return a descriptor of the list of unix sockets in a process's network namespace, which may be another one."""
+    for owner in (pid, "self"):
+        with contextlib.suppress(OSError):
+            return os.open(f"/proc/{owner}/net/unix", os.O_RDONLY | os.O_CLOEXEC)
+    return -1
+
+
+def _is_held(sockets: int, path: str) -> bool:
     """Tell whether a process still holds a socket of that name: accepted ones bear their listener's."""
-    if path is None:
-        return False
-    lines = Path("/proc/self/net/unix").read_text(errors="surrogateescape").splitlines()
-    return any(line.endswith(f" {path}") for line in lines)
+    if sockets < 0:
+        return True
+    os.lseek(sockets, 0, os.SEEK_SET)
+    with open(sockets, "rb", closefd=False) as file:
+        return any(line.rstrip(b"\n").endswith(b" " + os.fsencode(path)) for line in file)
 
 
 def _folders(request: LaunchRequest) -> Iterator[Path]:

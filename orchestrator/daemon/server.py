@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import socket
 import threading
@@ -41,6 +42,8 @@ from orchestrator.wrapper import argv, protocol
 _REQUEST_SECONDS = 10.0
 _ANSWER_SECONDS = 10.0
 _MAX_CONNECTIONS = 256
+# How often it is looked whether somebody took over from a tool that has ended; guestmount does.
+_SUCCESSOR_TICK_MS = 500.0
 # A private server that nobody ever connects to belongs to a command that died early.
 _FIRST_CLIENT_SECONDS = 60.0
 
@@ -263,12 +266,14 @@ class Server:
     def _launch(self, connection: _Connection, message: dict[str, Any], fds: list[int]) -> None:
         """Carry out one launch for a client and tell it how it ended."""
         asked = Asked.read(message, fds)
-        with Stop() as stop, Tool(connection.peer.pid) as tool:
+        with Stop() as stop, Tool(connection.peer.pid, asked.console[0]) as tool:
             connection.stop = stop
             with self._lock:
                 if self._stopping is not None:
                     stop.request(self._stopping)
-            listener = threading.Thread(target=_listen, args=(connection.sock, stop), name="client-stop", daemon=True)
+            listener = threading.Thread(
+                target=_listen, args=(connection.sock, tool, stop), name="client-stop", daemon=True
+            )
             listener.start()
             try:
                 record, reply = self._run(asked, stop, connection.peer.pid, tool)
@@ -318,9 +323,20 @@ class Server:
                 _tell(watcher.sock, {"type": "finished", "record": event, "message": message})
 
 
-def _listen(sock: socket.socket, stop: Stop) -> None:
-    """Turn what a launching client says, or its end, into a request to stop."""
+def _listen(sock: socket.socket, tool: Tool, stop: Stop) -> None:
+    """Turn what a launching client says, its end, or that of the tool behind it, into a request to stop."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    if tool.fileno() >= 0:
+        poll.register(tool.fileno(), select.POLLIN)
     while True:
+        ready = {descriptor for descriptor, _ in poll.poll(_SUCCESSOR_TICK_MS if tool.ended else None)}
+        if tool.fileno() in ready:
+            poll.unregister(tool.fileno())
+        if tool.is_abandoned():
+            stop.request("tool gone")
+        if sock.fileno() not in ready:
+            continue
         try:
             message, fds = protocol.receive(sock)
         except (EOFError, ProtocolError, OSError):

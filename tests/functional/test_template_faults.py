@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.disks import DiskFactory
+from tests.killing import kill_guestfish_at
 from tests.leftovers import left_behind, look
 from tests.processes import next_qemu, qemus
 from tests.records import events, records, wait_for_event
@@ -179,3 +180,24 @@ def test_an_interrupted_build_leaves_nothing(
     # A guestfish that is killed leaves its own files behind, as it does without us.
     for folder in (session_dir / "tmp").glob("libguestfs*"):
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("start", "moment"), [("cold", "qemu"), ("warm", "gate"), ("warm", "workload")])
+def test_tool_killed_together_with_its_recovery_process(
+    guestlaunch: Guestlaunch,
+    disk_image: DiskFactory,
+    evidence: Path,
+    session_dir: Path,
+    template: Path,
+    start: str,
+    moment: str,
+) -> None:
+    """`pkill -9 guestfish` leaves nobody who ends the wrapper: it, server, guest and files go all the same."""
+    environ = guestlaunch.exports(*TCG, "--start", start)
+    before = look(session_dir)
+    kill_guestfish_at(moment, guestlaunch, disk_image(), session_dir, evidence, environ)
+    assert left_behind(session_dir, before) == []
+    (record,) = records(evidence)
+    assert record["start"] == start
+    # A QEMU that was about to call the tool may have found nobody there.
+    assert record["outcome"] in {"qemu": {"cancelled", "failure"}, "gate": {"cancelled"}}.get(moment, {"success"})

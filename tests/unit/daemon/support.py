@@ -112,10 +112,12 @@ class Client:
     def receive(self) -> dict[str, Any]:
         return protocol.receive(self.sock, time.monotonic() + SECONDS)[0]
 
-    def launch(self, env: dict[str, str] | None = None, argv: list[str] | None = None) -> None:
+    def launch(
+        self, env: dict[str, str] | None = None, argv: list[str] | None = None, console: int | None = None
+    ) -> None:
         with Path(os.devnull).open("r+b") as null:
             message = protocol.launch_message(argv or LAUNCH_ARGV, "/", env or {})
-            self.send(message, (null.fileno(),) * 3)
+            self.send(message, (console or null.fileno(), null.fileno(), null.fileno()))
 
 
 @dataclass

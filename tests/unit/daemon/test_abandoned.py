@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +98,42 @@ def test_child_that_took_over_keeps_the_folders(
         guest.close()
         assert len(watched.clear()) == 2
     assert left(tmp_path) == ["images"]
+
+
+def test_tool_that_died_before_it_was_looked_for(launch: LaunchRequest) -> None:
+    """The console that a wrapper inherited names the tool even when nothing else does any more."""
+    outer, inner = socket.socketpair()
+    with outer, inner:
+        # The child makes the pair and passes one end on; we stand for the wrapper.
+        code = (
+            "import array, socket, sys; s = socket.socket(fileno=0); a, b = socket.socketpair();"
+            "s.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [a.fileno()]))])"
+        )
+        subprocess.run([sys.executable, "-c", code], stdin=inner.fileno(), check=True)
+        _, (console,), _, _ = socket.recv_fds(outer, 1, 1)
+    with contextlib.closing(socket.socket(fileno=console)), Tool(os.getpid(), console) as watched:
+        assert watched.ended
+        assert not watched.is_abandoned()  # nothing was asked for yet
+        watched.asks_for(launch)
+        assert watched.is_abandoned()
+
+
+def test_a_console_of_somebody_elses_names_no_tool(tool: tuple[subprocess.Popen[str], int], tmp_path: Path) -> None:
+    """A connection to a server, or a file, does not say who the tool is; the wrapper's parent does."""
+    process, wrapper = tool
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_UNIX) as client,
+        Path("/dev/null").open() as null,
+    ):
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        client.connect(str(tmp_path / "s"))
+        with Tool(wrapper, client.fileno()) as one, Tool(wrapper, null.fileno()) as other:
+            before = (one.ended, other.ended)
+            process.kill()
+            process.wait()
+            assert (before, one.ended, other.ended) == ((False, False), True, True)
 
 
 def test_folders_of_other_names_stay(tmp_path: Path, tool: tuple[subprocess.Popen[str], int]) -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,7 +19,15 @@ from orchestrator.daemon.client import Watch, status
 from orchestrator.daemon.peer import Peer
 from orchestrator.errors import LaunchError, ProtocolError
 from orchestrator.wrapper import protocol
-from tests.unit.daemon.support import FakeLauncher, Served, record
+from tests.unit.daemon.support import LAUNCH_ARGV, FakeLauncher, Served, record
+
+# Makes a console as libguestfs does, hands on its far end, and lives until it is killed.
+TOOL = """
+import socket, sys
+end, far = socket.socketpair()
+socket.send_fds(socket.socket(fileno=0), [b"x"], [far.fileno()])
+end.recv(1)
+"""
 
 
 def open_descriptors() -> int:
@@ -48,6 +58,29 @@ def test_client_that_dies_ends_its_launch(served: Served, launcher: FakeLauncher
     while not launcher.stopped and time.monotonic() < deadline:
         time.sleep(0.01)
     assert launcher.stopped == ["client gone"]
+
+
+def test_tool_that_dies_without_its_wrapper_ends_the_launch(
+    served: Served, launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    """Killed together with libguestfs's recovery process, a tool leaves its wrapper; a child of its may go on."""
+    path = tmp_path / "guestfsd.sock"
+    port = "virtserialport,chardev=channel0,name=org.libguestfs.channel.0"
+    channel = ["-chardev", f"socket,path={path},id=channel0", "-device", "virtio-serial-pci", "-device", port]
+    with served.client() as client, socket.socket(socket.AF_UNIX) as successor:
+        successor.bind(str(path))
+        outer, inner = socket.socketpair()
+        with subprocess.Popen([sys.executable, "-c", TOOL], stdin=inner.fileno()) as tool, outer, inner:
+            _, consoles, _, _ = socket.recv_fds(outer, 1, 1)
+            client.launch(argv=[*channel, *LAUNCH_ARGV], console=consoles[0])
+            os.close(consoles[0])
+            assert launcher.started.acquire(timeout=10)
+            tool.kill()
+        time.sleep(0.1)
+        assert launcher.stopped == []
+        successor.close()
+        assert client.receive()["status"] == 0
+    assert launcher.stopped == ["tool gone"]
 
 
 def test_descriptors_are_closed(served: Served, launcher: FakeLauncher) -> None:
