@@ -8,20 +8,26 @@ import os
 import click
 
 from orchestrator.cli.options import examples, json_option, settings_options
+from orchestrator.hypervisor.accel import forget_verdicts
 from orchestrator.settings import Settings
 from orchestrator.workload.diagnosis import Verdict, examine
 
 
 @click.command(
-    epilog=examples("guestlaunch doctor", "guestlaunch doctor --profile x86_64-ovmf", "guestlaunch doctor --json")
+    epilog=examples(
+        "guestlaunch doctor", "guestlaunch doctor --profile x86_64-ovmf", "guestlaunch doctor --probe --json"
+    )
 )
 @settings_options
 @json_option
-def doctor(*, settings: Settings, as_json: bool) -> int:
+@click.option("--probe", is_flag=True, help="find out anew whether guests run under KVM")
+def doctor(*, settings: Settings, as_json: bool, probe: bool) -> int:
     """Report programs, firmware, appliances, accelerators and directories; exit status 1 when launches cannot work.
 
-    Probes KVM once a boot of the host, which can take some seconds.
+    Probes KVM once a boot of the host and for each device, which can take some seconds.
     """
+    if probe:
+        forget_verdicts(settings.state_dir)
     findings = []
     for finding in examine(settings, os.environ):
         findings.append(finding)

@@ -176,8 +176,7 @@ class Connection:
             with self._router.starting():
                 if self.root is None:
                     return self._held(start(), None)
-                self._warm(summary)
-                with adopting(self.root.pid_file(summary.name)) as adoption:
+                with adopting(self.root.pid_file(summary.name), self.root.probes) as adoption:
                     domain = start()
                 return self._held(domain, adoption)
         except libvirt.libvirtError as failure:
@@ -193,11 +192,6 @@ class Connection:
         except BaseException:
             _ignoring_libvirt(domain.destroy)
             raise
-
-    def _warm(self, summary: Summary) -> None:
-        """Have libvirt probe the emulator before a QEMU is adopted: the probes' own processes must stay init's."""
-        if summary.emulator:
-            self._handle.getDomainCapabilities(summary.emulator, summary.arch, summary.machine, summary.virt_type, 0)
 
     def _lacking_emulator(self, error: GuestlaunchError, summary: Summary) -> GuestlaunchError:
         """Say it plainly when the reason is that the emulator is not there."""

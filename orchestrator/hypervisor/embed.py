@@ -71,6 +71,11 @@ class Root:
         """Return where libvirt writes the process id of a domain's QEMU."""
         return self.path / "run" / "qemu" / f"{domain}.pid"
 
+    @property
+    def probes(self) -> Path:
+        """Where libvirt makes a folder for each QEMU that it asks what it can do."""
+        return self.path / "lib" / "qemu"
+
     def domain_log(self, domain: str) -> Path:
         """Return the file that takes QEMU's stderr and trace output."""
         return self.path / "log" / "qemu" / f"{domain}.log"

@@ -1,8 +1,8 @@
 """QEMU's process as the kernel shows it: found by libvirt's pid file, held by a pidfd, reaped when it is ours.
 
 libvirt notices QEMU's end by the monitor's end of file and then polls, 200 ms a time, until the process id is free. In
-a container whose init reaps slowly that takes seconds; so QEMU is adopted at its start (`adopting`), and reaped here
-at once, which also yields its true exit status.
+a container whose init reaps slowly, or never, that takes seconds; so QEMU is adopted at its start (`adopting`), and
+reaped here at once, which also yields its true exit status. So are the QEMUs that libvirt only asks what they can do.
 """
 
 from __future__ import annotations
@@ -32,11 +32,16 @@ def _set_subreaper(*, on: bool) -> None:
 class Adoption:
     """Looks for the QEMU that libvirt is about to start, by its pid file: even one that dies at once is reaped.
 
-    The file is written between fork and exec; one that was there before is of an earlier guest.
+    The file is written between fork and exec; one that was there before is of an earlier guest. libvirt may first
+    start a QEMU to ask what it can do, which ends before the guest starts.
+
+    :param probes: the folder in which libvirt makes a folder for each such QEMU.
     """
 
-    def __init__(self, pid_file: Path) -> None:
+    def __init__(self, pid_file: Path, probes: Path) -> None:
         self._file = pid_file
+        self._probes = probes
+        self._probed: set[int] = set()
         self._before = self._identity()
         self._stop = threading.Event()
         self._process: Process | None = None
@@ -52,7 +57,16 @@ class Adoption:
 
     def _look(self) -> None:
         while not self._find() and not self._stop.wait(0.003):
-            pass
+            self._adopt_probes()
+
+    def _adopt_probes(self) -> None:
+        for file in self._probes.glob("qmp-*/qmp.pid"):
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(file.read_text())
+                if pid not in self._probed:
+                    self._probed.add(pid)
+                    probe = Process(pid)
+                    probe.call_at_end(probe.close)
 
     def _find(self) -> bool:
         identity = self._identity()
@@ -74,12 +88,12 @@ class Adoption:
 
 
 @contextlib.contextmanager
-def adopting(pid_file: Path) -> Iterator[Adoption]:
+def adopting(pid_file: Path, probes: Path) -> Iterator[Adoption]:
     """Make the QEMU that is started meanwhile our child; several threads may do so at once.
 
-    It lasts only as long as libvirt starts a QEMU: other programs' daemons go to init as ever.
+    It lasts only as long as libvirt starts a QEMU: other programs' daemons go to init as ever. See `Adoption`.
     """
-    adoption = Adoption(pid_file)
+    adoption = Adoption(pid_file, probes)
     with _lock:
         _adoptions.add(id(adoption))
         _set_subreaper(on=True)

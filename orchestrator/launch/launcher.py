@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from orchestrator.domain.model import Accel
 from orchestrator.errors import DiskError, GuestlaunchError
-from orchestrator.hypervisor import embed
+from orchestrator.hypervisor import accel, embed
 from orchestrator.hypervisor.connection import Connection, open_connection
 from orchestrator.launch.choice import outdated, template_facts, why_not_warm
 from orchestrator.launch.clone import bare
@@ -191,6 +192,9 @@ class Launcher:
         running = self._prepared(request, own, stop, console=console, origin_ns=origin, client_pid=client_pid)
         try:
             self._carry_out(running)
+            if self._lacks_kvm(running.launch, own, stop):
+                running = self._prepared(request, own, stop, console=console, origin_ns=origin, client_pid=client_pid)
+                self._carry_out(running)
             fell = _fell(running.launch, stop)
             if fell is not None:
                 broken = running.launch
@@ -211,6 +215,20 @@ class Launcher:
         if error is not None:
             raise error
         return record
+
+    def _lacks_kvm(self, launch: Launch, settings: Settings, stop: Stop) -> bool:
+        """Tell whether `auto` chose KVM, QEMU then refused it, and the tool still waits.
+
+        The next plan knows, and chooses TCG. A QEMU that gave up late had called the tool before, and that saw its end.
+        """
+        plan, error = launch.plan, launch.error
+        if plan is None or error is None or launch.ran or isinstance(error, DiskError):
+            return False
+        if plan.accel is not Accel.KVM or plan.accel_reason == accel.ASKED_FOR or not accel.is_refusal(error.why):
+            return False
+        self.log.emit("kvm_refused", level="warning", launch_id=launch.id, error=str(error))
+        accel.note_refusal(plan.emulator, settings.state_dir, error.why)
+        return not stop.requested
 
     def _distrust(self, settings: Settings, broken: Launch) -> None:
         """Remove the template of a clone that failed, if its files are not what they were: no other would do better."""

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.hypervisor import accel
+from orchestrator.hypervisor.emulator import host_arch
 from tests.disks import DiskFactory
 from tests.running import Guestlaunch
 
@@ -376,3 +378,31 @@ def test_environment_that_sets_libguestfs_already(
     assert result.stdout.strip() == "aarch64"
     for name in ("LIBGUESTFS_BACKEND", "LIBGUESTFS_HV"):
         assert name in result.stderr
+
+
+# Says that it is QEMU, and refuses to run a guest under KVM.
+REFUSES_KVM = """#!/bin/sh
+case " $* " in *" guest="*"-accel kvm "*) echo "qemu: failed to initialize kvm: Permission denied" >&2; exit 1 ;; esac
+exec /usr/bin/QEMU "$@"
+"""
+
+
+def test_kvm_that_is_refused_at_the_launch(
+    guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path, state_dir: Path, tmp_path: Path
+) -> None:
+    """Where `auto` has chosen KVM and QEMU cannot have it after all, the tool gets a guest under TCG."""
+    arch = host_arch()
+    if arch is None or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("this host has no /dev/kvm")
+    program = tmp_path / "bin" / f"qemu-system-{arch}"
+    program.parent.mkdir()
+    program.write_text(REFUSES_KVM.replace("QEMU", program.name))
+    program.chmod(0o755)
+    verdict = accel.ProbeResult(booted=True, reason="probe guest booted")
+    accel._write(accel._file(state_dir), accel._key(str(program)), verdict)
+    environ = {"PATH": f"{program.parent}:{guestlaunch.environ['PATH']}"}
+    command = ("guestfish", "--profile", f"{arch}-bare", "--", "--ro", "-a", disk_image(), *RUN)
+    assert guestlaunch(*command, environ=environ).ok().stdout == "/dev/sda: ext4\n"
+    record = last_record(evidence)
+    assert record["accel"] == "tcg"
+    assert record["accel_reason"] == "QEMU refused KVM: failed to initialize kvm: Permission denied"

@@ -43,8 +43,11 @@ def test_verdict_on_this_host(appliance: dict[str, Path], tmp_path: Path) -> Non
         )
         return verdict.accel, verdict.reason, time.monotonic() - begin
 
-    first, second = choose(), choose()
+    first = choose()
     assert first[2] < 15
+    assert first[1]
+    if "within" in first[1]:  # it took too long, which is tried once more
+        first = choose()
+    second = choose()
     assert second[:2] == first[:2]
     assert second[2] < 0.1
-    assert first[1]

@@ -28,6 +28,7 @@ def host_with_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(accel, "DEVICE", device)
     monkeypatch.setattr(accel, "BOOT_ID", boot_id)
     monkeypatch.setattr(accel, "host_arch", lambda: Arch.X86_64)
+    monkeypatch.setattr(accel, "_make_machine", lambda _: None)
 
 
 def emulator(tmp_path: Path, script: str) -> str:
@@ -68,9 +69,9 @@ def test_verdict_follows_the_probe(tmp_path: Path, script: str, chosen: Accel, r
     assert not verdict.cached
 
 
-def test_verdict_is_found_once_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdict_is_found_once_a_boot(tmp_path: Path) -> None:
     """The verdict is believed until the host boots again, QEMU changes, or it is forgotten."""
-    qemu = emulator(tmp_path, HANGS)
+    qemu = emulator(tmp_path, ENDS)
     choose(tmp_path, qemu)
     again = choose(tmp_path, qemu)
     assert (again.accel, again.cached, starts(tmp_path)) == (Accel.TCG, True, 1)
@@ -79,19 +80,79 @@ def test_verdict_is_found_once_a_boot(tmp_path: Path, monkeypatch: pytest.Monkey
     emulator(tmp_path, BOOTS + "\n")
     assert choose(tmp_path, qemu).accel is Accel.KVM
     assert choose(tmp_path, qemu).cached
-    accel.forget_verdict(tmp_path / "state")
+    accel.forget_verdicts(tmp_path / "state")
     assert not choose(tmp_path, qemu).cached
     assert starts(tmp_path) == 4
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": 1}', "null"])
+def test_verdict_belongs_to_its_device(tmp_path: Path) -> None:
+    """Another device of the same name, as in a container, is probed by itself, and neither's verdict is lost."""
+    qemu = emulator(tmp_path, f"if [ -s {accel.DEVICE} ]; then {ENDS}; fi; {BOOTS}")
+    assert choose(tmp_path, qemu).accel is Accel.KVM
+    own = tmp_path / "own"
+    accel.DEVICE.rename(own)
+    accel.DEVICE.write_text("refuses")
+    refused = choose(tmp_path, qemu)
+    assert (refused.accel, refused.cached) == (Accel.TCG, False)
+    assert choose(tmp_path, qemu).cached
+    assert starts(tmp_path) == 2
+
+
+def test_two_devices_have_a_verdict_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers that share a state directory do not take turns in probing."""
+    qemu = emulator(tmp_path, BOOTS)
+    other = tmp_path / "other-kvm"
+    other.touch()
+    first = accel.DEVICE
+    for device in (first, other, first, other):
+        monkeypatch.setattr(accel, "DEVICE", device)
+        assert choose(tmp_path, qemu).accel is Accel.KVM
+    assert starts(tmp_path) == 2
+
+
+def test_a_probe_that_timed_out_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next launch tries again; after a second time-out it is believed for a while, then tried once more."""
+    now = time.monotonic_ns()
+    monkeypatch.setattr(accel, "_FIRST_BELIEF_S", 3600.0)
+    qemu = emulator(tmp_path, HANGS)
+    for cached, count in ((False, 1), (False, 2), (True, 2), (True, 2)):
+        verdict = choose(tmp_path, qemu)
+        assert (verdict.accel, verdict.cached, starts(tmp_path)) == (Accel.TCG, cached, count)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now + 2 * 3600 * 10**9)
+    assert (choose(tmp_path, qemu).cached, starts(tmp_path)) == (False, 3)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now + 4 * 3600 * 10**9)
+    assert (choose(tmp_path, qemu).cached, starts(tmp_path)) == (True, 3)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now + 7 * 3600 * 10**9)
+    assert (choose(tmp_path, qemu).cached, starts(tmp_path)) == (False, 4)
+
+
+def test_a_host_that_was_loaded_gets_kvm_later(tmp_path: Path) -> None:
+    """A time-out is no verdict: once the probe guest boots in time, KVM is taken."""
+    qemu = emulator(tmp_path, f"if [ $(wc -l < {tmp_path}/starts) = 1 ]; then {HANGS}; fi; {BOOTS}")
+    assert [choose(tmp_path, qemu).accel for _ in range(3)] == [Accel.TCG, Accel.KVM, Accel.KVM]
+    assert starts(tmp_path) == 2
+
+
+def test_a_refusal_at_a_launch_outweighs_a_probe(tmp_path: Path) -> None:
+    """What QEMU says of KVM when it is to run the guest is remembered, with its words."""
+    qemu = emulator(tmp_path, BOOTS)
+    assert choose(tmp_path, qemu).accel is Accel.KVM
+    why = "failed to initialize kvm: Permission denied"
+    assert accel.is_refusal(why)
+    assert not accel.is_refusal('Failed to get "write" lock')
+    accel.note_refusal(qemu, tmp_path / "state", why)
+    verdict = choose(tmp_path, qemu)
+    assert (verdict.accel, verdict.reason) == (Accel.TCG, f"QEMU refused KVM: {why}")
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": 1}', "null", '{"format": 2, "verdicts": [1, {"key": 2}]}'])
 def test_damaged_verdict_is_found_out_again(tmp_path: Path, damage: str) -> None:
     """A damaged file is as good as none, and is mended."""
     qemu = emulator(tmp_path, BOOTS)
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "kvm-verdict.json").write_text(damage)
     assert not choose(tmp_path, qemu).cached
-    assert json.loads((tmp_path / "state" / "kvm-verdict.json").read_text())["booted"] is True
+    assert json.loads((tmp_path / "state" / "kvm-verdict.json").read_text())["verdicts"][0]["booted"] is True
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["kvm-verdict.json", "kvm-verdict.lock"]
 
 
@@ -131,6 +192,16 @@ def test_what_rules_kvm_out_without_a_trial(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(CapabilityError, match="No such file"):
         choose(tmp_path, qemu, policy="kvm")
     assert starts(tmp_path) == 0
+
+
+def test_a_device_that_gives_no_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What opens and is no KVM, as /dev/null in its place, needs no probe either."""
+    monkeypatch.undo()
+    monkeypatch.setattr(accel, "host_arch", lambda: Arch.X86_64)
+    monkeypatch.setattr(accel, "DEVICE", Path("/dev/null"))
+    verdict = choose(tmp_path, emulator(tmp_path, BOOTS))
+    assert (verdict.accel, starts(tmp_path)) == (Accel.TCG, 0)
+    assert "/dev/null opens but gives no machine" in verdict.reason
 
 
 def test_explicit_choice_needs_no_proof(tmp_path: Path) -> None:
