@@ -54,10 +54,11 @@ def standing_by(folder: Path, environ: Mapping[str, str], *, clones: int) -> Ite
     :raise CapabilityError: it does not start.
     """
     socket, said = folder / f"daemon-{clones}.sock", folder / f"daemon-{clones}.log"
-    command = (sys.executable, "-m", "orchestrator.daemon.main", "--socket", str(socket))
+    # The daemon ends when its standard input does: with us, however we end.
+    command = (sys.executable, "-m", "orchestrator.daemon.main", "--socket", str(socket), "--lifeline", "0")
     with said.open("wb") as log:
         process = subprocess.Popen(
-            command, env={**environ, "GUESTLAUNCH_STANDBY": str(clones)}, stdin=subprocess.DEVNULL,
+            command, env={**environ, "GUESTLAUNCH_STANDBY": str(clones)}, stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
@@ -69,6 +70,8 @@ def standing_by(folder: Path, environ: Mapping[str, str], *, clones: int) -> Ite
             process.wait(_END_SECONDS)
         process.kill()
         process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def _await_socket(process: subprocess.Popen[bytes], socket: Path, said: Path) -> None:

@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
         return _serve_inherited(_inherited(options.serve_fd), lambda: load(config=options.config, overrides=overrides))
     settings = load(config=options.config, overrides=overrides)
     path = (Path.cwd() / options.socket) if options.socket else settings.runtime_dir / listen.SOCKET_NAME
-    return _serve_publicly(path, settings)
+    return _serve_publicly(path, settings, options.lifeline)
 
 
 def _serve_inherited(sock: socket.socket, settings: Callable[[], Settings]) -> int:
@@ -87,7 +87,7 @@ def _tell(sock: socket.socket, text: str) -> bool:
     return True
 
 
-def _serve_publicly(path: Path, settings: Settings) -> int:
+def _serve_publicly(path: Path, settings: Settings, lifeline: int | None) -> int:
     from orchestrator.daemon import run as running  # here: see run()
 
     with contextlib.ExitStack() as stack:
@@ -101,7 +101,9 @@ def _serve_publicly(path: Path, settings: Settings) -> int:
             notify(os.environ, "STOPPING=1")
             stack.close()  # the socket goes first: who comes now serves himself
 
-        return running.serve_listener(listener, _for_clients(settings), ready=ready, stopping=stopping)
+        return running.serve_listener(
+            listener, _for_clients(settings), ready=ready, stopping=stopping, lifeline=lifeline
+        )
 
 
 def _for_clients(settings: Settings) -> Settings:
@@ -126,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metrics-listen", metavar="HOST:PORT", help="answer Prometheus there, at /metrics")
     parser.add_argument("--otlp-endpoint", metavar="URL", help="send launches as traces to that collector")
     parser.add_argument("--serve-fd", metavar="N", type=int, help="serve one inherited connection, then end")
+    parser.add_argument("--lifeline", metavar="N", type=int, help="end when an inherited pipe does")
     parser.add_argument("--version", action="version", version=f"guestlaunchd {__version__}")
     return parser
 

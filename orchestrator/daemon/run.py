@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,15 +45,19 @@ def serve_listener(
     lonely_end: bool = False,
     ready: Callable[[], None] | None = None,
     stopping: Callable[[], None] | None = None,
+    lifeline: int | None = None,
 ) -> int:
     """Serve a listening socket until a signal comes; return the exit status.
 
     :param lonely_end: also end when the last client has gone, as a command's own server does: it shows no metrics and
         keeps no clones ready.
     :param ready: called once clients are answered; `stopping` once no new ones are.
+    :param lifeline: an inherited descriptor at whose end to end, too.
     """
     listen, standby = (None, 0) if lonely_end else (settings.metrics_listen, settings.standby)
     with _server(settings, metrics_listen=listen, standby=standby) as (server, stop):
+        if lifeline is not None:
+            _follow(lifeline, stop)
         _claim(Path(listener.getsockname()), settings, private=lonely_end)
         if ready is not None:
             ready()
@@ -60,7 +65,21 @@ def serve_listener(
         listener.close()
         if stopping is not None:
             stopping()
-        return _end(server, stop, settings)
+        status = _end(server, stop, settings)
+    embed.leave()
+    return status
+
+
+def _follow(lifeline: int, stop: Stop) -> None:
+    """Ask for the end once nobody holds the other end of an inherited pipe any more: whoever started us is dead."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(lifeline, 4096):
+                pass
+        stop.request("who started it has ended")
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
 def _claim(path: Path, settings: Settings, *, private: bool) -> None:
@@ -75,7 +94,9 @@ def serve_connection(sock: socket.socket, settings: Settings) -> int:
     with _server(settings, metrics_listen=None) as (server, stop):
         server.adopt(sock)
         server.serve(None, stop, lonely_end=True)
-        return _end(server, stop, settings)
+        status = _end(server, stop, settings)
+    embed.leave()
+    return status
 
 
 @contextlib.contextmanager

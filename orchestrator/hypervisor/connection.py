@@ -6,6 +6,7 @@ which costs more than opening a connection: import it where it is used.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -24,6 +25,7 @@ from orchestrator.hypervisor.process import Adoption, Process, adopting, read_pi
 from orchestrator.hypervisor.routing import EventRouter
 from orchestrator.hypervisor.summary import Summary, summarise
 
+_CLEARED_S = 2.0
 KEEPALIVE_S = 5
 KEEPALIVE_MISSES = 3
 
@@ -159,7 +161,11 @@ class Connection:
             raise translate(failure, "cannot ask for capabilities", self.uri) from failure
 
     def close(self) -> None:
-        """Close the connection. End its guests first."""
+        """Close the connection. End its guests first; libvirt is given the time to clear away those that have ended."""
+        for guest in list(self._guests):
+            if guest.exited.is_set():
+                with contextlib.suppress(GuestlaunchError):
+                    guest.wait_gone(_CLEARED_S)
         for undo in self._unsubscribe:
             _ignoring_libvirt(undo)
         self._unsubscribe.clear()

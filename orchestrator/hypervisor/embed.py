@@ -11,8 +11,6 @@ import atexit
 import fcntl
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import files, sockets
-from orchestrator.errors import CapabilityError, HypervisorError
+from orchestrator.errors import HypervisorError
 from orchestrator.hypervisor import leftovers
+from orchestrator.hypervisor.guardian import Guardian
 from orchestrator.settings import default_runtime_dir
 
 OWNER = "owner.lock"  # POSIX record lock, held while the owner lives; not inherited by children
@@ -55,12 +54,11 @@ _own: dict[int, Root] = {}  # by process id: a forked child has no claim on its 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Root:
-    """This process's private root: `path`; `owner_fd` holds the lock that shows it is alive, `life_fd` the guardian."""
+    """This process's private root: `path`; `owner_fd` holds the lock that shows it is alive."""
 
     path: Path
     owner_fd: int
-    guardian: subprocess.Popen[bytes]
-    life_fd: int
+    guardian: Guardian
 
     @property
     def uri(self) -> str:
@@ -176,30 +174,6 @@ def _furnish(root: Path, cache: Path) -> None:
     (root / "etc" / "qemu.conf").write_text(qemu_conf(privileged=os.getuid() == 0))
 
 
-def _start_guardian(root: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the process that cleans up after us; return it and the descriptor whose end tells it that we are dead.
-
-    Nobody closes that but the kernel: until our last thread is dead, libvirt may make folders anew that are removed
-    already. The guardian has its own session: a terminal's Ctrl-C is not for it.
-    """
-    read_end, write_end = os.pipe()
-    try:
-        guardian = subprocess.Popen(
-            [sys.executable, "-I", "-S", leftovers.__file__, str(root)],
-            stdin=read_end,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
-    except OSError as error:
-        os.close(write_end)
-        raise CapabilityError("cannot start the guardian of", root, error) from error
-    finally:
-        os.close(read_end)
-    return guardian, write_end
-
-
 def private_root(state_dir: Path) -> Root:
     """Return this process's root, made at the first call; libvirt allows a process no second one.
 
@@ -225,22 +199,25 @@ def _make_root(state_dir: Path) -> Root:
         os.close(folder)
     try:
         _furnish(path, state_dir.absolute() / "libvirt" / "cache")
-        guardian, life_fd = _start_guardian(path)
-        root = Root(path=path, owner_fd=owner_fd, guardian=guardian, life_fd=life_fd)
+        root = Root(path=path, owner_fd=owner_fd, guardian=Guardian(path))
     except BaseException:
         leftovers.remove(path)
         os.close(owner_fd)
         raise
-    atexit.register(_remove_own, os.getpid())
+    atexit.register(leave)
     return root
 
 
-def _remove_own(pid: int) -> None:
-    """Remove this process's root at its end. Guests that still run then end with it."""
-    root = _own.get(os.getpid())
-    if root is None or os.getpid() != pid:
-        return
-    leftovers.remove(root.path)
+def leave() -> None:
+    """Remove this process's root at its end, and wait for the guardian. Guests that still run then end with it.
+
+    After it, this process starts no guest any more. What libvirt makes anew meanwhile, the guardian removes.
+    """
+    with _lock:
+        root = _own.get(os.getpid())
+        if root is not None:
+            leftovers.remove(root.path)
+            root.guardian.dismiss()
 
 
 def sweep(state_dir: Path) -> list[str]:

@@ -2,8 +2,9 @@
 
 Two callers: `embed.sweep`, and this file run as a program of its own (the guardian), which outlives the process that
 started it. libvirt's embedded driver has no autodestroy; the guardian stands in for it: it waits until its standard
-input ends, which the kernel sees to however that process dies. Besides `files`, standard library only: the guardian
-starts on a bare interpreter.
+input ends, which the kernel sees to however that process dies. A second one (`lifeline`) stands by for the case that
+both are killed; the guardian starts it, replaces it and takes it along. Besides `files`, standard library only: both
+start on a bare interpreter.
 
 Nothing here follows a symbolic link or believes a name: who could make entries where we look could have us remove
 whatever he likes.
@@ -32,6 +33,8 @@ CLAIMS = "claims"  # folder of files, each of which holds the path of something 
 # Folders that may be claimed, by their names: a launch's, a template's that is being built, a private socket's.
 FOLDER = re.compile(r"gl-[0-9a-f]{12}|\.building-[0-9a-z_]{8}|c-[0-9a-z_]{8}")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+GUARDED = "GUESTLAUNCH_GUARDED"  # names the root to the second guardian
+_PAUSE_S = 1.0
 GRACE_S = 3.0  # for QEMU to write back what it holds, before SIGKILL
 
 
@@ -151,17 +154,52 @@ def _remove_socket(name: str, folder: int) -> bool:
 
 
 def guard(root: Path) -> None:
-    """Wait until standard input ends, then clean up if the root is still there.
+    """Wait until standard input ends, then clean up; a line that is read there says that nothing is left to do."""
+    second = _start_second(root)
+    try:
+        while True:
+            pidfd = os.pidfd_open(second)
+            try:
+                either = select.poll()
+                either.register(0, select.POLLIN)
+                either.register(pidfd, select.POLLIN)
+                ready = {descriptor for descriptor, _ in either.poll()}
+            finally:
+                os.close(pidfd)
+            if 0 in ready:
+                break
+            os.waitpid(second, 0)
+            time.sleep(_PAUSE_S)  # one that cannot live must not cost the host a processor
+            second = _start_second(root)
+        if os.read(0, 1):
+            remove(root)
+        else:
+            clean_up(root)
+    finally:
+        os.kill(second, signal.SIGKILL)
+        os.waitpid(second, 0)
+
+
+def _start_second(root: Path) -> int:
+    """Start the second guardian and return its process id."""
+    program = str(Path(__file__).with_name("lifeline.py"))
+    command = [sys.executable, "-I", "-S", program, str(os.getpid())]
+    return os.posix_spawn(sys.executable, command, {**os.environ, GUARDED: str(root)}, setsid=True)
+
+
+def clean_up(root: Path) -> None:
+    """Clean up after a dead owner if the root is still there. Whoever else does the same meanwhile is waited for.
 
     A guest may have been in the middle of its start when its owner died: its pid file appears a moment later, so the
     root is looked at until QEMU can no longer turn up in it.
     """
-    while os.read(0, 4096):
-        pass
-    if not root.is_dir():
+    try:
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
         return
+    fcntl.flock(folder, fcntl.LOCK_EX)
     settle = time.monotonic() + 1.0
-    while time.monotonic() < settle:
+    while root.is_dir() and time.monotonic() < settle:
         for pid in guests_of(root):
             end_process(pid)
         time.sleep(0.1)

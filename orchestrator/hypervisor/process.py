@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import resource
 import signal
@@ -65,8 +66,9 @@ class Adoption:
                 pid = int(file.read_text())
                 if pid not in self._probed:
                     self._probed.add(pid)
+                    leader = os.getsid(pid)
                     probe = Process(pid)
-                    probe.call_at_end(probe.close)
+                    probe.call_at_end(functools.partial(_let_go, probe, leader))
 
     def _find(self) -> bool:
         identity = self._identity()
@@ -85,6 +87,14 @@ class Adoption:
         if self._process is None:
             self._find()
         return self._process
+
+
+def _let_go(probe: Process, leader: int) -> None:
+    """Reap the process by which a QEMU that went into the background got its session; nobody else has waited for it."""
+    if leader != probe.pid:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(leader, os.WNOHANG)
+    probe.close()
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ _CONNECT_SECONDS = 5.0
 _SERVE_FD = 3
 _SOCKET_NAME = "guestlaunchd.sock"
 
+_spawned: list[int] = []  # at most one: the process id of the orchestrator that was started
+
 
 def orchestrator(env: Mapping[str, str]) -> socket.socket:
     """Return a connection to the orchestrator that is to carry out the launch.
@@ -89,17 +91,19 @@ def _spawn(env: Mapping[str, str]) -> socket.socket:
     # Out of the way of the numbers that the child's descriptors get.
     source = os.dup(theirs.fileno()) if theirs.fileno() <= _SERVE_FD else theirs.fileno()
     try:
-        os.posix_spawn(
-            program,
-            [program, "--serve-fd", str(_SERVE_FD)],
-            dict(env),
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, source, _SERVE_FD),
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-            ],
-            setsid=True,
-            setsigdef=[signal.SIGPIPE],
+        _spawned.append(
+            os.posix_spawn(
+                program,
+                [program, "--serve-fd", str(_SERVE_FD)],
+                dict(env),
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, source, _SERVE_FD),
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                ],
+                setsid=True,
+                setsigdef=[signal.SIGPIPE],
+            )
         )
     except OSError as error:
         from orchestrator.errors import CapabilityError
@@ -111,3 +115,18 @@ def _spawn(env: Mapping[str, str]) -> socket.socket:
             os.close(source)
         theirs.close()
     return ours
+
+
+def see_off(seconds: float) -> None:
+    """Wait, not for ever, for the orchestrator that was started for this launch: whoever starts a process reaps it."""
+    import select
+
+    for pid in _spawned:
+        try:
+            pidfd = os.pidfd_open(pid)
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            poll.poll(seconds * 1000)
+            os.waitpid(pid, os.WNOHANG)
+        except OSError:
+            continue  # children that end are nobody's business where SIGCHLD is ignored

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _SEND_SECONDS = 10.0
 _MESSAGE_SECONDS = 10.0  # from a message's first byte to its last
 _TERMINATE_SECONDS = 60.0
+_SEEN_OFF_SECONDS = 5.0  # for an orchestrator of this launch's own to clear up after it
 
 # What the orchestrator may need to know of the caller: its own settings, and what QEMU's network block drivers
 # take from their environment.
@@ -77,11 +78,16 @@ def launch(argv: Sequence[str]) -> int:
     from orchestrator.wrapper import connect
 
     sock = connect.orchestrator(os.environ)
-    if _told_to_end(wake):
-        return 0  # before anything was started, as QEMU would
-    message = protocol.launch_message(argv, os.getcwd(), _selected(os.environ))
-    _send(sock, message, (0, 1, 2))
-    return _finish(_await_exit(sock, wake))
+    try:
+        if _told_to_end(wake):
+            return 0  # before anything was started, as QEMU would
+        message = protocol.launch_message(argv, os.getcwd(), _selected(os.environ))
+        _send(sock, message, (0, 1, 2))
+        outcome = _await_exit(sock, wake)
+    finally:
+        sock.close()
+        connect.see_off(_SEEN_OFF_SECONDS)
+    return _finish(outcome)
 
 
 def _send(sock: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:

@@ -184,10 +184,13 @@ def test_sweep_cleans_up_when_the_guardian_died_too(state_dir: Path, start: Star
     """A sweep ends what a killed orchestrator without guardian left, and leaves the living alone."""
     living, dead = start(state_dir, "living"), start(state_dir, "dead")
     alive, left = living.answer(), dead.answer()
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if b"leftovers.py\0" + left["root"].encode() in (process / "cmdline").read_bytes():
-                os.kill(int(process.name), signal.SIGKILL)
+    dead.process.send_signal(signal.SIGSTOP)  # it would replace its guardian
+    for program in (b"leftovers.py", b"lifeline.py"):  # the first one, its second
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command, environ = ((process / name).read_bytes() for name in ("cmdline", "environ"))
+                if program in command and left["root"].encode() in command + environ:
+                    os.kill(int(process.name), signal.SIGKILL)
     dead.process.kill()
     dead.process.wait()
     time.sleep(0.3)
