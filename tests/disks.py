@@ -65,3 +65,38 @@ class DiskFactory:
                 "/usr/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-d", content,
                 "-E", f"offset={offset_mib * MIB}", raw, f"{size_mib - offset_mib}M",
             )  # fmt: skip
+
+
+def naming_relatively(folder: Path) -> tuple[Path, list[tuple[str, Path]]]:
+    """Make images that name other files relative to the working directory of whoever opens them.
+
+    :return: that directory, and the images: what their first bytes are, and their paths.
+    """
+    cwd = folder / "cwd"
+    cwd.mkdir()
+    (cwd / "base.img").write_bytes(b"the base".ljust(MIB))
+    images = []
+    create = ("qemu-img", "create", "-q", "-f", "qcow2")
+    names = {
+        "json": "json:{'driver':'raw','file.driver':'file','file.filename':'base.img'}",
+        "file": "file:base.img",
+    }
+    for kind, name in names.items():
+        in_cwd(cwd, *create, "-F", "raw", "-b", name, folder / f"{kind}.qcow2")
+        images.append(("the base", folder / f"{kind}.qcow2"))
+    upper = folder / "upper.qcow2"
+    in_cwd(
+        cwd, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "json.qcow2", "-o", "size=1M", "-u", upper
+    )
+    images.append(("the base", upper))
+    (cwd / "source.img").write_bytes(b"the data".ljust(MIB))
+    data = folder / "data.qcow2"
+    in_cwd(cwd, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", "data_file=data.raw", "source.img", data)
+    images.append(("the data", data))
+    return cwd, images
+
+
+def in_cwd(cwd: Path, *args: str | Path) -> None:
+    """Run a program of the host in a directory; fail the test with what it said."""
+    run = subprocess.run(list(map(str, args)), text=True, capture_output=True, timeout=120, check=False, cwd=cwd)
+    assert run.returncode == 0, f"{args[0]}: {run.stdout}{run.stderr}"

@@ -30,6 +30,7 @@ from orchestrator import __version__
 from orchestrator.daemon.abandoned import Tool
 from orchestrator.daemon.messages import Asked, Running, answer, describe
 from orchestrator.daemon.peer import Peer, credentials, require_own
+from orchestrator.daemon.sameness import ElsewhereError, named_files, require_same
 from orchestrator.errors import GuestlaunchError, ProtocolError
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.standby import Waiting
@@ -274,11 +275,10 @@ class Server:
             listener = threading.Thread(
                 target=_listen, args=(connection.sock, tool, stop), name="client-stop", daemon=True
             )
-            listener.start()
             try:
-                record, reply = self._run(asked, stop, connection.peer.pid, tool)
+                record, reply = self._run(asked, connection, stop, tool, listener.start)
                 event = None if record is None else to_event(record)
-                if event is not None or reply["message"]:
+                if event is not None or (reply["message"] and "elsewhere" not in reply):
                     self._report(asked.env.get("GUESTLAUNCH_CLIENT"), event, str(reply["message"]))
                 _tell(connection.sock, reply)
                 if event is not None:
@@ -286,21 +286,33 @@ class Server:
             finally:
                 connection.stop = None
                 _hang_up(connection.sock)
-                listener.join()
+                if listener.ident is not None:
+                    listener.join()
                 for folder in tool.clear():
                     self._log.emit("swept", level="warning", what=f"removed {folder}, of a tool that was killed")
 
-    def _run(self, asked: Asked, stop: Stop, pid: int, tool: Tool) -> tuple[LaunchRecord | None, dict[str, Any]]:
-        """Return a launch's record, if it came that far, and the client's answer."""
+    def _run(
+        self, asked: Asked, connection: _Connection, stop: Stop, tool: Tool, listen: Callable[[], None]
+    ) -> tuple[LaunchRecord | None, dict[str, Any]]:
+        """Return a launch's record, if it came that far, and the client's answer.
+
+        :param listen: begins to hear what the client says while it launches.
+        """
         record: LaunchRecord | None
         try:
             settings = for_launch(self._settings, asked.env, Path(asked.cwd))
             request = argv.parse(asked.argv, asked.cwd)
+            require_same(connection.sock, named_files(request, settings, asked.env), stop)
+            listen()
             tool.asks_for(request)
             console = (asked.console[0], asked.console[1]) if request.console else None
             record = self._launcher.run(
-                request, settings=settings, console=console, origin_ns=asked.origin_ns, stop=stop, client_pid=pid
-            )
+                request, settings=settings, console=console, origin_ns=asked.origin_ns, stop=stop,
+                client_pid=connection.peer.pid,
+            )  # fmt: skip
+        except ElsewhereError as error:
+            self._log.emit("client_elsewhere", level="warning", name=error.subject, client_pid=connection.peer.pid)
+            return None, protocol.exit_message(1, str(error)) | {"elsewhere": True}
         except GuestlaunchError as error:
             with self._lock:
                 self._outcomes["failure"] += 1

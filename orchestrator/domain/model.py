@@ -88,7 +88,8 @@ class Disk:
     `format` None asks QEMU to probe (only ever because the user's tool asked for that).
     `cache` is QEMU's cache mode. `shared_read` lets the backing file be open for writing elsewhere
     (libguestfs asks for it, `locking=off`, for its read-only overlays). `snapshot` throws writes
-    away. Block sizes are bytes.
+    away. Block sizes are bytes. `options` are QEMU's block options for files that the image names and that QEMU would
+    not find by itself (`orchestrator.images.chain`).
     """
 
     source: FileSource | NetworkSource
@@ -105,6 +106,7 @@ class Disk:
     described: bool = False
     logical_block_size: int | None = None
     physical_block_size: int | None = None
+    options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,6 +129,7 @@ def drive_option(disk: Disk, index: int) -> str:
     pairs = [("id", drive_id(index)), ("if", "none"), *_source_options(disk, index)]
     if disk.format is not None:
         pairs.append(("format", disk.format))
+    pairs += disk.options
     if disk.shared_read:
         pairs.append(("backing.file.locking", "off"))
     switches = (("read-only", disk.readonly), ("copy-on-read", disk.copy_on_read))

@@ -61,6 +61,7 @@ def bare(request: LaunchRequest) -> LaunchRequest:
         network=None,
         extra_args=(),
         start_paused=False,
+        cwd="/",
     )
 
 

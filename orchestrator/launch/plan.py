@@ -22,6 +22,7 @@ from orchestrator.firmware.descriptors import Firmware, find_firmware
 from orchestrator.hypervisor.accel import AccelVerdict, choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
 from orchestrator.hypervisor.pflash import flash_formats
+from orchestrator.images.chain import read_chain
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.settings import Settings
 
@@ -80,7 +81,7 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
         accel_reason=verdict.reason,
         firmware=_firmware(request, profile),
         appliance=appliance,
-        disks=tuple(_resolved(disk) for disk in request.disks),
+        disks=tuple(_resolved(disk, request.cwd) for disk in request.disks),
         kernel=kernel,
         kernel_bytes=_size(kernel, "kernel"),
         initrd_bytes=_size(request.initrd, "initrd"),
@@ -162,11 +163,12 @@ def check_disk(disk: Disk) -> None:
     os.close(descriptor)
 
 
-def _resolved(disk: Disk) -> Disk:
-    """Tell block devices from files, which QEMU opens by different drivers."""
-    if isinstance(disk.source, FileSource) and Path(disk.source.path).is_block_device():
-        return replace(disk, source=replace(disk.source, block_device=True))
-    return disk
+def _resolved(disk: Disk, cwd: str) -> Disk:
+    """Tell block devices from files, which QEMU opens by different drivers, and find what the image names."""
+    if not isinstance(disk.source, FileSource):
+        return disk
+    source = replace(disk.source, block_device=Path(disk.source.path).is_block_device())
+    return replace(disk, source=source, options=read_chain(source.path, disk.format, cwd).options)
 
 
 def _accel(request: LaunchRequest, settings: Settings, profile: Profile, emulator: str) -> AccelVerdict:

@@ -15,6 +15,7 @@ class LaunchRequest:
 
     Paths are absolute. `None` means: not asked for, the profile or the settings decide.
 
+    :ivar cwd: the client's working directory, in which QEMU would look for relative names inside images.
     :ivar kernel: guest kernel; `initrd` and `root` (fixed appliance's root image) likewise.
     :ivar cmdline: kernel command line, complete.
     :ivar disks: in guest order, the appliance's root not among them.
@@ -43,6 +44,7 @@ class LaunchRequest:
     console: bool = True
     extra_args: tuple[str, ...] = ()
     start_paused: bool = False
+    cwd: str = "/"
 
 
 def from_json(values: Mapping[str, Any]) -> LaunchRequest:

@@ -137,6 +137,7 @@ def parse(
         console=_console(arguments),
         extra_args=(*(("-s",) if ("-s", None) in arguments.options else ()), *users.rest),
         start_paused=("-S", None) in arguments.options,
+        cwd=cwd,
     )
 
 

@@ -1,7 +1,9 @@
 """Where the hv wrapper finds its orchestrator: a socket given, a daemon that runs, or one started for this launch.
 
 In this order: `$GUESTLAUNCH_SOCKET`; the daemon's default socket, if it belongs to us or to root; else
-`guestlaunchd --serve-fd 3` started in a new session on one end of a socket pair. The protocol is the same on all.
+`guestlaunchd --serve-fd 3` started in a new session on one end of a socket pair. The protocol is the same on all. One
+that turns out to see other files than we do gives way to one of our own, even where the user named it: no answer of
+its could be right.
 It is on the launch path: light modules only.
 """
 
@@ -40,7 +42,12 @@ def orchestrator(env: Mapping[str, str]) -> socket.socket:
                 return sockets.dial(path, _CONNECT_SECONDS)
             except OSError:
                 continue  # left behind by a daemon that died, or not to be trusted: do without
-    return _spawn(env)
+    return own(env)
+
+
+def is_shared(sock: socket.socket) -> bool:
+    """Return whether a connection leads to a server that was there before us: its socket has a name."""
+    return bool(sock.getpeername())
 
 
 def default_sockets(env: Mapping[str, str]) -> list[str]:
@@ -80,7 +87,7 @@ def _program() -> str:
     raise CapabilityError("cannot start the orchestrator", "guestlaunchd", f"not found in {folders[0]}", hint)
 
 
-def _spawn(env: Mapping[str, str]) -> socket.socket:
+def own(env: Mapping[str, str]) -> socket.socket:
     """Start an orchestrator for this one launch and return the connection to it.
 
     It gets its own session, so that a terminal's signals reach it only through us. Its stderr stays ours: what

@@ -84,6 +84,14 @@ def launch(argv: Sequence[str]) -> int:
         message = protocol.launch_message(argv, os.getcwd(), _selected(os.environ))
         _send(sock, message, (0, 1, 2))
         outcome = _await_exit(sock, wake)
+        if outcome.get("elsewhere") is True and connect.is_shared(sock):
+            # That server sees other files than we do (a container, a chroot): one of our own sees ours.
+            _complain(f"{outcome.get('message')}: guestlaunch-hv starts its own", loud=False)
+            sock.close()
+            os.environ.pop("GUESTLAUNCH_QUIET", None)  # whoever set it watches the other server
+            sock = connect.own(os.environ)
+            _send(sock, message, (0, 1, 2))
+            outcome = _await_exit(sock, wake)
     finally:
         sock.close()
         connect.see_off(_SEEN_OFF_SECONDS)
@@ -141,6 +149,8 @@ def _await_exit(sock: socket.socket, wake: int) -> dict[str, Any]:
             message = _next_message(sock)
             if message["type"] == "exit":
                 return message
+            if message["type"] == "files":
+                _send(sock, protocol.files_message(message["names"]))
         if wake in ready and _told_to_end(wake) and deadline is None:
             deadline = time.monotonic() + _TERMINATE_SECONDS
             _send(sock, {"type": "terminate"})

@@ -3,10 +3,12 @@ r"""The wire between the hv wrapper and the orchestrator: framed JSON objects an
 Frame: 4 bytes, big-endian length of the body, then the body: one JSON object, ASCII only. Arguments and
 environment are arbitrary bytes held in `str` by surrogateescape; JSON's `\udcXX` carries them unharmed.
 
-    client -> server   {"type": "launch", "protocol": 1, "argv": [...], "cwd": "...", "env": {...}} + fds 0, 1, 2
+    client -> server   {"type": "launch", "protocol": 2, "argv": [...], "cwd": "...", "env": {...}} + fds 0, 1, 2
                        {"type": "terminate"}          the client was told to end; it waits for "exit"
-    server -> client   {"type": "pids", ...}          informal, ignored by the wrapper
-                       {"type": "exit", "status": N, "message": "one line or empty"}, or "signal": N for "status"
+                       {"type": "files", "identities": [[device, inode] or null, ...]}   answers the server's "files"
+    server -> client   {"type": "files", "names": [...]}   which files are these to the client? (`identity`)
+                       {"type": "exit", "status": N, "message": "one line or empty"}, or "signal": N for "status";
+                       with "elsewhere": true when nothing was launched because client and server differ in their files
 
 End of file from the server before "exit" means that it died; from the client, that the client did.
 `argv` is without the program's own name. This module says nothing about what the messages cause.
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from orchestrator.errors import ProtocolError
 
-VERSION = 1
+VERSION = 2
 MAX_BODY_BYTES = 1 << 20
 MAX_FDS = 8
 _HEADER_BYTES = 4
@@ -57,6 +59,20 @@ def launch_message(argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> dic
         "cwd": wire_text(cwd),
         "env": {wire_text(key): wire_text(value) for key, value in env.items()},
     }
+
+
+def identity(name: str) -> list[int] | None:
+    """Return device and inode of the file that a name (as `wire_text` has it) leads to here; None where it does not."""
+    try:
+        status = os.stat(name.encode("utf-8", "surrogateescape"))
+    except (OSError, ValueError):
+        return None
+    return [status.st_dev, status.st_ino]
+
+
+def files_message(names: Sequence[str]) -> dict[str, Any]:
+    """Return the answer to the server's question which files some names lead to."""
+    return {"type": "files", "identities": [identity(name) for name in names]}
 
 
 def exit_message(status: int, message: str = "", signal: int | None = None) -> dict[str, Any]:

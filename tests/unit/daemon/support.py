@@ -102,14 +102,24 @@ class FakeLauncher:
 
 @dataclass
 class Client:
-    """A connection to the server under test."""
+    """A connection to the server under test.
+
+    :ivar asked: the files that the server wanted to know of; `lies` is added to what it is told.
+    :ivar early: an answer that came in place of that question.
+    """
 
     sock: socket.socket
+    asked: list[str] = field(default_factory=list)
+    lies: dict[str, Any] = field(default_factory=dict)
+    early: dict[str, Any] | None = None
 
     def send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         protocol.send(self.sock, message, fds, time.monotonic() + SECONDS)
 
     def receive(self) -> dict[str, Any]:
+        if self.early is not None:
+            message, self.early = self.early, None
+            return message
         return protocol.receive(self.sock, time.monotonic() + SECONDS)[0]
 
     def launch(
@@ -118,6 +128,12 @@ class Client:
         with Path(os.devnull).open("r+b") as null:
             message = protocol.launch_message(argv or LAUNCH_ARGV, "/", env or {})
             self.send(message, (console or null.fileno(), null.fileno(), null.fileno()))
+        first = self.receive()
+        if first["type"] == "files":
+            self.asked += first["names"]
+            self.send(protocol.files_message(first["names"]) | self.lies)
+        else:
+            self.early = first
 
 
 @dataclass

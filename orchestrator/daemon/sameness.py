@@ -1,0 +1,99 @@
+"""Whether a client and this server mean the same files: names lead elsewhere in a chroot or another mount namespace.
+
+The server names every file that it would open for a launch, down to what images name in their turn; the client says
+which files these are to it (device and inode), and the server compares them with its own. Where they differ, it does
+not launch, and the client serves itself.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.domain.model import FileSource
+from orchestrator.errors import ProtocolError
+from orchestrator.images.chain import read_chain
+from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.stop import Stop
+from orchestrator.settings import Settings
+from orchestrator.wrapper import protocol
+
+# A client answers at once, unless a file system of its own hangs.
+_ANSWER_SECONDS = 60.0
+_NAMES_A_MESSAGE = 200
+# To each process these name its own; the user's own QEMU arguments may name files that nobody here knows of.
+_ROOT = ("/", "/proc/self/ns/mnt")
+_NETWORK = "/proc/self/ns/net"
+
+
+class ElsewhereError(ProtocolError):
+    """A name leads to another file here than with the client."""
+
+
+def named_files(request: LaunchRequest, settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names, absolute, of all that a launch opens or connects to for its client."""
+    return tuple(dict.fromkeys(_names(request, settings, environ)))
+
+
+def _names(request: LaunchRequest, settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    yield from (request.kernel, request.initrd)
+    yield from (path for path in (request.root, request.guestfsd_path) if path is not None)
+    yield from request.pflash or ()
+    networked = False
+    for disk in request.disks:
+        if isinstance(disk.source, FileSource):
+            yield from read_chain(disk.source.path, disk.format, request.cwd).files
+        else:
+            networked = True
+            yield from (value for key, value in disk.source.options if key == "server.path")
+    if request.network is not None:
+        networked = True
+        yield from (path for path in (request.network.stream_path,) if path is not None)
+    if networked:
+        yield _NETWORK
+    if request.extra_args:
+        yield from _ROOT
+    if environ.get("GUESTLAUNCH_CONFIG"):
+        yield str(Path(request.cwd, environ["GUESTLAUNCH_CONFIG"]))
+    if environ.get("GUESTLAUNCH_TIMELINE") and settings.timeline not in {None, "-"}:
+        yield from (str(settings.timeline), str(Path(str(settings.timeline)).parent))
+
+
+def require_same(sock: socket.socket, names: Sequence[str], stop: Stop) -> None:
+    """Ask a client which files these names lead to, and compare.
+
+    :param stop: requested when the client says so meanwhile.
+    :raise ElsewhereError: one of them leads elsewhere.
+    :raise ProtocolError: the client has gone, or answered something else.
+    """
+    for start in range(0, len(names), _NAMES_A_MESSAGE):
+        some = names[start : start + _NAMES_A_MESSAGE]
+        for name, theirs in zip(some, _ask(sock, some, stop), strict=True):
+            if theirs != protocol.identity(name):
+                raise ElsewhereError(
+                    "launch refused", name, "that is another file to this server than to the tool", "see its log"
+                )
+
+
+def _ask(sock: socket.socket, names: Sequence[str], stop: Stop) -> list[object]:
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    wired = [protocol.wire_text(name) for name in names]
+    protocol.send(sock, {"type": "files", "names": wired}, deadline=deadline)
+    while True:
+        try:
+            message, fds = protocol.receive(sock, deadline)
+        except EOFError:
+            stop.request("client gone")
+            raise ProtocolError("launch refused", "the client", "it has gone") from None
+        for descriptor in fds:
+            os.close(descriptor)
+        if message["type"] == "terminate":
+            stop.request("terminate")
+            continue
+        found = message.get("identities")
+        if message["type"] != "files" or not isinstance(found, list) or len(found) != len(names):
+            raise ProtocolError("launch refused", "message", "it does not say which files are meant")
+        return found
