@@ -17,7 +17,7 @@ from orchestrator.cli.options import examples, json_option, settings_options, ve
 from orchestrator.daemon.boundary import complain
 from orchestrator.settings import Settings, merged
 from orchestrator.workload.job import Job, load_job
-from orchestrator.workload.jobs import Outcome, carry_out
+from orchestrator.workload.jobs import Outcome, carry_out, confined
 from orchestrator.workload.tools import unwinding_on_sigterm
 
 # A worker that was killed leaves its launch to the server's notice of that.
@@ -43,10 +43,12 @@ def run(*, settings: Settings, as_json: bool, verbose: bool, disks: tuple[Path, 
     """Carry out the workload in the file JOB through the guestfs bindings.
 
     A job names disks, and commands in guestfish's words or a Python file; `configs/jobs` has examples. It is
-    ended when its deadline is over (exit status 124).
+    ended when its deadline is over (exit status 124). Its disk images are not trusted, unless --image-policy says so.
     """
     loaded = load_job(job, disks)
     own = merged(loaded.settings, settings, source=str(job))
+    own = replace(own, image_policy=own.image_policy or "untrusted")
+    loaded = confined(loaded, own)
     with unwinding_on_sigterm(), session.opened(own, verbose=verbose) as opened:
         outcome = carry_out(loaded, opened.environment.variables, None if as_json else _progress)
         finished = opened.finished(_RECORD_SECONDS if outcome.status else 0.0)

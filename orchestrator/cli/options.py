@@ -39,13 +39,19 @@ _SETTINGS = (
     click.option("--memory-mib", metavar="N", help="Guest memory in MiB."),
     click.option("--vcpus", metavar="N", help="Virtual CPUs."),
     click.option("--cpu", metavar="MODEL", help="CPU model."),
+    click.option(
+        "--image-policy",
+        type=click.Choice(["trusted", "untrusted"]),
+        help="What disk images may name; untrusted for jobs, trusted otherwise.",
+    ),
+    click.option("--image-roots", metavar="DIR[:DIR]", help="Where untrusted images, and what they name, must lie."),
     click.option("--timeline", metavar="FILE", help="Append each launch's timeline as a JSON line; - is stdout."),
     click.option("--state-dir", metavar="DIR", help="Appliances, logs and libvirt's private files."),
     click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML)."),
 )
 _NAMES = (
-    "profile", "connect", "fw_cfg_dma", "accel", "start", "appliance", "memory_mib", "vcpus", "cpu", "timeline",
-    "state_dir",
+    "profile", "connect", "fw_cfg_dma", "accel", "start", "appliance", "memory_mib", "vcpus", "cpu",
+    "image_policy", "image_roots", "timeline", "state_dir",
 )  # fmt: skip
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")

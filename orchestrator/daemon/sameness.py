@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.domain.model import FileSource
+from orchestrator.domain.model import Disk, FileSource
 from orchestrator.errors import ProtocolError
 from orchestrator.images.chain import read_chain
+from orchestrator.images.policy import Policy, confine, confine_overlay
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
@@ -34,7 +35,10 @@ class ElsewhereError(ProtocolError):
 
 
 def named_files(request: LaunchRequest, settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names, absolute, of all that a launch opens or connects to for its client."""
+    """Return the names, absolute, of all that a launch opens or connects to for its client.
+
+    :raise ImagePolicyError: an untrusted image names what it may not.
+    """
     return tuple(dict.fromkeys(_names(request, settings, environ)))
 
 
@@ -45,7 +49,7 @@ def _names(request: LaunchRequest, settings: Settings, environ: Mapping[str, str
     networked = False
     for disk in request.disks:
         if isinstance(disk.source, FileSource):
-            yield from read_chain(disk.source.path, disk.format, request.cwd).files
+            yield from _disk_files(disk, disk.source.path, request.cwd, settings)
         else:
             networked = True
             yield from (value for key, value in disk.source.options if key == "server.path")
@@ -60,6 +64,17 @@ def _names(request: LaunchRequest, settings: Settings, environ: Mapping[str, str
         yield str(Path(request.cwd, environ["GUESTLAUNCH_CONFIG"]))
     if environ.get("GUESTLAUNCH_TIMELINE") and settings.timeline not in {None, "-"}:
         yield from (str(settings.timeline), str(Path(str(settings.timeline)).parent))
+
+
+def _disk_files(disk: Disk, path: str, cwd: str, settings: Settings) -> tuple[str, ...]:
+    """Return all files of a disk; none is read that an image may not name.
+
+    :raise ImagePolicyError: it names such a one.
+    """
+    policy = Policy.of(settings)
+    if policy is None:
+        return read_chain(path, disk.format, cwd).files
+    return (confine_overlay if disk.shared_read else confine)(path, disk.format, cwd, policy).files
 
 
 def require_same(sock: socket.socket, names: Sequence[str], stop: Stop) -> None:

@@ -89,7 +89,8 @@ class Disk:
     `cache` is QEMU's cache mode. `shared_read` lets the backing file be open for writing elsewhere
     (libguestfs asks for it, `locking=off`, for its read-only overlays). `snapshot` throws writes
     away. Block sizes are bytes. `options` are QEMU's block options for files that the image names and that QEMU would
-    not find by itself (`orchestrator.images.chain`).
+    not find by itself (`orchestrator.images.chain`). `graph` is QEMU's whole block graph as JSON, where it is to follow
+    nothing of what headers say (`orchestrator.images.policy`), and `identities` are device and inode of its files.
     """
 
     source: FileSource | NetworkSource
@@ -107,6 +108,8 @@ class Disk:
     logical_block_size: int | None = None
     physical_block_size: int | None = None
     options: tuple[tuple[str, str], ...] = ()
+    graph: str | None = None
+    identities: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,10 +36,11 @@ _PLAIN_SERIAL = re.compile(r"[\w.+-]*", re.ASCII)
 def native(disk: Disk) -> bool:
     """Whether libvirt may describe disk; otherwise it is handed to QEMU as libguestfs would.
 
-    libvirt cannot leave the format to QEMU's probing, open a backing file without locks (`locking=off`), or use
-    QEMU's network drivers option by option; and it refuses a chain that leaves a format unsaid, where QEMU probes.
+    libvirt cannot leave the format to QEMU's probing, open a backing file without locks (`locking=off`), or use QEMU's
+    network drivers option by option; it follows headers by itself; and it refuses a chain that leaves a format unsaid,
+    where QEMU probes.
     """
-    if isinstance(disk.source, NetworkSource) or disk.shared_read or disk.format is None:
+    if isinstance(disk.source, NetworkSource) or disk.shared_read or disk.format is None or disk.graph is not None:
         return False
     if _PLAIN_SERIAL.fullmatch(disk.serial or "") is None:
         return False
@@ -126,12 +127,7 @@ def drive_option(disk: Disk, index: int) -> str:
     Without a format QEMU probes, with its protection of block 0 of probed raw images; that is libguestfs's meaning of
     "no format given". With `shared_read` the backing file is opened without locks.
     """
-    pairs = [("id", drive_id(index)), ("if", "none"), *_source_options(disk, index)]
-    if disk.format is not None:
-        pairs.append(("format", disk.format))
-    pairs += disk.options
-    if disk.shared_read:
-        pairs.append(("backing.file.locking", "off"))
+    pairs = [("id", drive_id(index)), ("if", "none"), *_image_options(disk, index)]
     switches = (("read-only", disk.readonly), ("copy-on-read", disk.copy_on_read))
     pairs += [(key, "on") for key, wanted in switches if wanted]
     if disk.cache is not None:
@@ -139,6 +135,19 @@ def drive_option(disk: Disk, index: int) -> str:
     if disk.discard:
         pairs.append(("discard", "unmap"))
     return join_options(pairs)
+
+
+def _image_options(disk: Disk, index: int) -> list[tuple[str, str]]:
+    """Return the options of the image's format, and of what is below it."""
+    if disk.graph is not None:
+        return [("file", f"json:{disk.graph}")]
+    pairs = [*_source_options(disk, index)]
+    if disk.format is not None:
+        pairs.append(("format", disk.format))
+    pairs += disk.options
+    if disk.shared_read:
+        pairs.append(("backing.file.locking", "off"))
+    return pairs
 
 
 def _source_options(disk: Disk, index: int) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from orchestrator.errors import DiskError
 from orchestrator.images.header import BadImageError, Header
 from orchestrator.images.names import FORMATS, Name, backing_name, data_name
 from orchestrator.images.reading import read_header
+from orchestrator.settings import Settings
 
 _MAX_DEPTH = 16
 # QEMU follows no backing file where this is null; other formats have none.
@@ -41,6 +42,13 @@ class Policy:
 
     roots: tuple[str, ...] = ()
     max_bytes: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Policy | None:
+        """Return what the settings ask for; None where images are trusted."""
+        if settings.image_policy != "untrusted":
+            return None
+        return cls(roots=tuple(map(os.fspath, settings.image_roots)), max_bytes=settings.image_max_gib << 30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +77,7 @@ def confine(path: str, image_format: str | None, cwd: str, policy: Policy) -> Co
     return _confined(check, node, found)
 
 
-def confine_overlay(path: str, cwd: str, policy: Policy) -> Confined:
+def confine_overlay(path: str, image_format: str | None, cwd: str, policy: Policy) -> Confined:
     """Check the image below a read-only drive's overlay, which libguestfs itself has made for this launch.
 
     :raise ImagePolicyError: as `confine`.
@@ -77,7 +85,7 @@ def confine_overlay(path: str, cwd: str, policy: Policy) -> Confined:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            status, header = os.fstat(descriptor), read_header(descriptor, "qcow2")
+            status, header = os.fstat(descriptor), read_header(descriptor, image_format)
         finally:
             os.close(descriptor)
     except (OSError, BadImageError) as error:
@@ -87,11 +95,11 @@ def confine_overlay(path: str, cwd: str, policy: Policy) -> Confined:
         hint = "give the file itself, or use image policy trusted"
         raise ImagePolicyError("cannot use the disk", path, "its overlay is over no local file", hint)
     check = _Check(policy, below.path, cwd, locking=False)
-    node, found = check.image(below.path, header.backing_format or below.format, 0)
+    node, _ = check.image(below.path, header.backing_format or below.format, 0)
     check.identities.add((status.st_dev, status.st_ino))
     check.files.insert(0, path)
     top = {"driver": "qcow2", "file": {"driver": "file", "filename": path}, "backing": node}
-    return _confined(check, top, found)
+    return _confined(check, top, "qcow2")
 
 
 def _confined(check: _Check, node: dict[str, Any], image_format: str) -> Confined:

@@ -13,6 +13,7 @@ from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.assembly import assemble
 from orchestrator.launch.boot import GUESTFSD_ALIAS, NO_MARKER, NO_MARKERS, NO_TRACE, Boot, limits, observed_phases
+from orchestrator.launch.opened import below, files_of, require_checked
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.verification import verify_fw_cfg
 from orchestrator.launch.way import Asked, Place
@@ -63,9 +64,23 @@ class Cold:
         """Read back which fw_cfg path is in force, before the launch is called DMA.
 
         :raise TransferPathError: it is not the one that was asked for.
+        :raise ImagePolicyError: QEMU has opened another file than was checked.
         """
+        self._check_images(guest)
         requested = self._asked.settings.fw_cfg_dma
         return verify_fw_cfg(guest, requested=requested, arch=self._plan.profile.arch, scratch=self._data)
+
+    def _check_images(self, guest: Guest) -> None:
+        plan, settings = self._plan, self._asked.settings
+        disks = [disk for disk in plan.disks if disk.graph is not None]
+        if not disks:
+            return
+        files = files_of(guest)
+        ours = [settings.state_dir, settings.runtime_dir]
+        ours += [plan.appliance.path] if plan.appliance else []
+        ours += [Path(plan.firmware.code)] if plan.firmware else []
+        # Disks that nobody has checked are the network's, and have no files.
+        require_checked(files, disks, below(files, list(map(str, ours))))
 
     def boot(self) -> Boot:
         """Return what follows the boot, and tell the recorder what cannot be seen of it."""

@@ -15,6 +15,7 @@ from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.assembly import store_secrets
 from orchestrator.launch.boot import GUESTFSD_ALIAS
+from orchestrator.launch.opened import files_of, require_checked
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.way import Asked, Place
@@ -98,8 +99,15 @@ def attach(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> N
 
 
 def _attach_all(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> None:
-    for disk, plug in zip(disks, plugs(disks, arch, store_secrets(disks, place.data)), strict=True):
-        _attach(guest, disk, plug)
+    known = files_of(guest) if any(disk.graph for disk in disks) else {}
+    for i, (disk, plug) in enumerate(zip(disks, plugs(disks, arch, store_secrets(disks, place.data)), strict=True)):
+        if disk.graph is None:
+            _attach(guest, disk, plug)
+            continue
+        *opening, plugging = plug.commands
+        _attach(guest, disk, Plug(commands=tuple(opening)))
+        require_checked(files_of(guest), disks[: i + 1], known)
+        _attach(guest, disk, Plug(commands=(plugging,)))
 
 
 def _attach(guest: Guest, disk: Disk, plug: Plug) -> None:

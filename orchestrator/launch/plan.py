@@ -23,6 +23,7 @@ from orchestrator.hypervisor.accel import AccelVerdict, choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
 from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.images.chain import read_chain
+from orchestrator.images.policy import ImagePolicyError, Policy, confine, confine_overlay
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.settings import Settings
 
@@ -65,7 +66,8 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
     library = host_version()
     if appliance is not None and library is not None:
         check_version(appliance, library)
-    for disk in request.disks:
+    disks = tuple(resolve(disk, request.cwd, settings) for disk in request.disks)
+    for disk in disks:
         check_disk(disk)
     host = host_arch()
     if host is None:
@@ -81,7 +83,7 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
         accel_reason=verdict.reason,
         firmware=_firmware(request, profile),
         appliance=appliance,
-        disks=tuple(_resolved(disk, request.cwd) for disk in request.disks),
+        disks=disks,
         kernel=kernel,
         kernel_bytes=_size(kernel, "kernel"),
         initrd_bytes=_size(request.initrd, "initrd"),
@@ -163,12 +165,23 @@ def check_disk(disk: Disk) -> None:
     os.close(descriptor)
 
 
-def _resolved(disk: Disk, cwd: str) -> Disk:
-    """Tell block devices from files, which QEMU opens by different drivers, and find what the image names."""
+def resolve(disk: Disk, cwd: str, settings: Settings) -> Disk:
+    """Tell block devices from files, which QEMU opens by different drivers, and find what the image names.
+
+    :raise ImagePolicyError: the image is not trusted, and names what it may not.
+    """
+    policy = Policy.of(settings)
     if not isinstance(disk.source, FileSource):
+        if policy is not None and disk.format != "raw":
+            why = "image policy untrusted: the header of a disk on the network cannot be checked"
+            raise ImagePolicyError("cannot use the disk", disk.source.driver, why, "give its format as raw")
         return disk
-    source = replace(disk.source, block_device=Path(disk.source.path).is_block_device())
-    return replace(disk, source=source, options=read_chain(source.path, disk.format, cwd).options)
+    path = disk.source.path
+    if policy is None:
+        source = replace(disk.source, block_device=Path(path).is_block_device())
+        return replace(disk, source=source, options=read_chain(path, disk.format, cwd).options)
+    confined = (confine_overlay if disk.shared_read else confine)(path, disk.format, cwd, policy)
+    return replace(disk, format=confined.format, graph=confined.graph, identities=tuple(sorted(confined.identities)))
 
 
 def _accel(request: LaunchRequest, settings: Settings, profile: Profile, emulator: str) -> AccelVerdict:

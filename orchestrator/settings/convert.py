@@ -74,6 +74,15 @@ def _path(value: object, cwd: Path) -> Path:
     return Path(os.path.normpath(cwd / Path(text).expanduser()))
 
 
+def _folders(value: object, cwd: Path) -> tuple[Path, ...]:
+    """Return directories from a list, or from a text that parts them by colons."""
+    names = value if isinstance(value, list | tuple) else _text(value, cwd).split(":")
+    found = tuple(_path(name, cwd) for name in names)
+    if not found or any(":" in os.fspath(path) for path in found):
+        raise BadValueError("expected directories, parted by colons")
+    return found
+
+
 def _path_or_dash(value: object, cwd: Path) -> str:
     return "-" if value == "-" else os.fspath(_path(value, cwd))
 
@@ -98,6 +107,9 @@ CONVERT: Mapping[str, Callable[[Any, Path], object]] = {
     "keep_days": _whole(0, 36_500),
     "standby": _whole(0, 1000),
     "standby_memory_mib": _whole(0, 64 * 1024 * 1024),
+    "image_policy": _one_of("trusted", "untrusted"),
+    "image_roots": _folders,
+    "image_max_gib": _whole(1, 8 * 1024 * 1024 * 1024),
     "metrics_listen": _text,
     "otlp_endpoint": _text,
 }

@@ -23,7 +23,7 @@ OWN_VARIABLES = frozenset(
 PER_LAUNCH = frozenset(
     {
         "profile", "connect", "fw_cfg_dma", "accel", "start", "appliance", "memory_mib", "vcpus", "cpu", "timeline",
-        "console_kib", "measure", "deadlines",
+        "console_kib", "measure", "image_policy", "image_roots", "image_max_gib", "deadlines",
     }
 )  # fmt: skip
 
@@ -107,7 +107,9 @@ def to_environ(settings: Settings) -> dict[str, str]:
     out: dict[str, str] = {}
     for key in CONVERT:
         value = getattr(settings, key)
-        if value is not None:
+        if isinstance(value, tuple):
+            out |= {variable(key): ":".join(map(str, value))} if value else {}
+        elif value is not None:
             out[variable(key)] = ("on" if value else "off") if isinstance(value, bool) else str(value)
     for name in DEADLINES:
         out[variable(_DEADLINE_PREFIX + name)] = repr(getattr(settings.deadlines, name))

@@ -41,6 +41,9 @@ class Settings:
     :ivar keep_launches: how many launches the store keeps; `keep_days` how long, in days. 0 keeps all.
     :ivar standby: how many clones a daemon keeps ready, for each kind of launch; 0 for none.
     :ivar standby_memory_mib: how much memory of their own all these may have together.
+    :ivar image_policy: "trusted", "untrusted", or None: trusted for a tool's own command line, untrusted for jobs.
+    :ivar image_roots: below which untrusted images, and all that they name, must lie; none: each image's own directory.
+    :ivar image_max_gib: how large a disk an untrusted image may be.
     :ivar metrics_listen: HOST:PORT where the daemon answers Prometheus; None for nowhere.
     :ivar otlp_endpoint: base address of an OpenTelemetry collector; None leaves it to OpenTelemetry's own variables.
     """
@@ -64,6 +67,9 @@ class Settings:
     keep_days: int = 400
     standby: int = 1
     standby_memory_mib: int = 2048
+    image_policy: str | None = None
+    image_roots: tuple[Path, ...] = ()
+    image_max_gib: int = 16_384
     metrics_listen: str | None = None
     otlp_endpoint: str | None = None
     deadlines: Deadlines = field(default_factory=Deadlines)

@@ -6,7 +6,7 @@
     [settings]                   what this job needs of the settings: profile = "...", memory_mib = 1024
     [[disks]]                    in the order the guest sees them
     path = "disk.img"            from the job file's directory; left out: given on the command line
-    format = "raw"               left out: probed
+    format = "raw"               left out: raw, or probed where images are trusted (image_policy)
     readonly = true              the default
     size_mib = 512               the image is made if it is not there
     commands = ["list-filesystems", "-mount /dev/sda1 /"]     guestfish's; a leading "-" lets one fail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import select
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import CapabilityError, WorkloadError
+from orchestrator.images.policy import Policy, confine
+from orchestrator.settings import Settings
 from orchestrator.workload.job import Job, JobDisk
 
 SCHEMA_VERSION = 1
@@ -66,6 +69,27 @@ class Outcome:
             "result": self.result,
             "timelines": timelines,
         }
+
+
+def confined(job: Job, settings: Settings) -> Job:
+    """Return a job whose images were checked where the settings do not trust them, and whose formats are all said.
+
+    This comes before libguestfs sees them: it has qemu-img open those that are only read.
+
+    :raise ImagePolicyError: one names what it may not, or its format would have to be guessed.
+    """
+    policy = Policy.of(settings)
+    if policy is None:
+        return job
+    disks = []
+    for disk in job.disks:
+        assert disk.path is not None  # load_job has seen to that
+        if disk.size_mib is None or disk.path.exists():
+            found = confine(str(disk.path), disk.format, str(job.directory), policy)
+            disks.append(dataclasses.replace(disk, format=found.format))
+        else:
+            disks.append(disk)
+    return dataclasses.replace(job, disks=tuple(disks))
 
 
 def carry_out(

@@ -55,6 +55,16 @@ RICH_DISKS = (
         physical_block_size=4096,
     ),
     Disk(source=FileSource(path="/images/after.img"), format="raw"),
+    Disk(
+        source=FileSource(path="/images/relative.qcow2"),
+        format="qcow2",
+        options=(("backing.file.filename", "/tool, cwd/base.img"),),
+    ),
+    Disk(
+        source=FileSource(path="/images/untrusted.img"),
+        format="raw",
+        graph='{"driver": "raw", "file": {"driver": "file", "filename": "/images/untrusted.img"}}',
+    ),
 )
 SATA_DISKS = (
     Disk(source=FileSource(path="/images/s1.img"), format="raw", bus=DiskBus.SATA),

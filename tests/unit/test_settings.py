@@ -143,6 +143,18 @@ def test_relative_paths(home: dict[str, str], tmp_path: Path) -> None:
     assert (got.state_dir, got.log) == (tmp_path / "state", "-")
 
 
+def test_directories_of_images(home: dict[str, str], tmp_path: Path) -> None:
+    """Roots are a list in a file, parted by colons elsewhere, and relative where their source is."""
+    named = write(tmp_path / "sub/named.toml", 'image_roots = ["a", "/b"]\nimage_policy = "untrusted"\n')
+    got = load(config=named, environ=home)
+    assert (got.image_roots, got.image_policy) == ((tmp_path / "sub/a", Path("/b")), "untrusted")
+    assert load(environ={**home, "GUESTLAUNCH_IMAGE_ROOTS": "/x:y"}, cwd=tmp_path).image_roots == (
+        Path("/x"), tmp_path / "y")  # fmt: skip
+    for bad in ("image_roots = []", 'image_roots = ["a:b"]', "image_roots = [1]", 'image_policy = "maybe"'):
+        with pytest.raises(SettingsError, match="image_"):
+            load(config=write(tmp_path / "bad.toml", bad), environ=home)
+
+
 def test_one_launch_overrides_only_its_own(home: dict[str, str], tmp_path: Path) -> None:
     """A client's variables change its launch, never the server's directories or log."""
     base = load(environ=home)
@@ -173,6 +185,8 @@ made_settings = st.builds(
     memory_mib=st.none() | st.integers(64, 1 << 20),
     timeline=st.none() | st.just("-") | paths,
     measure=st.booleans(),
+    image_policy=st.none() | st.sampled_from(["trusted", "untrusted"]),
+    image_roots=st.lists(paths.filter(lambda path: ":" not in path).map(Path), max_size=3).map(tuple),
     deadlines=st.builds(Deadlines, kernel=st.floats(0.001, 1e6)),
 )
 

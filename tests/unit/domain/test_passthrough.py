@@ -198,3 +198,18 @@ def test_arch_is_known() -> None:
     for profile in ("aarch64-bare", "x86_64-ovmf"):
         assert load_profile(profile).arch in set(Arch)
         assert arguments(profile=load_profile(profile))
+
+
+def test_a_graph_says_it_all() -> None:
+    """An untrusted image's drive is its block graph: no format is given beside it, and no backing file's locks."""
+    graph = '{"driver": "qcow2", "file": {"driver": "file", "filename": "/a,b"}, "backing": null}'
+    disk = Disk(source=FileSource(path="/x"), format="raw", graph=graph, shared_read=True, cache="unsafe")
+    assert not native(disk)
+    expected = graph.replace(",", ",,")
+    assert drive_option(disk, 0) == f"id=drive0,if=none,file=json:{expected},cache=unsafe"
+
+
+def test_options_below_an_image() -> None:
+    """What the working directory would hide is said after the image's own options."""
+    disk = Disk(source=FileSource(path="/x"), format="qcow2", options=(("backing.file.filename", "/d,e"),))
+    assert drive_option(disk, 0).endswith("format=qcow2,backing.file.filename=/d,,e")

@@ -131,7 +131,7 @@ def test_overlay_of_a_read_only_drive(place: tuple[Path, Watched], tmp_path: Pat
     (folder / "good").write_bytes(bytes(MIB))
     (folder / "bad").write_bytes(qcow2(str(w.canary)))
     overlay.write_bytes(qcow2(str(folder / "good")))
-    confined = confine_overlay(str(overlay), "/", POLICY)
+    confined = confine_overlay(str(overlay), "qcow2", "/", POLICY)
     graph = json.loads(confined.graph)
     file = {"driver": "file", "filename": str(folder / "good"), "locking": "off"}
     assert graph["backing"] == {"driver": "raw", "file": file}
@@ -139,7 +139,7 @@ def test_overlay_of_a_read_only_drive(place: tuple[Path, Watched], tmp_path: Pat
     for name, image_format in (("bad", "qcow2"), ("bad", "")):
         overlay.write_bytes(qcow2(str(folder / name), backing_format=image_format))
         with pytest.raises(ImagePolicyError):
-            confine_overlay(str(overlay), "/", POLICY)
+            confine_overlay(str(overlay), "qcow2", "/", POLICY)
     assert w.touched() == []
 
 

@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import CapabilityError
+from orchestrator.images.policy import ImagePolicyError
+from orchestrator.settings import Settings
 from orchestrator.workload.job import Job, JobDisk
-from orchestrator.workload.jobs import TIMED_OUT, Outcome, carry_out
+from orchestrator.workload.jobs import TIMED_OUT, Outcome, carry_out, confined
+from tests.images import qcow2
 
 FAKE = Path(__file__).parent / "fake"
 
@@ -197,3 +200,19 @@ def test_result_as_json() -> None:
     assert printed["schema_version"] == 1
     assert printed["timelines"] == [{"launch_id": "l"}]
     assert {field.name for field in dataclasses.fields(Outcome)} - set(printed) == {"status"}
+
+
+def test_images_are_checked_before_anything_opens_them(tmp_path: Path) -> None:
+    """Under the policy a job's formats are all said, and a bad image is refused; images to be made are left alone."""
+    settings = Settings(state_dir=tmp_path, runtime_dir=tmp_path, image_policy="untrusted")
+    (tmp_path / "raw").write_bytes(bytes(512))
+    (tmp_path / "bad").write_bytes(qcow2("/etc/passwd"))
+    disks = (JobDisk(path=tmp_path / "raw"), JobDisk(path=tmp_path / "new", format="qcow2", readonly=False, size_mib=1))
+    job = Job(name="j", directory=tmp_path, disks=disks, commands=("x",))
+    assert [disk.format for disk in confined(job, settings).disks] == ["raw", "qcow2"]
+    assert confined(job, dataclasses.replace(settings, image_policy=None)) == job
+    for image_format in (None, "qcow2"):
+        bad = dataclasses.replace(job, disks=(JobDisk(path=tmp_path / "bad", format=image_format),))
+        with pytest.raises(ImagePolicyError):
+            confined(bad, settings)
+        assert confined(bad, dataclasses.replace(settings, image_policy="trusted")) == bad
