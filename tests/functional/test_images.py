@@ -9,6 +9,7 @@ import pytest
 
 from tests.daemons import daemon
 from tests.disks import MIB, naming_relatively
+from tests.images import qcow2
 from tests.running import Guestlaunch
 
 TCG = ("--accel", "tcg")
@@ -49,3 +50,38 @@ def test_names_relative_to_the_tool(guestlaunch: Guestlaunch, tmp_path: Path) ->
     script = "\n".join([*lines, "run", *(f"{read}\necho ''" for read in reads)])
     printed = guestlaunch("guestfish", *TCG, stdin=script, cwd=cwd).ok().stdout
     assert printed.split("\n")[:4] == [text for text, _ in images]
+
+
+def test_a_jobs_images_are_not_trusted(guestlaunch: Guestlaunch, tmp_path: Path) -> None:
+    """A job reads a chain that stays below its directory, not one that leaves it, unless the images are trusted."""
+    (tmp_path / "images").mkdir()
+    job = tmp_path / "images/job.toml"
+    job.write_text(
+        'commands = ["pread-device /dev/sda 8 0"]\n[[disks]]\npath = "top.qcow2"\nformat = "qcow2"\n', encoding="utf-8"
+    )
+    for folder, text in (("images", b"the base"), (".", b"a secret")):
+        (tmp_path / folder / "base").write_bytes(text.ljust(MIB))
+    command = ("run", *TCG, job, "--json")
+    for backing, options, expected in (
+        ("base", (), "the base"),
+        ("../base", (), ""),
+        ("../base", ("--image-roots", tmp_path), "a secret"),
+    ):
+        (tmp_path / "images/top.qcow2").write_bytes(qcow2(backing, backing_format="raw"))
+        done = guestlaunch(*command, *options)
+        if expected:
+            assert done.json()["commands"][0]["output"] == expected
+        else:
+            assert "is not below" in done.error_line
+
+
+def test_a_tools_images_are_trusted(guestlaunch: Guestlaunch, tmp_path: Path) -> None:
+    """A tool's own images name what they like, as with libguestfs alone, and their formats are probed; unless told."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "base").write_bytes(b"a secret".ljust(MIB))
+    top = tmp_path / "images/top"
+    top.write_bytes(qcow2("../base", backing_format="raw"))
+    script = ("-a", top, "run", ":", "pread-device", "/dev/sda", "8", "0")
+    assert guestlaunch("guestfish", *TCG, "--", *script).ok().stdout == "a secret"
+    refused = guestlaunch("guestfish", *TCG, "--image-policy", "untrusted", "--", *script)
+    assert "no format is given for it, and the header says qcow2" in refused.error_line

@@ -17,7 +17,7 @@ import pytest
 from orchestrator.cli.bench_standby import all_ready
 from orchestrator.wrapper import protocol
 from tests.daemons import daemon, socket_path, wait_for_status
-from tests.disks import DiskFactory
+from tests.disks import DiskFactory, naming_relatively
 from tests.identities import assert_unlike, identities
 from tests.leftovers import launches, left_behind, look
 from tests.processes import next_qemu, qemus
@@ -83,6 +83,18 @@ def test_a_launch_takes_the_clone(
     assert record["transfer_ns"] is None
     (started,) = events(evidence, "launch_started")
     assert (started["start"], started["template"]) == ("standby", kept["template"])
+
+
+def test_images_that_name_others(
+    guestlaunch: Guestlaunch, tmp_path: Path, session_dir: Path, evidence: Path, standby: subprocess.Popen[str]
+) -> None:
+    """What an image names is found from the tool's directory by a QEMU that was there before the tool; untrusted."""
+    cwd, ((text, path), *_) = naming_relatively(tmp_path)
+    wait_for_clones(guestlaunch, session_dir, 1)
+    command = ("guestfish", *AUTO, "--image-policy", "untrusted", "--image-roots", tmp_path, "--", "--format=qcow2")
+    script = ("-a", path, "run", ":", "pread-device", "/dev/sda", "8", "0")
+    assert guestlaunch(*command, *script, cwd=cwd).ok().stdout == text
+    assert records(evidence)[-1]["start"] == "standby"
 
 
 def test_no_clone_is_used_twice(

@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.disks import MIB, DiskFactory
+from tests.disks import MIB, DiskFactory, naming_relatively
 from tests.identities import assert_unlike, identities
 from tests.records import events, records, seen
 from tests.running import Guestlaunch
@@ -300,3 +300,21 @@ def test_clones_leave_their_template_as_it_was(guestlaunch: Guestlaunch, templat
     (said,) = [one for one in guestlaunch("template", "list", "--json").json() if one["path"] == str(template)]
     (checked,) = guestlaunch("template", "verify", said["key"], "--json").json()
     assert checked["wrong"] is None, json.dumps(checked)
+
+
+@pytest.mark.parametrize("first", ["json", "data"])
+def test_images_that_name_others(
+    guestlaunch: Guestlaunch, tmp_path: Path, evidence: Path, template: Path, first: str
+) -> None:
+    """What images name is found from the tool's directory, in the slot and beside it; untrusted or not."""
+    cwd, images = naming_relatively(tmp_path)
+    images.sort(key=lambda image: image[1].stem != first)
+    for number, policy in enumerate(("trusted", "untrusted")):
+        # The second image is only read: libguestfs lays an overlay over it. A serial does not fit the slot.
+        lines = [f"add {path} readonly:{str(i == 1).lower()} format:qcow2" for i, (_, path) in enumerate(images)]
+        lines[0] += " label:x" if number else ""
+        reads = [f"pread-device /dev/sd{letter} 8 0\necho ''" for letter in "abcd"]
+        command = ("guestfish", *TCG, "--start", "warm", "--image-policy", policy, "--image-roots", tmp_path)
+        printed = guestlaunch(*command, stdin="\n".join([*lines, "run", *reads]), cwd=cwd).ok().stdout
+        assert printed.split("\n")[:4] == [text for text, _ in images]
+        assert records(evidence)[-1]["start"] == "warm"
