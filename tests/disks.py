@@ -84,6 +84,7 @@ def naming_relatively(folder: Path) -> tuple[Path, list[tuple[str, Path]]]:
     for kind, name in names.items():
         in_cwd(cwd, *create, "-F", "raw", "-b", name, folder / f"{kind}.qcow2")
         images.append(("the base", folder / f"{kind}.qcow2"))
+    in_cwd(cwd, *create, "-F", "raw", "-b", names["json"], folder / "middle.qcow2")
     upper = folder / "upper.qcow2"
     in_cwd(
         cwd, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "json.qcow2", "-o", "size=1M", "-u", upper
