@@ -107,7 +107,8 @@ def test_nothing_is_activated_by_coming_first(
         added = [f"add-drive {disk} format:raw readonly:true" for disk in disks]
         cold, warm = (ask(guestlaunch, start, *added, "run", *LOOK) for start in ("cold", "warm"))
         assert warm == cold
-        assert "/dev/group/volume: " not in warm[0]
+        assert "/dev/group/volume: unknown\n" in warm[0]
+        assert "/dev/group/volume: No such file or directory" in warm[1]
     assert (
         ask(guestlaunch, "warm", f"add-drive-ro {first}", "run", "list-filesystems")[0] == "/dev/group/volume: ext2\n"
     )
