@@ -8,6 +8,7 @@ import click
 
 from orchestrator.cli.bench_session import print_json
 from orchestrator.cli.options import examples, json_option
+from orchestrator.errors import UsageError
 
 
 @click.command(epilog=examples("guestlaunch bench compare before.json after.json"))
@@ -15,16 +16,24 @@ from orchestrator.cli.options import examples, json_option
 @click.argument("second", type=click.Path(path_type=Path))
 @json_option
 def compare(first: Path, second: Path, *, as_json: bool) -> int:
-    """Compare two result files. Refused when accelerator, guest arch or trap cost differ."""
+    """Compare two result files. Refused when accelerator, guest arch or trap cost differ.
+
+    A result that is not complete is compared as far as it goes, and called that.
+    """
     from rich.console import Console
 
     from orchestrator.report import bench_analysis, bench_text, result
 
-    found = bench_analysis.compare_results(result.load(first), result.load(second), f"{first} and {second}")
+    results = {first: result.load(first), second: result.load(second)}
+    found = bench_analysis.compare_results(results[first], results[second], f"{first} and {second}")
+    found["not_complete"] = [str(path) for path, one in results.items() if not one["complete"]]
     if as_json:
         print_json(found)
         return 0
     console = Console()
+    for path, one in results.items():
+        if not one["complete"]:
+            console.print(f"[bold yellow]{path}:[/] {bench_text.not_complete(one)}", highlight=False)
     for line in found["conditions_that_differ"]:
         console.print(f"[yellow]The conditions differ:[/] {line}", highlight=False)
     for side, rows in found["sides"].items():
@@ -46,21 +55,35 @@ def compare(first: Path, second: Path, *, as_json: bool) -> int:
 @click.option(
     "--tolerance", type=click.FloatRange(0), default=5.0, show_default=True, help="Allowed slowdown, percent."
 )
+@click.option("--allow-incomplete", is_flag=True, help="Judge results of benchmarks that were ended early, too.")
 @json_option
-def regress(current: Path, baseline: Path, tolerance: float, *, as_json: bool) -> int:
+def regress(current: Path, baseline: Path, tolerance: float, *, allow_incomplete: bool, as_json: bool) -> int:
     """Exit with status 1 when a result is slower than a baseline by more than the tolerance.
 
     A permutation test must rule out that it is slower by the tolerance only. Fewer than six runs of a side cannot
-    show that and are an error, status 2.
+    show that and are an error, status 2; so is a result that is not complete, unless that is allowed.
     """
-    from orchestrator.report import bench_analysis, result
+    from orchestrator.report import bench_analysis, bench_text, result
 
+    results = {path: result.load(path) for path in (baseline, current)}
+    unfinished = {str(path): bench_text.not_complete(one) for path, one in results.items() if not one["complete"]}
+    for path, what in unfinished.items():
+        if not allow_incomplete:
+            raise UsageError("cannot judge", path, what, "measure again, or use --allow-incomplete")
+        click.echo(f"{path}: {what}", err=True)
     rows = bench_analysis.regressions(
-        result.load(baseline), result.load(current), tolerance=tolerance / 100, subject=f"{baseline} and {current}"
+        results[baseline], results[current], tolerance=tolerance / 100, subject=f"{baseline} and {current}"
     )
     slower = [row for row in rows if row["slower"]]
     if as_json:
-        print_json({"tolerance": tolerance / 100, "regressions": slower, "metrics": rows})
+        print_json(
+            {
+                "tolerance": tolerance / 100,
+                "regressions": slower,
+                "metrics": rows,
+                "not_complete": sorted(unfinished),
+            }
+        )
     else:
         for row in rows:
             low, high = row["interval"]["low"], row["interval"]["high"]

@@ -1,16 +1,18 @@
-"""What the measuring benchmarks share: the result under way, its progress, and how it is shown."""
+"""What the measuring benchmarks share: the result under way, how it ends early, its progress, and how it is shown."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -18,12 +20,14 @@ import click
 from orchestrator.cli.bench_options import Plan
 from orchestrator.cli.progress import shown
 from orchestrator.domain.model import Accel, Profile
+from orchestrator.errors import GuestlaunchError
 from orchestrator.hypervisor.accel import choose_accel
 from orchestrator.hypervisor.emulator import find_emulator
 from orchestrator.settings import Settings, is_setting, to_environ
 from orchestrator.timeline import log
 from orchestrator.workload.bench_firmware import firmware_file
 from orchestrator.workload.environment import choose_appliance
+from orchestrator.workload.tools import SIGNAL_BASE
 
 if TYPE_CHECKING:  # SciPy comes with it: imported by the commands that compute
     from orchestrator.report.bench_record import Recording
@@ -34,7 +38,11 @@ if TYPE_CHECKING:  # SciPy comes with it: imported by the commands that compute
 def recorded(
     kind: str, settings: Settings, plan: Plan, profile: Profile | None, trap_cost_ns: int | None = None
 ) -> Iterator[tuple[Recording, Path]]:
-    """Yield the result under way and a folder for the sides' files; an interruption keeps the rounds so far."""
+    """Yield the result under way and a folder for the sides' files.
+
+    However it ends (a signal, `timeout`, an error in a late round), what was measured is saved and shown, marked as
+    not complete. A signal's exit status is 128 and its number.
+    """
     from orchestrator.report.bench_record import Recording
 
     stamp = time.strftime("%Y%m%dT%H%M%S")
@@ -43,13 +51,57 @@ def recorded(
     recording = Recording(kind, path, seed=plan.seed, firmware=firmware, trap_cost_ns=trap_cost_ns)
     with tempfile.TemporaryDirectory(prefix="guestlaunch-bench-") as folder:
         try:
-            yield recording, Path(folder)
-        except KeyboardInterrupt:
-            recording.save()
-            click.echo("interrupted; the rounds so far are kept", err=True)
-            show(recording, plan)
-            raise click.Abort from None
+            with _ended_by_signals():
+                yield recording, Path(folder)
+        except _EndedBySignal as ended:
+            if not _keep(recording, plan, ended.number.name):
+                click.echo(f"bench: ended by {ended.number.name} before anything was measured", err=True)
+            raise click.exceptions.Exit(SIGNAL_BASE + ended.number) from None
+        except GuestlaunchError as error:
+            _keep(recording, plan, f"an error: {error}")
+            raise
     recording.finish()
+
+
+class _EndedBySignal(BaseException):
+    """A signal came: everything that was started is to be ended, and what was measured kept."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Turn the first of the signals that end programs into an exception; those that follow change nothing.
+
+    What our caller had ignored (nohup) stays so.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for caught in before:
+            signal.signal(caught, lambda *_: None)
+        raise _EndedBySignal(number)
+
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
+    before = {number: signal.getsignal(number) for number in ending}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _keep(recording: Recording, plan: Plan, why: str) -> bool:
+    """Save and show what was measured before the end; tell whether there was anything."""
+    if not recording.end(why):
+        return False
+    with suppress(OSError):  # a terminal that hung up
+        show(recording, plan)
+    return True
 
 
 def measure(
@@ -81,7 +133,7 @@ def measure(
 
         found = rounds(
             sides, runs=plan.runs, warm_ups=plan.warm_ups, time_budget_s=plan.time_budget, deadline_s=plan.deadline,
-            seed=plan.seed, starting=starting,
+            seed=plan.seed, starting=starting, cut_short=lambda samples: recording.take(samples, sides),
         )  # fmt: skip
         record_rounds(recording, sides, _with_timelines(found, settings.timeline))
 

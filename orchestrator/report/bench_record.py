@@ -87,6 +87,14 @@ class Recording:
         self.save()
         bench_analysis.analyse(self.result)
 
+    def end(self, why: str) -> bool:
+        """Mark the result as ended before it was complete and save it; tell whether anything was measured."""
+        self.result["ended_by"] = why
+        measured = any(sample["round"] >= 0 for sample in self.result["samples"])
+        if measured:
+            self.save()
+        return measured
+
     def save(self) -> None:
         """Analyse what is there and write the file."""
         self.result["analysis"] = None

@@ -39,7 +39,7 @@ def render(result: Result) -> RenderableType:
     if result["modelled_trap_cost_ns"]:
         parts.append(Text(_modelled(result), style="bold yellow"))
     if not result["complete"]:
-        parts.append(Text("Not complete: interrupted, or still running.", style="yellow"))
+        parts.append(Text(not_complete(result), style="bold yellow"))
     analysis = result["analysis"] or {}
     if analysis.get("failed_runs"):
         parts.append(
@@ -59,6 +59,13 @@ def render(result: Result) -> RenderableType:
     if "verdict" in analysis:
         parts.append(Text(f"Verdict: {analysis['verdict']}", style="bold"))
     return Group(*parts)
+
+
+def not_complete(result: Result) -> str:
+    """Return what a result that is not complete is, in a line."""
+    rounds = {sample["round"] for sample in result["samples"] if sample["round"] >= 0}
+    why = f"ended by {result['ended_by']}" if result.get("ended_by") else "killed, or still running"
+    return f"NOT COMPLETE: {why}; {len(rounds)} rounds were begun, and the last may lack sides."
 
 
 def comparison(rows: list[dict[str, Any]], first: str, second: str) -> RenderableType:

@@ -29,6 +29,7 @@ def new_result(kind: str, *, seed: int, environment: Mapping[str, Any], trap_cos
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
         "complete": False,
+        "ended_by": None,
         "seed": seed,
         "modelled_trap_cost_ns": trap_cost_ns,
         "environment": dict(environment),

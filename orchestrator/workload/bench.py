@@ -96,12 +96,14 @@ def rounds(
     deadline_s: float = 600.0,
     seed: int = 0,
     starting: Callable[[int, Side], None] = lambda _round, _side: None,
+    cut_short: Callable[[tuple[Sample, ...]], None] = lambda _samples: None,
 ) -> Iterator[tuple[Sample, ...]]:
     """Run the sides round by round, in random order within each, and yield each round's samples.
 
     The time budget is kept by not starting a round that would, going by the longest so far, end after it.
 
     :param starting: told the round's number (negative: warm-up) and the side before each run.
+    :param cut_short: given what was measured of a round that an exception (an interruption) ends.
     :raise WorkloadError: a side that fails while it warms up; it would fail in every round.
     """
     order = random.Random(seed)  # noqa: S311 - an experiment's order, not a secret
@@ -113,14 +115,23 @@ def rounds(
             return
         shuffled = order.sample(list(sides), len(sides))
         found: list[Sample] = []
-        for position, side in enumerate(shuffled):
-            starting(number, side)
-            found.append(run(side, number, position, deadline_s=deadline_s))
-            if found[-1].warm_up and found[-1].error:
-                why = found[-1].error.splitlines()[-1]
-                raise WorkloadError("cannot measure", f"the side '{side.name}'", f"its warm-up fails: {why}")
+        try:
+            for position, side in enumerate(shuffled):
+                starting(number, side)
+                found.append(run(side, number, position, deadline_s=deadline_s))
+                _require_warm(found[-1])
+        except BaseException:
+            cut_short(tuple(found))
+            raise
         yield tuple(found)
         longest = max(longest, time.monotonic() - now)
+
+
+def _require_warm(sample: Sample) -> None:
+    """Refuse to go on after a warm-up that failed: a side that is wrong fails in every round."""
+    if sample.warm_up and sample.error:
+        why = sample.error.splitlines()[-1]
+        raise WorkloadError("cannot measure", f"the side '{sample.side}'", f"its warm-up fails: {why}")
 
 
 def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:

@@ -100,6 +100,23 @@ def test_compare(tmp_path: Path) -> None:
     assert "accelerator differs: tcg and kvm" in str(refused.exception)
 
 
+def test_results_that_are_not_complete_are_called_that(tmp_path: Path) -> None:
+    """A comparison says so, a judgement is refused unless it is allowed, and says so then."""
+    for name in ("a", "b"):
+        simulated_results.fw_cfg(tmp_path / f"{name}.json", runs=6)
+    ended = json.loads((tmp_path / "b.json").read_text()) | {"complete": False, "ended_by": "SIGTERM"}
+    (tmp_path / "b.json").write_text(json.dumps(ended))
+    said = bench_result("compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert "NOT COMPLETE: ended by SIGTERM; 6 rounds were begun" in " ".join(said.stdout.split())
+    machine = bench_result("compare", tmp_path / "a.json", tmp_path / "b.json", "--json")
+    assert json.loads(machine.stdout)["not_complete"] == [str(tmp_path / "b.json")]
+    judged = ("regress", tmp_path / "b.json", "--baseline", tmp_path / "a.json")
+    refused = bench_result(*judged)
+    assert isinstance(refused.exception, UsageError)
+    assert "--allow-incomplete" in str(refused.exception)
+    assert "NOT COMPLETE" in bench_result(*judged, "--allow-incomplete").stderr
+
+
 @pytest.mark.parametrize(("factor", "status", "word"), [(1.0, 0, "ok: "), (1.5, 1, "SLOWER: ")])
 def test_regress_exit_status(factor: float, status: int, word: str, tmp_path: Path) -> None:
     """0 when nothing got slower, 1 when something did; each metric is told."""

@@ -50,7 +50,7 @@ def test_the_file_is_whole_after_every_round(tmp_path: Path) -> None:
     recording.sides([(side.name, side.facts)])
     recording.take([simulated_results.sample("DMA off", 0, None, 5_000 * MS)], [side])
     assert result.load(path)["complete"] is False
-    assert "Not complete" in text_of(result.load(path))
+    assert "NOT COMPLETE: killed, or still running" in text_of(result.load(path))
 
 
 @pytest.mark.parametrize(

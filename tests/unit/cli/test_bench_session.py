@@ -1,0 +1,118 @@
+"""A benchmark that is ended keeps what it has measured: saved, shown, and marked as not complete."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.report import result
+from orchestrator.report.bench_text import not_complete
+
+TOP = Path(__file__).resolve().parents[3]
+# A benchmark whose sides are shells; the second one waits for ever once round 2 has come.
+BENCHMARK = """
+import os, sys
+from pathlib import Path
+from orchestrator.cli import main, bench
+from orchestrator.cli.bench_options import plan_options
+from orchestrator.cli.bench_session import measure, recorded, show
+from orchestrator.cli.options import settings_options
+from orchestrator.report import statistics
+from orchestrator.workload.bench import Side
+statistics.RESAMPLES = 99
+
+@bench.bench.command("shells")
+@settings_options
+@plan_options
+def shells(settings, plan):
+    with recorded("launch", settings, plan, None) as (recording, folder):
+        sides = [
+            Side(name=name, command=(shell, "-c", script), environ=dict(os.environ), facts={{"accel": "tcg"}})
+            for name, shell, script in (("quick", {shell!r}, "echo quick"), ("slow", "/bin/sh", {script!r}))
+        ]
+        measure(recording, sides, plan, settings)
+    return show(recording, plan)
+
+sys.exit(main.main())
+"""
+SLOW = "[ $(ls {folder} | wc -l) -lt 3 ] || { touch {folder}/waiting; exec sleep 60; }; mktemp {folder}/XXXX"
+
+
+def start(tmp_path: Path, script: str, *options: str) -> subprocess.Popen[str]:
+    """Start the benchmark."""
+    shell = tmp_path / "shell"
+    shell.symlink_to("/bin/sh")
+    environ = os.environ | {"GUESTLAUNCH_STATE_DIR": str(tmp_path / "state"), "PYTHONPATH": str(TOP)}
+    words = ("bench", "shells", "--runs", "9", "--warm-ups", "1", "--out", str(tmp_path / "out.json"), *options)
+    return subprocess.Popen(
+        [sys.executable, "-c", BENCHMARK.format(script=script, shell=str(shell)), *words], env=environ, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_keeps_what_was_measured(tmp_path: Path, number: signal.Signals) -> None:
+    """Two whole rounds and a begun one are in the file and in the table; the status is the signal's."""
+    (tmp_path / "runs").mkdir()
+    process = start(tmp_path, SLOW.replace("{folder}", str(tmp_path / "runs")), "--json")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "runs" / "waiting").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    process.send_signal(number)  # somebody impatient
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, "Traceback" in err) == (128 + number, False), err
+    kept = result.load(tmp_path / "out.json")
+    assert json.loads(out) == kept
+    assert (kept["complete"], kept["ended_by"]) == (False, number.name)
+    assert [s["side"] for s in kept["samples"] if s["round"] >= 0].count("slow") == 2
+    assert f"ended by {number.name}" in not_complete(kept)
+    assert kept["analysis"]["comparisons"]
+
+
+def test_an_error_in_a_late_round_keeps_what_was_measured(tmp_path: Path) -> None:
+    """A side's program goes away: what was measured is shown, and then the error."""
+    (tmp_path / "runs").mkdir()
+    script = f"mktemp {tmp_path}/runs/XXXX; [ $(ls {tmp_path}/runs | wc -l) -lt 3 ] || rm -f {tmp_path}/shell"
+    process = start(tmp_path, script)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "NOT COMPLETE: ended by an error: cannot run a side of the benchmark" in " ".join(out.split())
+    assert err.splitlines()[-1].endswith("shell: no such program")
+    assert len(result.load(tmp_path / "out.json")["samples"]) >= 5
+
+
+def test_nothing_measured_says_so(tmp_path: Path) -> None:
+    """A benchmark that is ended while it warms up leaves no file that looks like a result."""
+    process = start(tmp_path, f"touch {tmp_path}/up; exec sleep 60")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "up").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (143, "")
+    assert err.endswith("bench: ended by SIGTERM before anything was measured\n")
+
+
+def test_every_benchmark_is_recorded() -> None:
+    """Each bench command that measures does so within `recorded`, which is what keeps its rounds."""
+    for name in ("bench", "bench_start"):
+        tree = ast.parse((TOP / "orchestrator" / "cli" / f"{name}.py").read_text())
+        commands = [
+            node for node in tree.body
+            if isinstance(node, ast.FunctionDef) and any("plan_options" in ast.dump(d) for d in node.decorator_list)
+        ]  # fmt: skip
+        assert commands
+        for command in commands:
+            assert "id='recorded'" in ast.dump(command), command.name
