@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,14 @@ STATUS_S = 120.0
 
 
 @contextlib.contextmanager
-def daemon(guestlaunch: Guestlaunch, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """Run guestlaunchd for the length of the context."""
-    process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunchd", *options)
+def daemon(
+    guestlaunch: Guestlaunch, *options: str, prefix: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Run guestlaunchd for the length of the context.
+
+    :param prefix: a program, with arguments, that runs it.
+    """
+    process = guestlaunch.start(*prefix, guestlaunch.bin_dir / "guestlaunchd", *options, environ=environ)
     assert process.stderr is not None
     line = process.stderr.readline()
     assert "listening on" in line, line + process.stderr.read()

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from orchestrator import __version__
+from orchestrator import __version__, surroundings
 from orchestrator.cli.options import examples
 from orchestrator.daemon.boundary import complain, guarded
 from orchestrator.errors import nearest
@@ -103,6 +103,7 @@ def cli() -> None:
 
 def main() -> int:
     """Run guestlaunch; return its exit status."""
+    surroundings.settle(keep=surroundings.LEFT_TO_THE_USER)
     return guarded(PROGRAM, lambda: invoke(sys.argv[1:]))
 
 

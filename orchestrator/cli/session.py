@@ -16,6 +16,7 @@ from orchestrator.daemon.boundary import complain
 from orchestrator.daemon.client import Finished, Watch
 from orchestrator.settings import Settings
 from orchestrator.workload.environment import ToolEnvironment, tool_environment
+from orchestrator.wrapper import connect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,24 +48,25 @@ def opened(settings: Settings, *, verbose: bool = False) -> Iterator[Session]:
     checked = tool_environment(os.environ, passed)  # before anything is started: most mistakes show here
     for line in checked.warnings:
         complain(PROGRAM, f"warning: {line}")
-    with _server(settings, verbose=verbose) as (path, watch):
-        environment = tool_environment(os.environ, passed, socket=path, client=watch.token)
+    with _server(settings, verbose=verbose) as (path, watch, own):
+        environment = tool_environment(os.environ, passed, socket=path, client=watch.token, own_server=own)
         yield Session(watch=watch, environment=environment, settings=settings)
 
 
 @contextlib.contextmanager
-def _server(settings: Settings, *, verbose: bool) -> Iterator[tuple[Path, Watch]]:
-    """Yield the socket and watch of the server to use."""
+def _server(settings: Settings, *, verbose: bool) -> Iterator[tuple[Path, Watch, bool]]:
+    """Yield the socket and watch of the server to use, and whether it is this command's own."""
+    connect.forget_ended_server(os.environ)
     named = os.environ.get("GUESTLAUNCH_SOCKET")
     path, why = (Path(named), "") if named else client.find(settings, os.environ)
     if verbose:
         complain(PROGRAM, f"launching through {path}" if path else f"launching by itself: {why}")
     if path is None:
         with private.serving(settings) as (own, watch):
-            yield own, watch
+            yield own, watch, True
         return
     with Watch(path) as watch:
-        yield path, watch
+        yield path, watch, False
 
 
 def report(finished: list[Finished], settings: Settings, *, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import socket
 import stat
 import sys
@@ -14,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from orchestrator import __version__
+from orchestrator import __version__, surroundings
 from orchestrator.daemon import listen
 from orchestrator.daemon.boundary import guarded
 from orchestrator.errors import GuestlaunchError, UsageError, nearest
@@ -42,7 +43,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main() -> int:
-    """Run guestlaunchd; return its exit status."""
+    """Run guestlaunchd; return its exit status. Started by nohup, it outlives its terminal."""
+    surroundings.settle_server(keep=(signal.SIGHUP,))
     return guarded("guestlaunchd", lambda: run(sys.argv[1:]))
 
 
@@ -57,14 +59,16 @@ def run(argv: Sequence[str]) -> int:
     if options.serve_fd is not None:
         return _serve_inherited(_inherited(options.serve_fd), lambda: load(config=options.config, overrides=overrides))
     settings = load(config=options.config, overrides=overrides)
-    path = (Path.cwd() / options.socket) if options.socket else settings.runtime_dir / listen.SOCKET_NAME
-    return _serve_publicly(path, settings, options.lifeline)
+    path = (Path(surroundings.working_directory()) / options.socket) if options.socket else None
+    surroundings.leave_directory()
+    return _serve_publicly(path or settings.runtime_dir / listen.SOCKET_NAME, settings, options.lifeline)
 
 
 def _serve_inherited(sock: socket.socket, settings: Callable[[], Settings]) -> int:
     """Serve the one client that started us; what keeps us from serving it is its answer."""
     try:
         own = settings()
+        surroundings.leave_directory()
         from orchestrator.daemon import run as running  # here: what libvirt lacks must not break --help
 
         return running.serve_connection(sock, own)

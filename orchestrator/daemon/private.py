@@ -11,11 +11,11 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator import surroundings
 from orchestrator.daemon import client, listen
 from orchestrator.daemon.boundary import guarded
 from orchestrator.daemon.client import Watch
@@ -95,10 +95,10 @@ def _detach(listener: socket.socket, *, keep_stderr: bool) -> None:
     A pipe held open here would never show its end to its reader.
     """
     os.setsid()
-    sys.path[:] = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 - "" must become the directory
-    os.chdir("/")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGCHLD):
+    surroundings.leave_directory()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP):
         signal.signal(number, signal.SIG_DFL)
+    surroundings.settle_server()
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1) if keep_stderr else (0, 1, 2):
         os.dup2(null, descriptor)

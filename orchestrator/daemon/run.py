@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from orchestrator.daemon.listen import remove_private
 from orchestrator.daemon.server import Server
 from orchestrator.errors import GuestlaunchError
 from orchestrator.hypervisor import embed
@@ -25,11 +27,12 @@ _CLEANUP_SECONDS = 15.0
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Yield a Stop that SIGTERM, SIGINT and SIGHUP request; handlers are put back afterwards."""
+    """Yield a Stop that SIGTERM, SIGINT and SIGHUP request, unless ignored; handlers are put back afterwards."""
     with Stop() as stop:
         before = {
             number: signal.signal(number, lambda received, _: stop.request(signal.Signals(received).name))
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN
         }
         try:
             yield stop
@@ -58,10 +61,11 @@ def serve_listener(
     with _server(settings, metrics_listen=listen, standby=standby) as (server, stop):
         if lifeline is not None:
             _follow(lifeline, stop)
-        _claim(Path(listener.getsockname()), settings, private=lonely_end)
+        path = Path(listener.getsockname())
+        _claim(path, settings, private=lonely_end)
         if ready is not None:
             ready()
-        server.serve(listener, stop, lonely_end=lonely_end)
+        server.serve(listener, stop, lonely_end=lonely_end, ending=functools.partial(remove_private, path))
         listener.close()
         if stopping is not None:
             stopping()

@@ -107,11 +107,19 @@ class Server:
         self._stopping: str | None = None
         self._changed = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    def serve(self, listener: socket.socket | None, stop: Stop, *, lonely_end: bool = False) -> None:
+    def serve(
+        self,
+        listener: socket.socket | None,
+        stop: Stop,
+        *,
+        lonely_end: bool = False,
+        ending: Callable[[], None] = lambda: None,
+    ) -> None:
         """Accept connections until stop is requested.
 
         :param listener: None when all clients are adopted ones.
         :param lonely_end: also end once the last client has gone, as a command's private server does.
+        :param ending: called before that: nobody connects any more then, and who has done so just now is still served.
         """
         with selectors.DefaultSelector() as selector:
             for readable in (stop, self._changed):
@@ -119,7 +127,11 @@ class Server:
             if listener is not None:
                 listener.setblocking(False)
                 selector.register(listener, selectors.EVENT_READ)
-            while not stop.requested and not (lonely_end and self._lonely()):
+            while not stop.requested:
+                if lonely_end and self._lonely():
+                    ending()
+                    if listener is None or not self._accept(listener):
+                        return
                 for key, _ in selector.select(timeout=1.0 if lonely_end else None):
                     if key.fileobj is listener:
                         self._accept(listener)
@@ -204,15 +216,19 @@ class Server:
                 return False
             return self._served or time.monotonic() - self._started > _FIRST_CLIENT_SECONDS
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket) -> bool:
+        """Take in a client; tell whether there was one."""
         try:
             sock, _ = listener.accept()
+        except BlockingIOError:
+            return False
         except OSError as error:  # the client has gone again, or we are out of descriptors
             self._log.emit("accept_failed", level="warning", error=error.strerror)
             time.sleep(0.01)  # EMFILE would otherwise make this a busy loop
-            return
+            return True
         sock.setblocking(True)
         self.adopt(sock)
+        return True
 
     def _thread(self, sock: socket.socket) -> None:
         try:

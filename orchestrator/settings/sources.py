@@ -12,13 +12,17 @@ from orchestrator.errors import SettingsError, nearest
 from orchestrator.settings.convert import CONVERT, DEADLINES, BadValueError, seconds
 from orchestrator.settings.directories import default_runtime_dir, default_state_dir, user_config
 from orchestrator.settings.values import Deadlines, Settings
+from orchestrator.surroundings import working_directory
 
 PREFIX = "GUESTLAUNCH_"
 SYSTEM_CONFIG = Path("/etc/guestlaunch/config.toml")
 # Read by the hv wrapper, by load() itself or by the commands: variables of ours that are no settings.
 OWN_VARIABLES = frozenset(
-    {"GUESTLAUNCH_CONFIG", "GUESTLAUNCH_SOCKET", "GUESTLAUNCH_QUIET", "GUESTLAUNCH_KVM", "GUESTLAUNCH_CLIENT"}
-)
+    {
+        "GUESTLAUNCH_CONFIG", "GUESTLAUNCH_SOCKET", "GUESTLAUNCH_QUIET", "GUESTLAUNCH_KVM", "GUESTLAUNCH_CLIENT",
+        "GUESTLAUNCH_OWN_SERVER",
+    }
+)  # fmt: skip
 # What one launch may ask for by itself; the rest belongs to the process that launches.
 PER_LAUNCH = frozenset(
     {
@@ -56,7 +60,7 @@ def load(
     :raise SettingsError: for an unknown key, variable or value, or an unreadable file; names the source.
     """
     env = os.environ if environ is None else environ
-    here = cwd or Path.cwd()
+    here = cwd or Path(working_directory())
     values: dict[str, object] = {"state_dir": default_state_dir(env), "runtime_dir": default_runtime_dir(env)}
     named = config or (Path(env["GUESTLAUNCH_CONFIG"]) if env.get("GUESTLAUNCH_CONFIG") else None)
     for path, required in ((SYSTEM_CONFIG, False), (user_config(env), False), (named, True)):

@@ -20,6 +20,7 @@ from orchestrator.appliance.store import resolve
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import ApplianceError, CapabilityError, UsageError
 from orchestrator.settings import Settings, default_runtime_dir, default_state_dir, is_setting, to_environ
+from orchestrator.surroundings import working_directory
 
 WRAPPER = "guestlaunch-hv"
 # libguestfs's own, below XDG_RUNTIME_DIR (users other than root).
@@ -54,12 +55,14 @@ def tool_environment(
     *,
     socket: Path | None = None,
     client: str | None = None,
+    own_server: bool = False,
     everything: bool = True,
 ) -> ToolEnvironment:
     """Return the environment for libguestfs programs.
 
     :param socket: the server that launches; None leaves it to the wrapper to find or start one.
     :param client: the token of a command that watches its launches and reports their failures itself.
+    :param own_server: the server is the command's own: a tool that outlives both serves itself.
     :param everything: pass all settings on; else only those that the variables there do not give already.
     :raise GuestlaunchError: no usable appliance, no wrapper, or a directory too long for a socket.
     """
@@ -73,6 +76,8 @@ def tool_environment(
         ours["GUESTLAUNCH_SOCKET"] = os.fspath(socket)
     if client is not None:
         ours |= {"GUESTLAUNCH_CLIENT": client, "GUESTLAUNCH_QUIET": "1"}
+    if own_server:
+        ours["GUESTLAUNCH_OWN_SERVER"] = "1"
     passed = to_environ(settings)
     if not everything:
         usual = Settings(state_dir=default_state_dir(environ), runtime_dir=default_runtime_dir(environ))
@@ -109,7 +114,7 @@ def choose_appliance(settings: Settings, environ: Mapping[str, str]) -> tuple[Pa
         if search and found != chosen:
             warnings = (f"LIBGUESTFS_PATH={search} is ignored: the settings name the appliance {chosen}",)
     elif found is not None:
-        chosen = Path.cwd() / found
+        chosen = Path(working_directory()) / found
     else:
         if search:
             warnings = (f"LIBGUESTFS_PATH={search} is ignored: there is no fixed appliance in it",)

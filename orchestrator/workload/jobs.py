@@ -121,7 +121,7 @@ def _worker(job: Job, environ: Mapping[str, str]) -> Iterator[tuple[subprocess.P
     with os.fdopen(read_end, "rb") as events:
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.workload.worker"],
+                [sys.executable, "-X", "utf8", "-m", "orchestrator.workload.worker"],
                 stdin=subprocess.PIPE,
                 stdout=2,  # the job's program may print; our own stdout is the result's
                 env=dict(environ) | {"PYTHONPATH": _import_path(environ)},

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
+from orchestrator import surroundings
 from orchestrator.errors import CapabilityError, NotFoundError
 
 NOT_FOUND = 127
@@ -48,13 +49,14 @@ def run(command: Sequence[str], environ: Mapping[str, str], *, quiet: bool = Fal
     """
     with _signals() as deliver_signals_to:
         try:
-            process = subprocess.Popen(
-                list(command),
-                env=dict(environ),
-                close_fds=False,
-                stdin=subprocess.DEVNULL if quiet else None,
-                stdout=subprocess.DEVNULL if quiet else None,
-            )
+            with surroundings.as_given():
+                process = subprocess.Popen(
+                    list(command),
+                    env=dict(environ),
+                    close_fds=False,
+                    stdin=subprocess.DEVNULL if quiet else None,
+                    stdout=subprocess.DEVNULL if quiet else None,
+                )
         except FileNotFoundError as error:
             hint = f"install {_PACKAGES.get(command[0], 'libguestfs-tools')}" if _is_tool(command[0]) else ""
             raise ToolNotFoundError("cannot run", command[0], "no such program", hint) from error

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from orchestrator import surroundings
 from orchestrator.errors import CapabilityError, GuestlaunchError, UsageError, WorkloadError
 from orchestrator.workload.commands import Call, parse
 
@@ -32,6 +33,7 @@ Emit = Callable[..., None]
 
 def main() -> int:
     """Carry out the job on standard input; return the exit status."""
+    surroundings.settle()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the terminal's: our parent says what there is to say
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()

@@ -1,14 +1,15 @@
 """Where the hv wrapper finds its orchestrator: a socket given, a daemon that runs, or one started for this launch.
 
-In this order: `$GUESTLAUNCH_SOCKET`; the daemon's default socket, if it belongs to us or to root; else
-`guestlaunchd --serve-fd 3` started in a new session on one end of a socket pair. The protocol is the same on all. One
-that turns out to see other files than we do gives way to one of our own, even where the user named it: no answer of
-its could be right.
+In this order: `$GUESTLAUNCH_SOCKET`, unless that is a command's own server, which has ended; the daemon's default
+socket, if it belongs to us or to root; else `guestlaunchd --serve-fd 3` started in a new session on one end of a
+socket pair. The protocol is the same on all. One that turns out to see other files than we do gives way to one of our
+own, even where the user named it: no answer of its could be right.
 It is on the launch path: light modules only.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -18,24 +19,36 @@ from orchestrator import sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
+
+    from orchestrator.errors import ProtocolError
 
 _CONNECT_SECONDS = 5.0
 _SERVE_FD = 3
 _SOCKET_NAME = "guestlaunchd.sock"
+# What a command says of its own server; OWN_SERVER tells it from a socket that the user named.
+_OWN_SERVER = "GUESTLAUNCH_OWN_SERVER"
+_OF_A_COMMAND = ("GUESTLAUNCH_SOCKET", _OWN_SERVER, "GUESTLAUNCH_CLIENT", "GUESTLAUNCH_QUIET")
 
 _spawned: list[int] = []  # at most one: the process id of the orchestrator that was started
 
 
-def orchestrator(env: Mapping[str, str]) -> socket.socket:
+def orchestrator(env: MutableMapping[str, str]) -> socket.socket:
     """Return a connection to the orchestrator that is to carry out the launch.
+
+    A tool may outlive the command that started it, as `guestfish --listen` does, and with it the command's own server.
+    What env says of that one is then taken out, and the launch finds its way as if nothing had been said.
 
     :raise ProtocolError: `$GUESTLAUNCH_SOCKET` does not answer, or its server is neither ours nor root's.
     :raise CapabilityError: there is no daemon and `guestlaunchd` cannot be started.
     """
     given = env.get("GUESTLAUNCH_SOCKET")
     if given:
-        return _given(given)
+        try:
+            return sockets.dial(given, _CONNECT_SECONDS)
+        except OSError as error:
+            if not _forget(env, error):
+                raise _no_answer(given, error) from error
     for path in default_sockets(env):
         if sockets.is_trusted(path):
             try:
@@ -48,6 +61,24 @@ def orchestrator(env: Mapping[str, str]) -> socket.socket:
 def is_shared(sock: socket.socket) -> bool:
     """Return whether a connection leads to a server that was there before us: its socket has a name."""
     return bool(sock.getpeername())
+
+
+def forget_ended_server(env: MutableMapping[str, str]) -> None:
+    """Take a command's own server out of env if it has ended."""
+    path = env.get("GUESTLAUNCH_SOCKET")
+    if path and env.get(_OWN_SERVER):
+        try:
+            sockets.dial(path, _CONNECT_SECONDS).close()
+        except OSError as error:
+            _forget(env, error)
+
+
+def _forget(env: MutableMapping[str, str], error: OSError) -> bool:
+    """Forget what a command said of its own server if that is how one that has ended answers; tell whether it is."""
+    ended = bool(env.get(_OWN_SERVER)) and error.errno in (errno.ENOENT, errno.ECONNREFUSED)
+    for name in _OF_A_COMMAND if ended else ():
+        env.pop(name, None)
+    return ended
 
 
 def default_sockets(env: Mapping[str, str]) -> list[str]:
@@ -63,15 +94,12 @@ def default_sockets(env: Mapping[str, str]) -> list[str]:
     return [os.path.join(folder, _SOCKET_NAME) for folder in dict.fromkeys(folders)]
 
 
-def _given(path: str) -> socket.socket:
-    """Return a connection to the socket that the user or a guestlaunch command named."""
-    try:
-        return sockets.dial(path, _CONNECT_SECONDS)
-    except OSError as error:
-        from orchestrator.errors import ProtocolError
+def _no_answer(path: str, error: OSError) -> ProtocolError:
+    """Return what is wrong with the socket that the user or a guestlaunch command named."""
+    from orchestrator.errors import ProtocolError
 
-        hint = "is the guestlaunch command or daemon that set GUESTLAUNCH_SOCKET still running?"
-        raise ProtocolError("cannot connect to the orchestrator", path, error.strerror or error, hint) from error
+    hint = "is the guestlaunch command or daemon that set GUESTLAUNCH_SOCKET still running?"
+    return ProtocolError("cannot connect to the orchestrator", path, error.strerror or error, hint)
 
 
 def _program() -> str:

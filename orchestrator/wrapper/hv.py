@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 
+from orchestrator import surroundings
 from orchestrator.wrapper import protocol
 
 TYPE_CHECKING = False
@@ -28,6 +29,7 @@ _SEND_SECONDS = 10.0
 _MESSAGE_SECONDS = 10.0  # from a message's first byte to its last
 _TERMINATE_SECONDS = 60.0
 _SEEN_OFF_SECONDS = 5.0  # for an orchestrator of this launch's own to clear up after it
+_PARENT = os.getppid()
 
 # What the orchestrator may need to know of the caller: its own settings, and what QEMU's network block drivers
 # take from their environment.
@@ -48,6 +50,7 @@ def main() -> NoReturn:
     """
     status = 1
     try:
+        surroundings.settle()
         status = run(sys.argv[1:])
     except OSError as error:
         _complain(f"guestlaunch-hv: {error}")
@@ -81,7 +84,7 @@ def launch(argv: Sequence[str]) -> int:
     try:
         if _told_to_end(wake):
             return 0  # before anything was started, as QEMU would
-        message = protocol.launch_message(argv, os.getcwd(), _selected(os.environ))
+        message = protocol.launch_message(argv, surroundings.working_directory(), _selected(os.environ))
         _send(sock, message, (0, 1, 2))
         outcome = _await_exit(sock, wake)
         if outcome.get("elsewhere") is True and connect.is_shared(sock):
@@ -195,23 +198,11 @@ def _complain(text: str, *, loud: bool = True) -> None:
     data = " ".join(line.splitlines()).encode("utf-8", "backslashreplace") + b"\n"
     _write(2, data)
     if loud and os.environ.get("GUESTLAUNCH_QUIET") != "1":
-        _tell_parent(data)
+        parent = os.getppid()
+        if parent == _PARENT:  # else the tool has ended, and this is who takes in what it leaves: not a reader of ours
+            from orchestrator.wrapper.parent import tell
 
-
-def _tell_parent(data: bytes) -> None:
-    """Write data to the parent's stderr if it is ours to write to and another file than our own stderr."""
-    parent = os.getppid()
-    path = f"/proc/{parent}/fd/2"
-    try:
-        theirs, ours = os.stat(path), os.fstat(2)
-        if os.stat(f"/proc/{parent}").st_uid != os.geteuid() or os.path.samestat(theirs, ours):
-            return
-        # Non-blocking: a full pipe or a stopped terminal must not keep a failed launch from ending.
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return  # a socket, or a parent that is gone: the line on our own stderr stands
-    _write(fd, data)
-    os.close(fd)
+            tell(parent, data)
 
 
 def _write(fd: int, data: bytes) -> None:

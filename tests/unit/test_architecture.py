@@ -20,8 +20,8 @@ PACKAGE = TOP / "orchestrator"
 
 # In the order data flows: a room imports from itself and from those before it.
 ROOMS = (
-    "errors", "files", "sockets", "settings", "images", "timeline", "appliance", "firmware", "domain", "hypervisor",
-    "channel", "template", "launch", "wrapper", "workload", "report", "daemon", "cli",
+    "errors", "surroundings", "files", "sockets", "settings", "images", "timeline", "appliance", "firmware", "domain",
+    "hypervisor", "channel", "template", "launch", "wrapper", "workload", "report", "daemon", "cli",
 )  # fmt: skip
 
 # Foreign packages that only one room, or one module, may touch.
@@ -44,6 +44,7 @@ WRAPPER_MAY_IMPORT = frozenset(
         "orchestrator.errors",
         "orchestrator.files",
         "orchestrator.sockets",
+        "orchestrator.surroundings",
     }
 )
 
