@@ -141,7 +141,7 @@ class Guestlaunch:
             duration_s=time.monotonic() - began,
         )
         self._count += 1
-        (self.evidence / f"command-{self._count:02}.txt").write_text(f"{result}\n", encoding="utf-8")
+        (self.evidence / f"command-{self._count:02}.txt").write_text(f"{result}\n", "utf-8", "surrogateescape")
         assert not late, f"not done after {timeout_s:.0f} s: {result}"
         return result
 
