@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ from orchestrator.timeline.selection import Selection, is_modelled
 from orchestrator.timeline.store import Store
 
 SAMPLE = 4_000
+# Launches that comparisons look at, the newest: a random sample would tear those apart that ran side by side.
+MOMENTS = 20_000
 SHOWN = 15
 # A launch that failed before an accelerator was chosen.
 NO_ACCEL = "none"
@@ -50,16 +52,28 @@ class Total(NamedTuple):
     outcome: str
 
 
+class Moment(NamedTuple):
+    """A successful cold launch, as far as fw_cfg DMA is compared: when it was, and what it took."""
+
+    group: Group
+    at_ns: int
+    dma: bool
+    launch_ns: int | None
+    transfer_ns: int | None
+
+
 @dataclass(slots=True)
 class Collection:
     """Launches for a report.
 
     :ivar sample: canonical lines chosen at random, each with the same chance, in order of time.
+    :ivar moments: the newest launches whose transfer path is known, in any order.
     :ivar slowest: those with the longest launch, the longest first; `failures` the newest that failed.
     """
 
     totals: Counter[Total] = field(default_factory=Counter)
     sample: list[Mapping[str, Any]] = field(default_factory=list)
+    moments: Sequence[Moment] = ()
     slowest: list[Mapping[str, Any]] = field(default_factory=list)
     failures: list[Mapping[str, Any]] = field(default_factory=list)
     first_ns: int = 0
@@ -83,9 +97,17 @@ class Collection:
         return [event for event in self.sample if group_of(event) == group]
 
 
+def _moment(event: Mapping[str, Any]) -> Moment:
+    return Moment(
+        group_of(event), event["wall_start_ns"], bool(event["fw_cfg_dma"]), event.get("launch_ns"),
+        event.get("transfer_ns"),
+    )  # fmt: skip
+
+
 def group_of(event: Mapping[str, Any]) -> Group:
     """Return the group of a launch."""
-    return Group(event["profile"], event["accel"] or NO_ACCEL, event["start"], is_modelled(event))
+    modelled = event["modelled"] if "modelled" in event else is_modelled(event)  # a row of the store knows
+    return Group(event["profile"], event["accel"] or NO_ACCEL, event["start"], bool(modelled))
 
 
 def dma_of(event: Mapping[str, Any]) -> str:
@@ -103,6 +125,7 @@ def collect(
     found = Collection()
     chance = random.Random(_SEED)  # noqa: S311 - a sample for charts
     seen: set[str] = set()
+    moments: deque[Moment] = deque(maxlen=MOMENTS)
     slow: list[tuple[int, int, Mapping[str, Any]]] = []
     failed: list[tuple[int, int, Mapping[str, Any]]] = []
     for event in _selected(events, selection or Selection()):
@@ -112,9 +135,12 @@ def collect(
         number = len(seen)
         _count(found, event)
         _reservoir(found.sample, event, number, size, chance)
+        if event["outcome"] == "success" and dma_of(event) in {"on", "off"}:
+            moments.append(_moment(event))
         _keep(slow, (event.get("launch_ns") or -1, number, event))
         if event["outcome"] == "failure":
             _keep(failed, (event["wall_start_ns"], number, event))
+    found.moments = moments
     found.sample.sort(key=lambda event: event["wall_start_ns"])
     found.slowest = [event for launch_ns, _, event in sorted(slow, reverse=True) if launch_ns > 0]
     found.failures = [event for _, _, event in sorted(failed, reverse=True)]
@@ -127,6 +153,7 @@ def from_store(store: Store, selection: Selection, *, size: int = SAMPLE) -> Col
     :raise NotFoundError: when no launch fits.
     """
     found = Collection(sample=list(store.sample(selection, size)))
+    found.moments = [_moment(row) for row in store.settled(selection, limit=MOMENTS)]
     for row in store.totals(selection):
         dma = dma_of(row)
         group = Group(row["profile"], row["accel"] or NO_ACCEL, row["start"], bool(row["modelled"]))

@@ -170,8 +170,7 @@ def _observed(found: Observed) -> dict[str, Any]:
         "modelled": found.group.modelled,
         "tiles": observed_tiles(found),
         "text": found.text,
-        "without": found.without,
-        "with_dma": found.with_dma,
+        "basis": found.basis,
     }
 
 

@@ -132,6 +132,18 @@ class Store:
             row["modelled"] = bool(row["modelled"])
         return rows
 
+    def settled(self, selection: Selection, *, limit: int) -> Iterator[dict[str, Any]]:
+        """Yield the newest successful cold launches whose transfer path is known, in short."""
+        where, values = selection.where()
+        names = ("profile", "accel", "start", "modelled", "wall_start_ns", "fw_cfg_dma", "launch_ns", "transfer_ns")
+        sql = (
+            f"SELECT {', '.join(names)} FROM launches{where} "  # noqa: S608 - the same
+            f"{'AND' if where else 'WHERE'} outcome = 'success' AND start = 'cold' AND fw_cfg_dma IS NOT NULL "
+            "ORDER BY wall_start_ns DESC LIMIT ?"
+        )
+        for row in self._ask(sql, [*values, limit]):
+            yield dict(zip(names, row, strict=True))
+
     def lines(self, selection: Selection, *, order: str = "wall_start_ns", limit: int | None = None) -> Iterator[Any]:
         """Yield whole canonical lines in ascending order of a column ("-column" for descending)."""
         column = order.removeprefix("-")

@@ -204,7 +204,7 @@ def test_tiles_say_what_may_be_said(tmp_path: Path) -> None:
     """A ratio below one is shown as slower, by how much; an interval across one as no difference."""
     group = Group("aarch64-uefi", "tcg", "cold", modelled=False)
     found = Observed(
-        group=group, without=9, with_dma=9, transfer=Ratio(ratio=0.5, low=0.4, high=0.6),
+        group=group, blocks=9, without=9, with_dma=9, span_ns=1, transfer=Ratio(ratio=0.5, low=0.4, high=0.6),
         launch=Ratio(ratio=1.1, low=0.9, high=1.3),
     )  # fmt: skip
     transfer, launch, halved = observed_tiles(found)
