@@ -7,12 +7,13 @@ its first disk is put behind a disk that the template has already, the slot, whe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.domain.cmdline import split_words
 from orchestrator.domain.layout import TARGETS_PER_SCSI, DiskPlace, lay_out
-from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FirmwareKind, Incoming, Ram
+from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FirmwareKind, Handed, Incoming, Ram
 from orchestrator.domain.passthrough import (
     SLOT,
     device_properties,
@@ -83,7 +84,8 @@ def as_template(domain: Domain, ram: str) -> Domain:
         cmdline=f"{domain.cmdline} quiet {GATE_WORD}",
         channels=(Channel(name=GUESTFSD_CHANNEL, path=None), *_others(domain)),
         # Not SCSI: the kernel is to call the first disk that is plugged in sda.
-        disks=tuple(replace(disk, bus=DiskBus.VIRTIO, alias=None) for disk in domain.disks[-1:]),
+        # Not libvirt's either: it would have a clone open its image anew when the state is there.
+        disks=tuple(replace(disk, bus=DiskBus.VIRTIO, alias=None, described=False) for disk in domain.disks[-1:]),
         ram=Ram(path=ram, private=False),
         slot=True,
         network=None,
@@ -100,10 +102,14 @@ def as_clone(template: Domain, *, ram: str, firmware: str) -> Domain:
     """
     arm = template.profile.arch is Arch.AARCH64
     uefi = template.profile.firmware is FirmwareKind.UEFI
-    incoming = Incoming(firmware=firmware if arm and uefi else None, option_roms=() if arm else (_KERNEL_ROM,))
+    incoming = Incoming(
+        firmware=firmware if arm and uefi else None,
+        flash=None if arm else template.loader,
+        option_roms=() if arm else (_KERNEL_ROM,),
+    )
     return replace(
         template,
-        loader=None if arm else template.loader,
+        loader=None,
         kernel=None,
         initrd=None,
         cmdline="",
@@ -143,38 +149,47 @@ def empty_slot() -> Plug:
     return Plug(commands=(("device_del", {"id": SLOT}),))
 
 
-def plugs(disks: tuple[Disk, ...], arch: Arch, secret_paths: tuple[tuple[str, str], ...]) -> tuple[Plug, ...]:
+def plugs(
+    disks: tuple[Disk, ...],
+    arch: Arch,
+    secret_paths: tuple[tuple[str, str], ...],
+    handed: Mapping[int, tuple[Handed, ...]] | None = None,
+) -> tuple[Plug, ...]:
     """Return how to attach disks in their order, the first to the slot where it fits.
 
+    :param handed: by number of the disk: its files, where QEMU was given them.
     :raise DiskError: one still asks for throw-away writes, or has no file for its secret.
     """
-    paths, slot = dict(secret_paths), fits_slot(disks)
+    paths, slot, handed = dict(secret_paths), fits_slot(disks), handed or {}
     return tuple(
-        _fill(disk, paths) if slot and i == 0 else _plug(disk, i, place, paths)
+        _fill(disk, paths, handed.get(i, ())) if slot and i == 0 else _plug(disk, i, place, paths, handed.get(i, ()))
         for i, (disk, place) in enumerate(zip(disks, lay_out(disks, arch).places, strict=True))
     )
 
 
-def _fill(disk: Disk, secret_paths: dict[str, str]) -> Plug:
+def _fill(disk: Disk, secret_paths: dict[str, str], handed: tuple[Handed, ...]) -> Plug:
     """Return how to put a disk behind the slot: QEMU changes what is behind a device by this property."""
     if disk.snapshot:
         raise snapshot_error(disk, 0)
     value = {"path": f"/machine/peripheral/{SLOT}", "property": "drive", "value": _SLOT_NODE}
-    return Plug(commands=(*_drive(disk, 0, secret_paths, f",node-name={_SLOT_NODE}"), ("qom-set", value)))
+    drive = _drive(disk, 0, secret_paths, handed, f",node-name={_SLOT_NODE}")
+    return Plug(commands=(*drive, ("qom-set", value)))
 
 
-def _plug(disk: Disk, index: int, place: DiskPlace, secret_paths: dict[str, str]) -> Plug:
-    if native(disk):
+def _plug(disk: Disk, index: int, place: DiskPlace, secret_paths: dict[str, str], handed: tuple[Handed, ...]) -> Plug:
+    if native(disk) and not handed:
         return Plug(xml=disk_xml(disk, index, place))
     device = ("device_add", device_properties(disk, index, place))
-    return Plug(commands=(*_drive(disk, index, secret_paths), device))
+    return Plug(commands=(*_drive(disk, index, secret_paths, handed), device))
 
 
-def _drive(disk: Disk, index: int, secret_paths: dict[str, str], more: str = "") -> tuple[Command, ...]:
+def _drive(
+    disk: Disk, index: int, secret_paths: dict[str, str], handed: tuple[Handed, ...], more: str = ""
+) -> tuple[Command, ...]:
     """Return the commands that open an image."""
     secrets = tuple(("object-add", dict(options)) for options in secret_objects(disk, index, secret_paths))
     # QMP's blockdev-add cannot leave the format to QEMU, as the tool may have asked for.
-    line = f"drive_add 0 {_quoted(drive_option(disk, index) + more)}"
+    line = f"drive_add 0 {_quoted(drive_option(disk, index, handed) + more)}"
     return (*secrets, ("human-monitor-command", {"command-line": line}))
 
 

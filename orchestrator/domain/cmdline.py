@@ -26,6 +26,7 @@ class _Guest:
     profile: Profile
     accel: Accel
     quiet: bool
+    aslr: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,7 @@ ADDITIONS = (
     ),
     Addition(
         word="norandmaps",
-        applies=lambda guest: guest.accel is Accel.TCG,
+        applies=lambda guest: guest.accel is Accel.TCG and not guest.aslr,
         unless=frozenset({"sysctl.kernel.randomize_va_space"}),
         reason=_BY_ADDRESS,
     ),
@@ -140,14 +141,16 @@ def split_words(cmdline: str) -> list[str]:
     return _WORD.findall(cmdline)
 
 
-def fix_cmdline(cmdline: str, profile: Profile, accel: Accel) -> tuple[str, tuple[Change, ...]]:
+def fix_cmdline(cmdline: str, profile: Profile, accel: Accel, *, aslr: bool = False) -> tuple[str, tuple[Change, ...]]:
     """Return cmdline as the guest needs it, and what was changed.
 
     Words after `--` belong to init and stay. The same console named twice stays once.
+
+    :param aslr: an emulated guest, too, is to lay out its programs by chance.
     """
     words = split_words(cmdline)
     end = words.index("--") if "--" in words else len(words)
-    guest = _Guest(profile=profile, accel=accel, quiet="quiet" in words[:end])
+    guest = _Guest(profile=profile, accel=accel, quiet="quiet" in words[:end], aslr=aslr)
     kept: list[str] = []
     changes: list[Change] = []
     for word in words[:end]:

@@ -113,6 +113,15 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Handed:
+    """A file of a disk's that QEMU was given as a descriptor: what it is called by us and by QEMU."""
+
+    path: str
+    name: str
+    block_device: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
     """UEFI firmware: read-only code, and a variable store of the domain's own.
 
@@ -158,12 +167,35 @@ class Ram:
 class Incoming:
     """A domain that starts as a saved one went on, and so needs nothing to boot from.
 
-    :ivar firmware: stands in for UEFI firmware, which the state brings along; None where the loader stays.
+    :ivar firmware: stands in for UEFI firmware, which the state brings along.
+    :ivar flash: UEFI firmware where nothing can stand in for it.
     :ivar option_roms: those that QEMU added for the saved domain's kernel, by name.
     """
 
     firmware: str | None = None
+    flash: Loader | None = None
     option_roms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Privileges:
+    """What a QEMU that root starts keeps of root's rights once it has opened what its command line names.
+
+    :ivar user: user and group that it becomes; None: it stays root.
+    :ivar option: QEMU's option for that: `-runas`, `-run-with` since 9.1.
+    :ivar sandbox: it has seccomp filters.
+    :ivar own_network: it has an empty network of its own.
+    :ivar threads: how many it may have; `data_mib` how much memory that it writes to. None for no bound.
+    :ivar reason: why it stays root, or shares the host's network.
+    """
+
+    user: int | None
+    option: str = "-runas"
+    sandbox: bool = True
+    own_network: bool = True
+    threads: int | None = None
+    data_mib: int | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,3 +228,4 @@ class Domain:
     incoming: Incoming | None = None
     kept: bool = False  # a user's own domain: it restarts when its guest does, and has a console to connect to
     run_as: tuple[int, int] | None = None  # uid and gid of QEMU, where libvirt's daemon would choose another user
+    privileges: Privileges | None = None  # where they are not libvirt's daemon's, or the user's own

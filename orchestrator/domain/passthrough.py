@@ -10,8 +10,19 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 
-from orchestrator.domain.layout import NETWORK_SLOT, DiskPlace, Layout, PciAddress, describe
-from orchestrator.domain.model import Arch, Disk, DiskBus, Domain, FileSource, Network, NetworkSource
+from orchestrator.domain.layout import NETWORK_SLOT, TARGETS_PER_SCSI, DiskPlace, Layout, PciAddress, describe
+from orchestrator.domain.model import (
+    Arch,
+    Disk,
+    DiskBus,
+    Domain,
+    FileSource,
+    Handed,
+    Loader,
+    Network,
+    NetworkSource,
+    Privileges,
+)
 from orchestrator.errors import DiskError
 
 # QEMU's class of the fw_cfg device, whose property is the DMA switch.
@@ -76,17 +87,22 @@ def qemu_arguments(domain: Domain, layout: Layout) -> list[str]:
         for event in TRACE_EVENTS:
             arguments += ["-trace", f"enable={event}"]
         arguments += ["-D", domain.trace_path]
+    if domain.privileges is not None:
+        arguments += privilege_arguments(domain.privileges)
     arguments += _memory_arguments(domain) + _incoming_arguments(domain)
     if domain.slot:
         arguments += _slot_arguments()
     if domain.network is not None:
         arguments += _network_arguments(domain.network)
     paths = dict(domain.secret_paths)
-    for i, (disk, place) in enumerate(zip(domain.disks, layout.places, strict=True)):
+    # Where disks are plugged in later, their names are not to be taken.
+    first = TARGETS_PER_SCSI if domain.slot else 0
+    for i, (disk, place) in enumerate(zip(domain.disks, layout.places, strict=True), start=first):
         if not native(disk):
             for options in secret_objects(disk, i, paths):
                 arguments += ["-object", join_options([(options[0][1], None), *options[1:]])]
-            arguments += ["-drive", drive_option(disk, i), *_device_arguments(device_properties(disk, i, place))]
+            drive = drive_option(disk, i, at_once=domain.incoming is not None)
+            arguments += ["-drive", drive, *_device_arguments(device_properties(disk, i, place))]
     return [*arguments, *domain.extra_args]
 
 
@@ -121,13 +137,18 @@ def drive_id(index: int) -> str:
     return f"drive{index}"
 
 
-def drive_option(disk: Disk, index: int) -> str:
+def drive_option(disk: Disk, index: int, handed: tuple[Handed, ...] = (), *, at_once: bool = False) -> str:
     """Return the value of QEMU's `-drive` (and of the monitor's `drive_add`) for disk number index.
 
     Without a format QEMU probes, with its protection of block 0 of probed raw images; that is libguestfs's meaning of
     "no format given". With `shared_read` the backing file is opened without locks.
+
+    :param handed: the disk's files, its own first, where QEMU was given them and may open none.
+    :param at_once: a file that is written to is opened for that at once; else QEMU opens it anew when a device writes.
     """
-    pairs = [("id", drive_id(index)), ("if", "none"), *_image_options(disk, index)]
+    pairs = [("id", drive_id(index)), ("if", "none"), *_image_options(disk, index, handed)]
+    if (handed or at_once) and not disk.readonly:
+        pairs.append(("file.auto-read-only", "off"))
     switches = (("read-only", disk.readonly), ("copy-on-read", disk.copy_on_read))
     pairs += [(key, "on") for key, wanted in switches if wanted]
     if disk.cache is not None:
@@ -137,11 +158,11 @@ def drive_option(disk: Disk, index: int) -> str:
     return join_options(pairs)
 
 
-def _image_options(disk: Disk, index: int) -> list[tuple[str, str]]:
+def _image_options(disk: Disk, index: int, handed: tuple[Handed, ...]) -> list[tuple[str, str]]:
     """Return the options of the image's format, and of what is below it."""
     if disk.graph is not None:
         return [("file", f"json:{disk.graph}")]
-    pairs = [*_source_options(disk, index)]
+    pairs = _handed_options(handed) if handed else [*_source_options(disk, index)]
     if disk.format is not None:
         pairs.append(("format", disk.format))
     pairs += disk.options
@@ -160,6 +181,16 @@ def _source_options(disk: Disk, index: int) -> list[tuple[str, str]]:
     options = [("driver", source.driver), *source.options]
     options += [(option, secret_id(index, option)) for option, _ in source.secrets]
     return [(f"file.{key}", value) for key, value in options]
+
+
+def _handed_options(handed: tuple[Handed, ...]) -> list[tuple[str, str]]:
+    """Return the options of the protocol layers of a backing chain. The formats are as the images say."""
+    options = []
+    for depth, file in enumerate(handed):
+        prefix = "backing." * depth + "file"
+        driver = "host_device" if file.block_device else "file"
+        options += [(f"{prefix}.driver", driver), (f"{prefix}.filename", file.name)]
+    return options
 
 
 def device_properties(disk: Disk, index: int, place: DiskPlace) -> dict[str, object]:
@@ -210,6 +241,23 @@ def _device_arguments(properties: Mapping[str, object]) -> list[str]:
     return ["-device", json.dumps(properties, ensure_ascii=False)]
 
 
+def privilege_arguments(privileges: Privileges) -> list[str]:
+    """Return the arguments that take rights from QEMU.
+
+    The filters are libvirt's own; but a QEMU that is to become another user must be able to do so, once. Afterwards it
+    has no capability that any of these system calls would need.
+    """
+    arguments = []
+    if privileges.sandbox:
+        elevate = "deny" if privileges.user is None else "allow"
+        filters = f"on,obsolete=deny,elevateprivileges={elevate},spawn=deny,resourcecontrol=deny"
+        arguments += ["-sandbox", filters]
+    if privileges.user is not None:
+        user = f"{privileges.user}:{privileges.user}"
+        arguments += [privileges.option, user if privileges.option == "-runas" else f"user={user}"]
+    return arguments
+
+
 def _memory_arguments(domain: Domain) -> list[str]:
     """Return the arguments that put the guest's memory into a file.
 
@@ -245,8 +293,22 @@ def _incoming_arguments(domain: Domain) -> list[str]:
         # QEMU's Arm machine has ACPI's devices only with firmware; libvirt has ACPI only with flash. Flash is 128 MiB
         # of memory a guest, and its contents come with the state.
         arguments += ["-bios", incoming.firmware, "-machine", "acpi=on"]
+    if incoming.flash is not None:
+        arguments += _flash_arguments(incoming.flash)
     for rom in incoming.option_roms:
         arguments += ["-option-rom", rom]
+    return arguments
+
+
+def _flash_arguments(flash: Loader) -> list[str]:
+    """Return the arguments for UEFI flash that libvirt would have QEMU open anew when the state is there."""
+    files = [(flash.code, flash.code_format, ("readonly", "on"))]
+    if flash.nvram is not None:
+        files.append((flash.nvram, flash.nvram_format, ("file.auto-read-only", "off")))
+    arguments = []
+    for unit, (path, image_format, mode) in enumerate(files):
+        pairs = [("if", "pflash"), ("unit", str(unit)), ("format", image_format), mode]
+        arguments += ["-drive", join_options([*pairs, ("file.driver", "file"), ("file.filename", path)])]
     return arguments
 
 

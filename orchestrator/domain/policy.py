@@ -17,6 +17,7 @@ from orchestrator.domain.model import (
     FirmwareKind,
     Loader,
     Network,
+    Privileges,
     Profile,
 )
 from orchestrator.errors import CapabilityError, FirmwareError
@@ -36,6 +37,7 @@ def design(
     kernel: str | None = None,
     initrd: str | None = None,
     cmdline: str = "",
+    aslr: bool = False,
     loader: Loader | None = None,
     disks: tuple[Disk, ...] = (),
     root: Disk | None = None,
@@ -51,6 +53,7 @@ def design(
     secret_paths: tuple[tuple[str, str], ...] = (),
     extra_args: tuple[str, ...] = (),
     run_as: tuple[int, int] | None = None,
+    privileges: Privileges | None = None,
 ) -> Domain:
     """Return the domain to launch.
 
@@ -58,6 +61,7 @@ def design(
     the arch it was built for and from its own guess at KVM. What users want goes in `cpu` or `extra_args`.
 
     :param cmdline: as libguestfs wrote it; it is fixed up for the guest (see `cmdline`).
+    :param aslr: an emulated guest, too, is to lay out its programs by chance.
     :param loader: firmware staged for this launch; needed by UEFI profiles, unused by others.
     :param root: the appliance's root (see `appliance_root`); guestfsd leaves it out of its numbering.
     :param memory_mib: None for the profile's value, as with vcpus and cpu.
@@ -81,7 +85,7 @@ def design(
         loader=loader if profile.firmware is FirmwareKind.UEFI else None,
         kernel=kernel,
         initrd=initrd,
-        cmdline=fix_cmdline(cmdline, profile, accel)[0],
+        cmdline=fix_cmdline(cmdline, profile, accel, aslr=aslr)[0],
         # Last, so that its address depends on nothing but the disks before it, which are the ones that count.
         disks=(*disks, root) if root is not None else disks,
         channels=tuple(Channel(name=port, path=path) for port, path in ports if path is not None),
@@ -91,6 +95,7 @@ def design(
         secret_paths=secret_paths,
         extra_args=extra_args,
         run_as=run_as,
+        privileges=privileges,
     )
 
 

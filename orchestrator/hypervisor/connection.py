@@ -7,6 +7,7 @@ which costs more than opening a connection: import it where it is used.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import weakref
@@ -15,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.domain.model import Privileges
 from orchestrator.errors import CapabilityError, GuestlaunchError, NotFoundError
-from orchestrator.hypervisor import embed, retry
+from orchestrator.hypervisor import confinement, embed, retry
 from orchestrator.hypervisor.binding import libvirt, start_event_loop
 from orchestrator.hypervisor.emulator import emulator_version
 from orchestrator.hypervisor.failure import translate
@@ -78,15 +80,16 @@ class Connection:
             self._unsubscribe.append(handle.unregisterCloseCallback)
             handle.setKeepAlive(KEEPALIVE_S, KEEPALIVE_MISSES)
 
-    def create(self, xml: str, *, paused: bool = True) -> Guest:
+    def create(self, xml: str, *, paused: bool = True, privileges: Privileges | None = None) -> Guest:
         """Start a transient domain. It ends with this process: by libvirt's autodestroy, or by the root's guardian.
 
+        :param privileges: the domain's, where its QEMU is confined by us: it is bounded then, too.
         :raise DiskInUseError, NotFoundError, CapabilityError, HypervisorError: it could not be started.
         """
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         if self.root is None:
             flags |= libvirt.VIR_DOMAIN_START_AUTODESTROY  # the embedded driver refuses it; the guardian stands in
-        return self._start(summarise(xml), lambda: self._handle.createXML(xml, flags))
+        return self._start(summarise(xml), lambda: self._handle.createXML(xml, flags), privileges)
 
     def define(self, xml: str) -> str:
         """Store a domain without starting it, or change a stored one; return its name."""
@@ -177,14 +180,19 @@ class Connection:
             for guest in list(self._guests):
                 guest.wake()
 
-    def _start(self, summary: Summary, start: Callable[[], libvirt.virDomain]) -> Guest:
+    def _start(
+        self, summary: Summary, start: Callable[[], libvirt.virDomain], privileges: Privileges | None = None
+    ) -> Guest:
         try:
             with self._router.starting():
                 if self.root is None:
                     return self._held(start(), None)
-                with adopting(self.root.pid_file(summary.name), self.root.probes) as adoption:
-                    domain = start()
-                return self._held(domain, adoption)
+                bounds = functools.partial(confinement.bound_early, granted=privileges)
+                with adopting(self.root.pid_file(summary.name), self.root.probes, bounds) as adoption:
+                    domain, shared = confinement.starting(privileges, start)
+                guest = self._held(domain, adoption)
+                guest.confine(privileges, shared)
+                return guest
         except libvirt.libvirtError as failure:
             if self.root is not None:
                 self.root.domain_log(summary.name).unlink(missing_ok=True)  # the error holds what QEMU wrote to it

@@ -9,14 +9,17 @@ go on is decided elsewhere.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import struct
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.model import Arch
 from orchestrator.errors import CapabilityError, HypervisorError, MonitorError
+from orchestrator.hypervisor.handing import handed_folder
 
 if TYPE_CHECKING:
     import libfdt
@@ -28,6 +31,7 @@ DMA_OFFSET = 16  # of the DMA address register in the window; eight bytes, big-e
 _DMA_BYTES = 8
 _IO_DMA_PORT = 0x514  # where a PC has the same register
 _SIGNATURE = b"QEMU CFG"
+_LARGEST_TREE = 2 << 20  # as QEMU's own bound (FDT_MAX_SIZE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,8 @@ def device_tree(guest: Guest, scratch: Path) -> bytes:
     """
     file = scratch / f"{guest.uuid}.dtb"
     try:
+        if guest.confined:
+            return _handed_tree(guest, scratch)
         guest.qmp("dumpdtb", {"filename": str(file)})
         return file.read_bytes()
     except OSError as error:
@@ -113,6 +119,16 @@ def find_node(tree: bytes) -> FwCfgNode:
         return _node(fdt, blob, offset)
     except libfdt.FdtException as error:
         raise HypervisorError("cannot read device tree", "", error) from error
+
+
+def _handed_tree(guest: Guest, scratch: Path) -> bytes:
+    """Return the device tree of a QEMU that may write nowhere else: it is handed a folder for it."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        with handed_folder(guest, Path(folder)) as name:
+            guest.qmp("dumpdtb", {"filename": f"{name}/dtb"})
+        descriptor = os.open(f"{folder}/dtb", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(_LARGEST_TREE)
 
 
 def _node(fdt: libfdt.Fdt, blob: bytearray, offset: int) -> FwCfgNode:

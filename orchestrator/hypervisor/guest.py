@@ -9,13 +9,15 @@ import contextlib
 import json
 import queue
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.domain.model import Privileges
 from orchestrator.errors import (
     ConnectionLostError,
     DeadlineError,
@@ -24,6 +26,7 @@ from orchestrator.errors import (
     MonitorError,
     QemuExitedError,
 )
+from orchestrator.hypervisor import confinement
 from orchestrator.hypervisor.binding import libvirt, libvirt_qemu
 from orchestrator.hypervisor.events import EventFeed, EventSource, GuestEvent, Listener, StopReason
 from orchestrator.hypervisor.failure import Code, translate
@@ -57,6 +60,7 @@ class Guest:
 
     :ivar pid: QEMU's process id, or None where the host does not show it (remote, other user).
     :ivar log_file: what QEMU wrote to stderr and its trace, where the embedded driver keeps it, else None.
+    :ivar confinement: what root's QEMU may still do; None where that is not for us to say.
     :ivar exited: set as soon as QEMU is dead or libvirt reports the domain stopped; never cleared.
     """
 
@@ -72,6 +76,8 @@ class Guest:
         self.name: str = domain.name()
         self.uuid: str = domain.UUIDString()
         self.log_file = log_file
+        self.confinement: confinement.Confinement | None = None
+        self._privileges: Privileges | None = None
         self.exited = threading.Event()
         self._domain = domain
         self._feed = feed
@@ -127,6 +133,26 @@ class Guest:
         if self._process is not None:
             self._process.set_nice(value)
 
+    @property
+    def confined(self) -> bool:
+        """Whether QEMU can open nothing by itself any more: what it needs is handed to it."""
+        return self._privileges is not None and self._privileges.user is not None
+
+    @property
+    def user(self) -> int:
+        """The user that a confined QEMU runs as."""
+        assert self._privileges is not None and self._privileges.user is not None  # noqa: PT018 - see `confined`
+        return self._privileges.user
+
+    def confine(self, privileges: Privileges | None, shared: str | None = None) -> None:
+        """Take note of what QEMU may still do.
+
+        :param shared: why it shares the host's network although it was not to.
+        """
+        self._privileges = privileges
+        if self.pid is not None:
+            self.confinement = confinement.confinement(self.pid, privileges, shared)
+
     def private_mib(self) -> int:
         """Return how much memory QEMU shares with nobody, in MiB; 0 where that cannot be seen."""
         return self._process.private_mib() if self._process is not None else 0
@@ -136,21 +162,28 @@ class Guest:
         return self._call("cannot describe domain", lambda: self._domain.XMLDesc(0))
 
     def qmp(  # QMP's answers have as many shapes as there are commands
-        self, command: str, arguments: Mapping[str, Any] | None = None, *, deadline_s: float = QMP_DEADLINE_S
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        deadline_s: float = QMP_DEADLINE_S,
+        files: Sequence[int] = (),
     ) -> Any:  # noqa: ANN401
         """Run one QMP command and return its `return` value.
 
+        :param files: descriptors that go with it; QEMU gets copies.
         :raise MonitorError: QEMU answered with an error (`why` starts with its class), or not within deadline_s.
         :raise QemuExitedError: QEMU is gone.
         """
         text = json.dumps({"execute": command, **({"arguments": dict(arguments)} if arguments else {})})
         what = f"QMP command {command} failed"
-        answer = self._call(
-            what,
-            lambda: libvirt_qemu.qemuMonitorCommand(self._domain, text, 0),
-            kind=MonitorError,
-            deadline_s=deadline_s,
-        )
+
+        def ask() -> str:
+            if files:
+                return libvirt_qemu.qemuMonitorCommandWithFiles(self._domain, text, list(files), 0)[0]
+            return libvirt_qemu.qemuMonitorCommand(self._domain, text, 0)
+
+        answer = self._call(what, ask, kind=MonitorError, deadline_s=deadline_s)
         reply = json.loads(answer)
         if "return" not in reply:
             error = reply.get("error", {})
@@ -167,8 +200,22 @@ class Guest:
 
         :raise MonitorError: QEMU cannot connect to it.
         """
+        if self.confined:
+            self._join_connected(alias, path)
+            return
         remote = {"type": "unix", "data": {"path": path}}
         backend = {"type": "socket", "data": {"addr": remote, "server": False}}
+        self.qmp("chardev-change", {"id": f"char{alias}", "backend": backend})
+
+    def _join_connected(self, alias: str, path: str) -> None:
+        """Join a channel to a socket that is connected for QEMU, which may not do so itself."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            try:
+                peer.connect(path)
+            except OSError as error:
+                raise MonitorError("cannot connect to", path, error.strerror or error, domain=self.name) from error
+            self.qmp("getfd", {"fdname": alias}, files=[peer.fileno()])
+        backend = {"type": "socket", "data": {"addr": {"type": "fd", "data": {"str": alias}}, "server": False}}
         self.qmp("chardev-change", {"id": f"char{alias}", "backend": backend})
 
     def terminate(self) -> None:

@@ -19,6 +19,8 @@ from orchestrator.domain.model import Disk, Domain, Loader
 from orchestrator.domain.passthrough import secrets_of
 from orchestrator.domain.policy import appliance_root, design
 from orchestrator.firmware.nvram import copy_nvram
+from orchestrator.hypervisor import confinement
+from orchestrator.hypervisor.handing import chain_of
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.staging import directory, root_overlay, write_secret
@@ -95,6 +97,19 @@ def describe(
     cmdline = request.cmdline
     if plan.appliance is not None and plan.appliance.markers and root_name is not None:
         cmdline += f" guestlaunch.root={root_name}"
+    memory_mib = settings.memory_mib or request.memory_mib or plan.profile.memory_mib
+    privileges = confinement.privileges(
+        settings.confine,
+        settings.connect,
+        plan.emulator,
+        settings.state_dir / "libvirt" / "cache",
+        host_network=_needs_network(request, disks),
+        memory_mib=None if request.extra_args else memory_mib,
+        disks=len(disks),
+    )
+    if any(disk.graph is not None for disk in disks) and not confinement.sees_others():
+        why = "root has no CAP_SYS_PTRACE here to see what another user's QEMU has opened"
+        privileges = confinement.staying_root(privileges, why)
     return design(
         plan.profile,
         name=launch_id,
@@ -105,10 +120,11 @@ def describe(
         kernel=plan.kernel,
         initrd=request.initrd,
         cmdline=cmdline,
+        aslr=settings.guest_aslr,
         loader=loader,
         disks=disks,
         root=root,
-        memory_mib=settings.memory_mib or request.memory_mib,
+        memory_mib=memory_mib,
         vcpus=settings.vcpus or request.vcpus,
         cpu=settings.cpu,
         fw_cfg_dma=settings.fw_cfg_dma,
@@ -120,7 +136,19 @@ def describe(
         secret_paths=secret_paths,
         extra_args=request.extra_args,
         run_as=own_user(settings.connect),
+        privileges=privileges,
     )
+
+
+def _needs_network(request: LaunchRequest, disks: tuple[Disk, ...]) -> str | None:
+    """Return why a guest's QEMU must have the host's network, None when it needs none."""
+    if request.network is not None:
+        return "the tool asked for a network"
+    if request.extra_args:
+        return "QEMU has arguments of the user's own"
+    # Images that are not trusted name nothing on the network: their policy sees to that.
+    chains = (chain_of(disk) for disk in disks if disk.graph is None)
+    return next((chain.obstacle for chain in chains if chain.obstacle), None)
 
 
 def make_root(plan: Plan, settings: Settings, data: Path, launch_id: str) -> Disk | None:

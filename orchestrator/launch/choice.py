@@ -12,7 +12,9 @@ from orchestrator.domain.cmdline import fix_cmdline
 from orchestrator.domain.model import Accel
 from orchestrator.domain.policy import choose_cpu
 from orchestrator.hypervisor.binding import library_version
+from orchestrator.hypervisor.confinement import confined
 from orchestrator.hypervisor.connection import is_local
+from orchestrator.hypervisor.handing import chain_of
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.settings import Settings
@@ -32,7 +34,11 @@ def why_not_warm(plan: Plan, request: LaunchRequest, settings: Settings) -> str 
         (request.start_paused, "the guest is to wait for a debugger"),
         (settings.connect is not None and not is_local(settings.connect), "the connection leads to another host"),
     )
-    return next((why for applies, why in checks if applies), None) or misfit(plan.disks)
+    why = next((why for applies, why in checks if applies), None) or misfit(plan.disks)
+    if why is None and confined(settings.confine, settings.connect):
+        # A clone has given up its rights before it gets its disks; what boots gets them first.
+        why = next((chain.obstacle for chain in map(chain_of, plan.disks) if chain.obstacle), None)
+    return why
 
 
 def template_facts(plan: Plan, request: LaunchRequest, settings: Settings) -> Facts:
@@ -49,7 +55,7 @@ def template_facts(plan: Plan, request: LaunchRequest, settings: Settings) -> Fa
         "cpu": choose_cpu(profile, plan.accel, settings.cpu),
         "memory_mib": settings.memory_mib or request.memory_mib or profile.memory_mib,
         "vcpus": settings.vcpus or request.vcpus or profile.vcpus,
-        "cmdline": split_cmdline(fix_cmdline(request.cmdline, profile, plan.accel)[0])[0],
+        "cmdline": split_cmdline(fix_cmdline(request.cmdline, profile, plan.accel, aslr=settings.guest_aslr)[0])[0],
         "qemu": identity(plan.emulator),
         "libvirt": library_version(),
         "root": str(plan.appliance.root.resolve()),

@@ -112,7 +112,7 @@ def stage_clone(
     return as_clone(domain, ram=str(template.ram), firmware=str(template.firmware)), place
 
 
-def restore(guest: Guest, template: Template, place: Place, deadline_s: float) -> None:
+def restore(guest: Guest, template: Template, deadline_s: float) -> None:
     """Load the template's state into a guest that was started for it, and let it run, held at its gate.
 
     Until it runs, its slot shares its image with everybody: QEMU puts the permissions of disks into force when the
@@ -121,7 +121,7 @@ def restore(guest: Guest, template: Template, place: Place, deadline_s: float) -
 
     :raise GuestlaunchError: QEMU refused, gave up, or took too long.
     """
-    migration.load(guest, template.state, place.sockets / "state", deadline_s)
+    migration.load(guest, template.state, deadline_s)
     guest.resume()
 
 
@@ -146,11 +146,11 @@ def make_clone(
             domain=domain,
             place=place,
             connection=connection,
-            guest=connection.create(domain_xml(domain), paused=True),
+            guest=connection.create(domain_xml(domain), paused=True, privileges=domain.privileges),
             files=files.pop_all(),
         )
     try:
-        restore(clone.guest, template, place, settings.deadlines.restore)
+        restore(clone.guest, template, settings.deadlines.restore)
     except BaseException:
         clone.close()
         raise

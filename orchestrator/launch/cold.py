@@ -56,7 +56,7 @@ class Cold:
 
     def create(self, connection: Connection) -> Guest:
         """Start QEMU, paused."""
-        guest = connection.create(domain_xml(self._domain), paused=True)
+        guest = connection.create(domain_xml(self._domain), paused=True, privileges=self._domain.privileges)
         self._recorder.begin(Phase.QEMU, "libvirt started the domain")
         return guest
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from orchestrator.domain.cloning import Command, Plug, empty_slot, fits_slot, plugs, split_cmdline
 from orchestrator.domain.cmdline import fix_cmdline
-from orchestrator.domain.model import Arch, Disk
+from orchestrator.domain.model import Arch, Disk, Handed
 from orchestrator.errors import DeadlineError, DiskError, DiskInUseError, LaunchError, MonitorError, QemuExitedError
 from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.hypervisor.guest import Guest
+from orchestrator.hypervisor.handing import hand_over
 from orchestrator.launch.assembly import store_secrets
 from orchestrator.launch.boot import GUESTFSD_ALIAS
 from orchestrator.launch.opened import files_of, require_checked
@@ -99,24 +100,30 @@ def attach(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> N
 
 
 def _attach_all(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> None:
+    handed: Mapping[int, tuple[Handed, ...]] = {}
+    if guest.confined:
+        handed = {number: hand_over(guest, disk) for number, disk in enumerate(disks)}
     known = files_of(guest) if any(disk.graph for disk in disks) else {}
-    for i, (disk, plug) in enumerate(zip(disks, plugs(disks, arch, store_secrets(disks, place.data)), strict=True)):
+    steps = plugs(disks, arch, store_secrets(disks, place.data), handed)
+    for i, (disk, plug) in enumerate(zip(disks, steps, strict=True)):
         if disk.graph is None:
-            _attach(guest, disk, plug)
+            _attach(guest, disk, plug, handed.get(i, ()))
             continue
         *opening, plugging = plug.commands
-        _attach(guest, disk, Plug(commands=tuple(opening)))
+        _attach(guest, disk, Plug(commands=tuple(opening)), ())
         require_checked(files_of(guest), disks[: i + 1], known)
-        _attach(guest, disk, Plug(commands=(plugging,)))
+        _attach(guest, disk, Plug(commands=(plugging,)), ())
 
 
-def _attach(guest: Guest, disk: Disk, plug: Plug) -> None:
+def _attach(guest: Guest, disk: Disk, plug: Plug, handed: tuple[Handed, ...]) -> None:
     try:
         if plug.xml is not None:
             guest.attach_device(plug.xml)
         _carry_out(guest, plug.commands)
     except (MonitorError, DiskInUseError) as error:
         where, why = str(getattr(disk.source, "path", None) or "a network disk"), str(error.why).strip()
+        for file in handed:
+            why = why.replace(file.name, file.path)
         known = from_qemu_output("cannot attach the disk", where, why, why)
         raise (known or DiskError("cannot attach the disk", where, why)) from error
 
@@ -132,7 +139,7 @@ def release(guest: Guest, place: Place, plan: Plan, asked: Asked) -> None:
     if request.guestfsd_path is not None:
         # QEMU changes the back end of a port only while the guest runs.
         guest.join_channel(GUESTFSD_ALIAS, request.guestfsd_path)
-    cmdline, _ = fix_cmdline(request.cmdline, plan.profile, plan.accel)
+    cmdline, _ = fix_cmdline(request.cmdline, plan.profile, plan.accel, aslr=asked.settings.guest_aslr)
     slot = fits_slot(plan.disks)
     words = (*split_cmdline(cmdline)[1], f"guestlaunch.disks={len(plan.disks)}", f"guestlaunch.slot={slot:d}")
     place.control.say(f"open {os.urandom(_ENTROPY_BYTES).hex()} {' '.join(words)}", _SAY_SECONDS)

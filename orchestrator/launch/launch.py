@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TypeVar
 
 from orchestrator.channel.ring import ConsoleRing
@@ -225,7 +226,7 @@ class Launch:
     def _tell(self) -> None:
         """Log what was started and why so; the guest boots meanwhile, and structlog is imported."""
         plan, way = _there(self.plan), _there(self.way)
-        firmware = plan.firmware
+        firmware, confinement = plan.firmware, _there(self._guest).confinement
         changed = [f"{c.before or 'nothing'} -> {c.after or 'dropped'}: {c.reason}" for c in plan.changes]
         skipped = [f"{s.descriptor}: {s.reason}" for s in firmware.skipped] if firmware else []
         self._emit(
@@ -240,6 +241,7 @@ class Launch:
             firmware=firmware.code if firmware else None,
             firmware_skipped=skipped,
             cmdline_changes=changed,
+            confinement=None if confinement is None else asdict(confinement),
             domain_xml=domain_xml(_there(self.domain)),
         )
 

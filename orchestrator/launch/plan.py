@@ -88,7 +88,7 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
         kernel_bytes=_size(kernel, "kernel"),
         initrd_bytes=_size(request.initrd, "initrd"),
         libguestfs=library,
-        changes=fix_cmdline(request.cmdline, profile, verdict.accel)[1],
+        changes=fix_cmdline(request.cmdline, profile, verdict.accel, aslr=settings.guest_aslr)[1],
     )
 
 

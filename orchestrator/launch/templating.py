@@ -7,13 +7,13 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from orchestrator.domain.model import Arch
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import GuestlaunchError, LaunchError
-from orchestrator.hypervisor import migration
+from orchestrator.hypervisor import confinement, migration
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.launch.assembly import make_loader, make_place
 from orchestrator.launch.boot import limits
@@ -97,12 +97,14 @@ def _boot_and_save(
         root=str(root),
         loader=loader,
     )
-    guest = connect().create(domain_xml(domain), paused=True)
+    # QEMU opens its images anew when it saves a state, and this guest sees nothing but the appliance.
+    domain = replace(domain, privileges=confinement.staying_root(domain.privileges, "it builds a template"))
+    guest = connect().create(domain_xml(domain), paused=True, privileges=domain.privileges)
     try:
         guest.resume()
         wait_for_marker(GATE, guest, place, stop, sum(limits(settings.deadlines).values()))
         rehearse(guest, place, stop, settings.deadlines.gate)
-        migration.save(guest, directory / STATE, place.sockets / "state", settings.deadlines.restore)
+        migration.save(guest, directory / STATE, settings.deadlines.restore)
     except GuestlaunchError as error:
         error.console = "\n".join(place.console.ring.tail(20))
         raise

@@ -62,13 +62,13 @@ class Warm:
 
     def create(self, connection: Connection) -> Guest:
         """Start QEMU, paused and without a state."""
-        guest = connection.create(domain_xml(self._domain), paused=True)
+        guest = connection.create(domain_xml(self._domain), paused=True, privileges=self._domain.privileges)
         self._recorder.begin(Phase.RESTORE, "libvirt started the domain")
         return guest
 
     def prepare(self, guest: Guest) -> FwCfg:
         """Load the template's state, and plug in the tool's disks. Nothing crosses fw_cfg."""
-        restore(guest, self._template, self._place, self._asked.settings.deadlines.restore)
+        restore(guest, self._template, self._asked.settings.deadlines.restore)
         self._recorder.begin(Phase.ATTACH, "QEMU loaded the state")
         attach(guest, self._plan.disks, self._plan.profile.arch, self._place)
         return FwCfg(requested=self._asked.settings.fw_cfg_dma)

@@ -101,6 +101,8 @@ CONVERT: Mapping[str, Callable[[Any, Path], object]] = {
     "cpu": _text,
     "timeline": _path_or_dash,
     "log": _path_or_dash,
+    "confine": _one_of("auto", "off"),
+    "guest_aslr": _switch,
     "console_kib": _whole(1, 1024 * 1024),
     "measure": _switch,
     "keep_launches": _whole(0, 100_000_000),

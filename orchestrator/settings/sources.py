@@ -27,7 +27,7 @@ OWN_VARIABLES = frozenset(
 PER_LAUNCH = frozenset(
     {
         "profile", "connect", "fw_cfg_dma", "accel", "start", "appliance", "memory_mib", "vcpus", "cpu", "timeline",
-        "console_kib", "measure", "image_policy", "image_roots", "image_max_gib", "deadlines",
+        "console_kib", "measure", "image_policy", "image_roots", "image_max_gib", "confine", "guest_aslr", "deadlines",
     }
 )  # fmt: skip
 

@@ -36,6 +36,8 @@ class Settings:
     :ivar appliance: a fixed appliance's directory; None means the newest one built for the arch.
     :ivar timeline: where each launch's canonical line is also written: a file, or "-".
     :ivar log: where events are logged: a file, or "-" for stderr; None means `state_dir/log/events.jsonl`.
+    :ivar confine: "auto": a QEMU that root starts has a user of its own and no rights; "off": it stays root.
+    :ivar guest_aslr: False has an emulated guest lay out its programs without randomness, which is faster.
     :ivar console_kib: how much of the guest's console is kept, in KiB.
     :ivar measure: False turns off all that is only there to date phases.
     :ivar keep_launches: how many launches the store keeps; `keep_days` how long, in days. 0 keeps all.
@@ -61,6 +63,8 @@ class Settings:
     cpu: str | None = None
     timeline: str | None = None
     log: str | None = None
+    confine: str = "auto"
+    guest_aslr: bool = False
     console_kib: int = 256
     measure: bool = True
     keep_launches: int = 250_000

@@ -161,7 +161,7 @@ def parse_job(table: Mapping[str, Any], path: Path, disks: Sequence[Path] = ()) 
         network=reader.flag("network", default=False),
         settings=reader.table("settings"),
     )
-    allowed = PER_LAUNCH - {"deadlines"}
+    allowed = PER_LAUNCH - {"deadlines", "confine"}  # a job does not say what the host is protected by
     for key in job.settings:
         if key not in allowed:
             hint = nearest(key, allowed) or f"keys: {', '.join(sorted(allowed))}"

@@ -82,6 +82,7 @@ def plan_domain(wish: Wish, settings: Settings) -> Domain:
         kernel=None if kernel is None else str(kernel),
         initrd=None if initrd is None else str(initrd),
         cmdline=cmdline,
+        aslr=settings.guest_aslr,
         loader=loader,
         disks=tuple(_disk(path, here=here) for path in wish.disks),
         root=root,

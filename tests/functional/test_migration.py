@@ -62,7 +62,7 @@ def saved(
     guest = create(tiny_domain(name, arch, qemu_args=(*memory(ram, private=False), *more)))
     guest.resume()
     state = tmp_path / f"{name}.state"
-    migration.save(guest, state, tmp_path / "socket", DEADLINE_S)
+    migration.save(guest, state, DEADLINE_S)
     assert guest.qmp("query-status")["status"] == "postmigrate"
     assert guest.end(10).exit_code == 0
     return state
@@ -81,7 +81,7 @@ def test_clones_go_on_where_the_template_was_saved(create: Create, ram: Path, tm
     before = hashlib.sha256(ram.read_bytes()).digest()
     for number in range(2):
         clone = waiting(create, ram, f"clone-{number}", arch=arch)
-        migration.load(clone, state, tmp_path / "socket", DEADLINE_S)
+        migration.load(clone, state, DEADLINE_S)
         assert not (tmp_path / "socket").exists()
         assert clone.qmp("query-status")["running"] is False
         dump = tmp_path / f"dump-{number}"
@@ -108,7 +108,7 @@ def test_a_state_that_does_not_fit(
     state = saved(create, ram, tmp_path, *of_the_template, arch=arch)
     clone = waiting(create, ram, "misfit", arch=arch)
     with pytest.raises((errors.MonitorError, errors.QemuExitedError)) as caught:
-        migration.load(clone, state, tmp_path / "socket", DEADLINE_S)
+        migration.load(clone, state, DEADLINE_S)
     assert "misfit" in str(caught.value)
     assert not (tmp_path / "socket").exists()
 
@@ -120,14 +120,14 @@ def test_a_damaged_state(create: Create, ram: Path, tmp_path: Path, keep: float)
     os.truncate(state, int(keep if keep > 1 else keep * state.stat().st_size))
     clone = waiting(create, ram, "damaged")
     with pytest.raises((errors.MonitorError, errors.QemuExitedError)):
-        migration.load(clone, state, tmp_path / "socket", DEADLINE_S)
+        migration.load(clone, state, DEADLINE_S)
 
 
 def test_no_state(create: Create, ram: Path, tmp_path: Path) -> None:
     """A missing file is what the error names, and no socket stays."""
     clone = waiting(create, ram, "none")
     with pytest.raises(FileNotFoundError, match="no-such-state"):
-        migration.load(clone, tmp_path / "no-such-state", tmp_path / "socket", DEADLINE_S)
+        migration.load(clone, tmp_path / "no-such-state", DEADLINE_S)
     assert not (tmp_path / "socket").exists()
 
 
@@ -136,7 +136,7 @@ def test_a_guest_that_waits_for_nothing(create: Create, ram: Path, tmp_path: Pat
     state = saved(create, ram, tmp_path)
     guest = create(tiny_domain("ordinary", qemu_args=memory(ram, private=True)))
     with pytest.raises(errors.MonitorError, match="ordinary"):
-        migration.load(guest, state, tmp_path / "socket", DEADLINE_S)
+        migration.load(guest, state, DEADLINE_S)
 
 
 def test_no_space_for_the_state(create: Create, ram: Path, tmp_path: Path) -> None:
@@ -148,6 +148,6 @@ def test_no_space_for_the_state(create: Create, ram: Path, tmp_path: Path) -> No
     resource.setrlimit(resource.RLIMIT_FSIZE, (whole // 2, usual[1]))
     try:
         with pytest.raises((OSError, errors.GuestlaunchError)):
-            migration.save(guest, tmp_path / "cut.state", tmp_path / "socket", DEADLINE_S)
+            migration.save(guest, tmp_path / "cut.state", DEADLINE_S)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)

@@ -14,6 +14,7 @@ from orchestrator.domain.model import (
     Loader,
     Network,
     NetworkSource,
+    Privileges,
     Profile,
 )
 from orchestrator.domain.policy import appliance_root, design
@@ -128,6 +129,7 @@ def rich(profile: Profile) -> Domain:
         secret_paths=(("secret6-password-secret", "/launch/secret,6"),),
         extra_args=("-device", "virtio-balloon-pci,id=x"),
         run_as=(1000, 1001),
+        privileges=Privileges(user=2000000000, sandbox=True),
     )
 
 
@@ -144,6 +146,7 @@ def bare_minimum() -> Domain:
         cpu="max,+sve,pauth=off,-pmu",
         loader=Loader(code="/c.qcow2", nvram="/n.qcow2", code_format="qcow2", nvram_format="qcow2"),
         network=Network(stream_path="/run/passt, 1.sock"),
+        privileges=Privileges(user=2000000000, option="-run-with", sandbox=False),
         rng=False,
     )
 
@@ -162,6 +165,7 @@ def kept() -> Domain:
         loader=Loader(code="/firmware/code.fd", template="/firmware/vars.fd"),
         disks=(Disk(source=FileSource(path="/images/system.qcow2"), format="qcow2", described=True),),
         kept=True,
+        privileges=Privileges(user=None),
     )
 
 

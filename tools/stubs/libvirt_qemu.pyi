@@ -1,5 +1,6 @@
 # The part of libvirt-python's QEMU extension that the project uses.
 from collections.abc import Callable
+from typing import IO
 
 import libvirt
 
@@ -13,3 +14,6 @@ def qemuMonitorEventRegister(
     flags: int = ...,
 ) -> int: ...
 def qemuMonitorEventDeregister(conn: libvirt.virConnect, callbackID: int) -> None: ...
+def qemuMonitorCommandWithFiles(
+    domain: libvirt.virDomain, cmd: str, files: list[int] = ..., flags: int = ...
+) -> tuple[str, list[IO[bytes]]]: ...

@@ -93,7 +93,7 @@ def test_a_clone_needs_nothing_to_boot_from(profile: str) -> None:
         "aarch64-uefi": (None, Incoming(firmware="/firmware")),
         "aarch64-bare": (None, Incoming()),
         "x86_64-seabios": (None, Incoming(option_roms=("linuxboot_dma.bin",))),
-        "x86_64-ovmf": (Loader(code="/c", nvram="/n"), Incoming(option_roms=("linuxboot_dma.bin",))),
+        "x86_64-ovmf": (None, Incoming(flash=Loader(code="/c", nvram="/n"), option_roms=("linuxboot_dma.bin",))),
     }
     if profile in expected:
         assert (clone.loader, clone.incoming) == expected[profile]

@@ -124,3 +124,10 @@ def test_every_rule_is_exercised() -> None:
         for profile in ("aarch64-uefi", "x86_64-seabios"):
             used |= {c.reason for c in fix_cmdline(cmdline, load_profile(profile), Accel.TCG)[1]}
     assert used == {change.reason for change in (*RULES, *ADDITIONS)}
+
+
+def test_randomness_can_be_paid_for() -> None:
+    """An emulated guest is laid out by chance where that is asked for."""
+    profile = load_profile("aarch64-uefi")
+    assert "norandmaps" in fix_cmdline("quiet", profile, Accel.TCG)[0].split()
+    assert "norandmaps" not in fix_cmdline("quiet", profile, Accel.TCG, aslr=True)[0].split()

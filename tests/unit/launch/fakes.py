@@ -57,6 +57,7 @@ class FakeGuest:
     def __init__(self) -> None:
         self.name, self.uuid, self.pid, self.pidfd, self.log_file = "gl-fake", "0", None, None, None
         self.exited = threading.Event()
+        self.confinement = None
         self.exit_code: int | None = None
         self.did: list[str] = []
         self.stubborn = False  # SIGTERM does nothing

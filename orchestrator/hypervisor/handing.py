@@ -1,0 +1,165 @@
+"""Hands files to a QEMU that may open none by itself: each as a descriptor, which QEMU calls `/dev/fdset/N`.
+
+An image may refer to others. Those that follow from a header that is plain to read, the backing files of qcow2, are
+handed over with it; what else an image may refer to is the reason why it can be opened only as QEMU starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.domain.model import Disk, FileSource, Handed
+from orchestrator.errors import DiskError
+from orchestrator.hypervisor.guest import Guest
+
+_ONE_FILE = frozenset({"raw", "luks", "vdi", "vpc", "vhdx", "parallels", "bochs", "cloop"})
+_QCOW2_MAGIC = b"QFI\xfb"
+_VMDK_STARTS = (b"KDMV", b"COWD", b"#", b"version=")
+_BACKING_FORMAT, _DATA_FILE_BIT = 0xE2792ACA, 1 << 2
+_HEADER_BYTES = 1 << 16
+_LONGEST_CHAIN = 200
+
+
+class _Obstacle(Exception):  # noqa: N818 - it is a reason, and never leaves this module
+    """Why the files of an image are not all known: some may be anywhere, even on the network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """The files of an image, its own first.
+
+    :ivar obstacle: why they are not all known, and may be on the network; None when they are known.
+    """
+
+    files: tuple[str, ...]
+    obstacle: str | None = None
+
+
+def chain_of(disk: Disk) -> Chain:
+    """Return the files that QEMU will open for a disk. Errors of reading are QEMU's to report."""
+    if not isinstance(disk.source, FileSource):
+        return Chain(files=(), obstacle="a disk is reached over the network")
+    if disk.graph is not None or disk.options:
+        return Chain(files=(disk.source.path,), obstacle=f"{disk.source.path}: files are named for QEMU to open")
+    files: list[str] = []
+    try:
+        with contextlib.suppress(OSError):
+            files.extend(_walk(disk.source.path, disk.format))
+    except _Obstacle as obstacle:
+        return Chain(files=tuple(files), obstacle=str(obstacle))
+    return Chain(files=tuple(files))
+
+
+def _walk(path: str, image_format: str | None) -> Iterator[str]:
+    """Yield an image's file, and those of its backing chain."""
+    for _ in range(_LONGEST_CHAIN):
+        yield path
+        with Path(path).open("rb") as file:
+            head = file.read(_HEADER_BYTES)
+        image_format = image_format or _probe(head, path)
+        if image_format in _ONE_FILE:
+            return
+        if image_format != "qcow2" or not head.startswith(_QCOW2_MAGIC):
+            raise _Obstacle(f"{path}: an image of format {image_format} may refer to other files")
+        backing, image_format = _qcow2_backing(head, path)
+        if backing is None:
+            return
+        if ":" in re.split("/", backing, maxsplit=1)[0]:
+            raise _Obstacle(f"{path}: its backing file is not named by a path alone")
+        path = str(Path(path).parent / backing)
+    raise _Obstacle(f"{path}: its backing chain is too long")
+
+
+def _probe(head: bytes, path: str) -> str:
+    """Return the format that QEMU would find, as far as it matters here."""
+    if head.startswith(_QCOW2_MAGIC):
+        return "qcow" if head[4:8] == b"\0\0\0\1" else "qcow2"
+    if head.startswith(b"QED\0"):
+        return "qed"
+    if head.startswith(_VMDK_STARTS):
+        return "vmdk"
+    return "dmg" if path.endswith(".dmg") else "raw"
+
+
+def _qcow2_backing(head: bytes, path: str) -> tuple[str | None, str | None]:
+    """Return the backing file's name and format of a qcow2 image (docs/interop/qcow2.txt), None for not given."""
+    try:
+        version, offset, size = struct.unpack_from(">IQI", head, 4)
+        start = 72
+        if version >= 3:
+            (incompatible,) = struct.unpack_from(">Q", head, 72)
+            (start,) = struct.unpack_from(">I", head, 100)
+            if incompatible & _DATA_FILE_BIT:
+                raise _Obstacle(f"{path}: its data are in another file")
+        if not offset:
+            return None, None
+        if offset + size > len(head):
+            raise _Obstacle(f"{path}: its header is not one that qemu-img writes")
+        return os.fsdecode(head[offset : offset + size]), _backing_format(head, start, offset)
+    except struct.error:
+        raise _Obstacle(f"{path}: its header is cut") from None
+
+
+def _backing_format(head: bytes, start: int, end: int) -> str | None:
+    while start + 8 <= end:
+        kind, size = struct.unpack_from(">II", head, start)
+        if kind == 0:
+            break
+        if kind == _BACKING_FORMAT:
+            return head[start + 8 : start + 8 + size].decode("ascii", "replace")
+        start += 8 + (size + 7) // 8 * 8
+    return None
+
+
+def hand_over(guest: Guest, disk: Disk) -> tuple[Handed, ...]:
+    """Open the files of a disk and give them to QEMU; return what QEMU is to call them.
+
+    Nobody keeps them open but QEMU: its locks are on the open files, and go with it.
+
+    :raise DiskError: a file cannot be opened, or what the image refers to cannot be handed over.
+    :raise MonitorError: QEMU does not take one.
+    """
+    chain = chain_of(disk)
+    if chain.obstacle is not None:
+        why, hint = chain.obstacle, "GUESTLAUNCH_START=cold opens it as QEMU starts"
+        raise DiskError("cannot hand over the disk", next(iter(chain.files), "on the network"), why, hint)
+    handed = []
+    for depth, path in enumerate(chain.files):
+        writable = depth == 0 and not disk.readonly
+        try:
+            descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        except OSError as error:
+            raise DiskError("cannot open the disk", path, error.strerror or error) from error
+        try:
+            block_device = stat.S_ISBLK(os.fstat(descriptor).st_mode)
+            added = guest.qmp("add-fd", {"opaque": path}, files=[descriptor])
+        finally:
+            os.close(descriptor)
+        handed.append(Handed(path=path, name=f"/dev/fdset/{added['fdset-id']}", block_device=block_device))
+    return tuple(handed)
+
+
+@contextlib.contextmanager
+def handed_folder(guest: Guest, folder: Path) -> Iterator[str]:
+    """Let QEMU write to a folder of ours for a moment; give its name to QEMU.
+
+    :raise OSError: the folder cannot be made QEMU's.
+    :raise MonitorError: QEMU does not take it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(descriptor, guest.user, guest.user)
+        added = guest.qmp("add-fd", files=[descriptor])
+        try:
+            yield f"/proc/self/fd/{added['fd']}"
+        finally:
+            guest.qmp("remove-fd", {"fdset-id": added["fdset-id"]})
+    finally:
+        os.close(descriptor)
