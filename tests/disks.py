@@ -87,7 +87,20 @@ def naming_relatively(folder: Path) -> tuple[Path, list[tuple[str, Path]]]:
     in_cwd(cwd, *create, "-F", "raw", "-b", names["json"], folder / "middle.qcow2")
     upper = folder / "upper.qcow2"
     in_cwd(
-        cwd, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "json.qcow2", "-o", "size=1M", "-u", upper
+        cwd,
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "qcow2",
+        "-b",
+        "middle.qcow2",
+        "-o",
+        "size=1M",
+        "-u",
+        upper,
     )
     images.append(("the base", upper))
     (cwd / "source.img").write_bytes(b"the data".ljust(MIB))
