@@ -17,7 +17,7 @@ import pytest
 from orchestrator.cli.bench_standby import all_ready
 from orchestrator.wrapper import protocol
 from tests.daemons import daemon, socket_path, wait_for_status
-from tests.disks import DiskFactory, naming_relatively
+from tests.disks import DiskFactory, by_name, naming_relatively
 from tests.identities import assert_unlike, identities
 from tests.leftovers import launches, left_behind, look
 from tests.processes import next_qemu, qemus
@@ -86,14 +86,16 @@ def test_a_launch_takes_the_clone(
 
 
 def test_images_that_name_others(
-    guestlaunch: Guestlaunch, tmp_path: Path, session_dir: Path, evidence: Path, standby: subprocess.Popen[str]
+    guestlaunch: Guestlaunch, tmp_path: Path, session_dir: Path, evidence: Path, template: Path
 ) -> None:
     """What an image names is found from the tool's directory by a QEMU that was there before the tool; untrusted."""
     cwd, ((text, path), *_) = naming_relatively(tmp_path)
-    wait_for_clones(guestlaunch, session_dir, 1)
+    guestlaunch.environ |= by_name()
     command = ("guestfish", *AUTO, "--image-policy", "untrusted", "--image-roots", tmp_path, "--", "--format=qcow2")
     script = ("-a", path, "run", ":", "pread-device", "/dev/sda", "8", "0")
-    assert guestlaunch(*command, *script, cwd=cwd).ok().stdout == text
+    with daemon(guestlaunch, "--standby", "1"):
+        wait_for_clones(guestlaunch, session_dir, 1)
+        assert guestlaunch(*command, *script, cwd=cwd).ok().stdout == text
     assert records(evidence)[-1]["start"] == "standby"
 
 

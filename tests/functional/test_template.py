@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.disks import MIB, DiskFactory, naming_relatively
+from tests.disks import MIB, DiskFactory, by_name, naming_relatively
 from tests.identities import assert_unlike, identities
 from tests.records import events, records, seen
 from tests.running import Guestlaunch
@@ -315,6 +315,8 @@ def test_images_that_name_others(
         lines[0] += " label:x" if number else ""
         reads = [f"pread-device /dev/sd{letter} 8 0\necho ''" for letter in "abcd"]
         command = ("guestfish", *TCG, "--start", "warm", "--image-policy", policy, "--image-roots", tmp_path)
-        printed = guestlaunch(*command, stdin="\n".join([*lines, "run", *reads]), cwd=cwd).ok().stdout
+        printed = (
+            guestlaunch(*command, stdin="\n".join([*lines, "run", *reads]), cwd=cwd, environ=by_name()).ok().stdout
+        )
         assert printed.split("\n")[:4] == [text for text, _ in images]
         assert records(evidence)[-1]["start"] == "warm"
