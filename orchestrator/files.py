@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
+import re
 import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 WRITABLE = "others can write to it"
 _LINKS_MAX = 40  # as the kernel
+_NOT_PLAIN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 calls no Char
+_LOCK = ".lock"
 _OVERFLOW_UID = 65534  # who a user namespace shows as the owner of what belongs to nobody in it
 
 
@@ -66,6 +74,11 @@ def why_unsafe(path: str | os.PathLike[str]) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
+
+
+def has_plain_name(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path is text that XML can hold: no control characters, and no bytes that are no UTF-8."""
+    return _NOT_PLAIN.search(os.fspath(path)) is None
 
 
 def _parts(path: str) -> list[str]:
@@ -173,3 +186,76 @@ def _enter(name: str, folder: int) -> int:
         finally:
             os.close(there)
     return os.open(name, _FOLDER, dir_fd=folder)
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike[str], *, exclusive: bool, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock of a folder; yields False where the folder is gone, or the lock is taken and not waited for.
+
+    It is on a file in the folder that its owner alone can open: on the folder itself, all who can read it could lock us
+    out. What is not ours, or cannot be written to, is used without a lock, and never had for ourselves.
+    """
+    path = os.path.join(folder, _LOCK)
+    try:
+        descriptor = _open_lock(path)
+    except OSError:
+        yield os.path.isdir(folder) and not exclusive
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
+            # Who removed the folder held the lock: then it is no longer what its name leads to.
+            taken = os.path.samestat(os.stat(path), os.fstat(descriptor))
+        except (BlockingIOError, FileNotFoundError):
+            taken = False
+        yield taken
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: str) -> int:
+    ours = os.stat(os.path.dirname(path)).st_uid == os.geteuid()
+    return open_lock(path, make=ours)
+
+
+def open_lock(path: str | os.PathLike[str], *, make: bool = True) -> int:
+    """Return a descriptor of a file to lock, which nobody but its owner can open, and so keep us waiting for."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_CREAT if make else 0)
+    descriptor = os.open(path, flags, 0o600)
+    with contextlib.suppress(OSError):  # another's, or a file system without modes
+        os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600) -> None:
+    """Write a file that others see as a whole or not at all; the umask has no say in its mode.
+
+    :raise OSError: it could not be written, and is as it was.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(folder, f".{name}-{os.urandom(6).hex()}")
+    # A name that nobody can have put there, as a link to somewhere else.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            os.fchmod(descriptor, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def holders(folder: str | os.PathLike[str]) -> str:
+    """Return who holds the lock of a folder, for people: "pid 12, 15", or that nobody can be seen (proc_locks(5))."""
+    try:
+        status = os.stat(os.path.join(folder, _LOCK))
+        with open("/proc/locks", encoding="ascii") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        lines = []
+    else:
+        place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        lines = [fields for fields in lines if fields[1] == "FLOCK" and fields[5] == place]
+    pids = sorted({int(fields[4]) for fields in lines if int(fields[4]) > 0})
+    return f"pid {', '.join(map(str, pids))}" if pids else "by whom cannot be seen"

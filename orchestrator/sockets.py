@@ -25,10 +25,11 @@ _UCRED = struct.Struct("3i")
 def runtime_folder(environ: Mapping[str, str]) -> str:
     """Return the folder that is for sockets unless one is set.
 
-    An XDG_RUNTIME_DIR that is not there, or not ours alone, as su and sudo -E leave it behind, is passed over.
+    An XDG_RUNTIME_DIR that is not there, or not ours alone, as su and sudo -E leave it behind, is passed over; so is a
+    name that libvirt cannot be told.
     """
     runtime = environ.get("XDG_RUNTIME_DIR", "")
-    if runtime.startswith("/") and files.why_unsafe(runtime) is None:
+    if runtime.startswith("/") and files.has_plain_name(runtime) and files.why_unsafe(runtime) is None:
         return os.path.join(runtime, "guestlaunch")
     if os.geteuid() == 0:
         return SYSTEM_FOLDER
@@ -37,7 +38,7 @@ def runtime_folder(environ: Mapping[str, str]) -> str:
 
 def _temporary(environ: Mapping[str, str]) -> str:
     named = environ.get("TMPDIR", "")
-    return named if named.startswith("/") else "/tmp"  # noqa: S108 - names below it are looked at before they are used
+    return named if named.startswith("/") and files.has_plain_name(named) else "/tmp"  # noqa: S108 - names below it are looked at before they are used
 
 
 def too_long(path: str | os.PathLike[str]) -> str | None:

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.appliance.manifest import Init, Manifest
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
 
 FILES = ("kernel", "initrd", "root")
-
-
-@contextmanager
-def locked(directory: Path, *, exclusive: bool, wait: bool) -> Iterator[bool]:
-    """Hold the lock on a directory itself; yields False where it is gone, or taken and not waited for."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
-            # Who removed it held the lock: then it is no longer what its name leads to.
-            taken = directory.exists() and os.path.samestat(directory.stat(), os.fstat(descriptor))
-        except BlockingIOError:
-            taken = False
-        yield taken
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +53,7 @@ class Appliance:
         if self.manifest is None:
             yield
             return
-        with locked(self.path, exclusive=False, wait=False) as lock:
+        with files.locked(self.path, exclusive=False) as lock:
             if not lock:
                 hint = "guestlaunch appliance build makes a new one"
                 raise ApplianceError("cannot use the appliance", self.path, "it has just been removed", hint)

@@ -3,7 +3,7 @@
 Those with libguestfs's own init are in `STORE/ARCH-stock/` alike: a launch gets one only when it is named.
 
 Builds do not wait for each other: each has its own staging directory and the last to finish becomes
-current. Who builds, boots or removes holds a lock on the directory itself; the kernel drops it with its
+current. Who builds, boots or removes holds the directory's lock; the kernel drops it with its
 holder, so what a killed build left is recognised and swept. How an appliance is made is not known here.
 """
 
@@ -20,9 +20,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
+from orchestrator import files
 from orchestrator.appliance.fixed import open_appliance
 from orchestrator.appliance.manifest import Init
-from orchestrator.appliance.model import Appliance, locked
+from orchestrator.appliance.model import Appliance
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError, NotFoundError
 
@@ -78,7 +79,7 @@ def staging(store: Path, arch: Arch, init: Init = Init.LEAN) -> Iterator[Path]:
         while True:
             directory = Path(tempfile.mkdtemp(prefix=_STAGING, dir=home))
             stack.callback(_erase, directory)
-            lock = stack.enter_context(locked(directory, exclusive=True, wait=False))
+            lock = stack.enter_context(files.locked(directory, exclusive=True))
             if lock:  # else a sweeper met it in the instant before the lock
                 break
         yield directory
@@ -88,7 +89,7 @@ def sweep(store: Path) -> list[Path]:
     """Remove what killed builds left behind, and return what that was."""
     swept = []
     for directory in store.glob(f"*/{_STAGING}*"):
-        with locked(directory, exclusive=True, wait=False) as lock:
+        with files.locked(directory, exclusive=True) as lock:
             if lock:
                 _erase(directory)
                 swept.append(directory)
@@ -120,7 +121,7 @@ def _builds(home: Path) -> list[Path]:
 
 
 def _remove_unless_held(directory: Path) -> bool:
-    with locked(directory, exclusive=True, wait=False) as lock:
+    with files.locked(directory, exclusive=True) as lock:
         if lock:
             doomed = directory.with_name(f"{_STAGING}gone-{directory.name}")
             directory.rename(doomed)
@@ -165,6 +166,7 @@ def remove(store: Path, arch: Arch, init: Init = Init.LEAN) -> list[Path]:
         raise NotFoundError("no appliance for", _called(arch, init), f"none in {store}")
     for directory in builds:
         if not _remove_unless_held(directory):
-            raise ApplianceError("cannot remove the appliance", directory, "a launch is using it", "end it first")
+            why = f"a launch is using it: {files.holders(directory)}"
+            raise ApplianceError("cannot remove the appliance", directory, why, "end it first")
     (home / _CURRENT).unlink(missing_ok=True)
     return builds

@@ -17,7 +17,7 @@ from orchestrator.appliance.store import remove as remove_all
 from orchestrator.appliance.version import host_version
 from orchestrator.cli.options import examples, json_option
 from orchestrator.domain.model import Arch
-from orchestrator.settings import Settings, load
+from orchestrator.settings import Settings, load, private_state
 
 _BUILD_SECONDS = 1800.0
 _SHOWN_OF_DIGEST = 40  # --json has them whole
@@ -77,6 +77,7 @@ def build(settings: Settings, *, arch: str, init: str, deadline: float, as_json:
     from orchestrator.appliance.command import Deadline
     from orchestrator.cli.progress import shown
 
+    private_state(settings.state_dir)
     with shown(f"appliance for {arch}") as progress:
         built = build_appliance(
             Arch(arch),

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.errors import GuestlaunchError
 from orchestrator.settings import default_state_dir
 
@@ -65,8 +66,7 @@ def _keep(program: str, error: Exception) -> str:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             path = directory / name
-            with path.open("x", encoding="utf-8", errors="backslashreplace") as stream:
-                stream.write(text)
+            files.write_whole(path, text.encode("utf-8", "backslashreplace"))
             return str(path)
         except OSError:
             continue

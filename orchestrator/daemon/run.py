@@ -104,9 +104,19 @@ def serve_connection(sock: socket.socket, settings: Settings) -> int:
 
 
 @contextlib.contextmanager
+def _own_files() -> Iterator[None]:
+    """Have all that a server makes be its user's alone."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextlib.contextmanager
 def _server(settings: Settings, *, metrics_listen: str | None, standby: int = 0) -> Iterator[tuple[Server, Stop]]:
     log = EventLog(settings.log_target)
-    with stop_on_signals() as stop, Launcher(settings, standby=standby) as launcher:
+    with _own_files(), stop_on_signals() as stop, Launcher(settings, standby=standby) as launcher:
         launcher.prewarm()
         outlet = outlets.opened(
             metrics_listen=metrics_listen,

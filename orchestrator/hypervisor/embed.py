@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from orchestrator import files, sockets
 from orchestrator.errors import HypervisorError
@@ -27,6 +28,10 @@ OWNER = "owner.lock"  # POSIX record lock, held while the owner lives; not inher
 # Below the root comes lib/qemu/domain-ID-NAME/monitor.sock, where libvirt cuts
 # NAME to 20 characters and ID may grow to six digits.
 _LONGEST_ROOT = sockets.PATH_MAX_BYTES - len("/lib/qemu/domain-123456-") - 20 - len("/monitor.sock")
+
+# libvirt hands the root's path to QEMU as it is, where a comma ends an argument; where it is written otherwise, as JSON
+# does, the guardian would not find it again.
+_NOT_FOR_LIBVIRT = re.compile(r"""[,"\\\x00-\x1f\x7f\ud800-\udfff]""")
 
 _ROOT_NAME = re.compile(r"[0-9]+-[0-9a-f]{4}")  # as `_root_name` makes them
 
@@ -65,7 +70,7 @@ class Root:
     @property
     def uri(self) -> str:
         """The connection's name to libvirt."""
-        return f"qemu:///embed?root={self.path}"
+        return f"qemu:///embed?root={quote(os.fspath(self.path), safe='/')}"
 
     def pid_file(self, domain: str) -> Path:
         """Return where libvirt writes the process id of a domain's QEMU."""
@@ -124,6 +129,9 @@ def _choose_base(state_dir: Path) -> tuple[Path, int]:
     for base in bases(state_dir):
         if not fits(base):
             tried.append(f"{base} makes socket paths too long")
+            continue
+        if found := _NOT_FOR_LIBVIRT.search(os.fspath(base)):
+            tried.append(f"{base} has a character that libvirt does not take there, {found.group()!r}")
             continue
         try:
             return base, files.open_folder(base, make=True)

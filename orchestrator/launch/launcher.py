@@ -28,7 +28,7 @@ from orchestrator.launch.sum_up import sum_up
 from orchestrator.launch.templating import build_template
 from orchestrator.launch.warm import Standby, Warm
 from orchestrator.launch.way import Asked, Way
-from orchestrator.settings import Settings
+from orchestrator.settings import Settings, private_state
 from orchestrator.template import store as templates
 from orchestrator.timeline import store
 from orchestrator.timeline.log import EventLog, write_timeline
@@ -90,6 +90,7 @@ class Launcher:
         plan: Callable[[LaunchRequest, Settings], Plan] = make_plan,
     ) -> None:
         self.settings = settings
+        private_state(settings.state_dir)
         self._make_plan = plan
         self.log = EventLog(settings.log_target)
         self._pool: Pool | None = None

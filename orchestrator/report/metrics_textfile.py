@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from orchestrator import files
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.report.metrics import LAUNCH_BUCKETS, PHASE_BUCKETS, RATE_BUCKETS, LaunchMetrics
 from orchestrator.report.metrics_totals import Totals
@@ -98,14 +99,10 @@ def write(registry: CollectorRegistry, target: Path) -> None:
     """
     if target.suffix != ".prom":
         raise UsageError("cannot write metrics", target, "node_exporter reads only files named *.prom", "rename it")
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(exposition(registry), "utf-8")
         # node_exporter runs as a user of its own: whatever our umask is, it must be able to read the file.
-        temporary.chmod(0o644)
-        temporary.replace(target)
+        files.write_whole(target, exposition(registry).encode(), mode=0o644)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise GuestlaunchError("cannot write metrics", target, error.strerror or error) from error
 
 
@@ -120,12 +117,14 @@ def _locked(state: Path) -> Iterator[None]:
     path = state.with_name(f"{state.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("wb")
+        lock = files.open_lock(path)
     except OSError as error:
         raise GuestlaunchError("cannot keep metrics", path, error.strerror or error) from error
-    with lock:
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def _load(state: Path) -> tuple[str, Cursor | None]:
@@ -152,12 +151,9 @@ def _store(state: Path, registry: CollectorRegistry, cursor: Cursor | None) -> N
         "cursor": None if cursor is None else asdict(cursor),
         "totals": exposition(registry),
     }
-    temporary = state.with_name(f"{state.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(kept), "utf-8")
-        temporary.replace(state)
+        files.write_whole(state, json.dumps(kept).encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise GuestlaunchError("cannot keep metrics", state, error.strerror or error) from error
 
 

@@ -10,6 +10,7 @@ from orchestrator.settings.directories import (
     default_runtime_dir,
     default_state_dir,
     private_directory,
+    private_state,
     remove_own_folder,
     user_config,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "load",
     "merged",
     "private_directory",
+    "private_state",
     "remove_own_folder",
     "to_environ",
     "user_config",

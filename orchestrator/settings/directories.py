@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 from orchestrator import files, sockets
 from orchestrator.errors import SettingsError
 
+# What we make in a state directory.
+_STATE = re.compile(r"(appliances|bench|cache|demo|kvm-verdict|launches|libvirt|log|templates)\b")
 _OWN_FOLDER = re.compile(r"guestlaunch-[0-9]+-[0-9a-z_]{8}")
 
 
@@ -74,6 +77,35 @@ def private_directory(path: Path) -> Path:
     except OSError as error:
         raise SettingsError("cannot create directory", path, error.strerror or error) from error
     return path
+
+
+def private_state(path: Path) -> None:
+    """Make the state directory, for us alone, or close to others one of ours that is open to them.
+
+    One that holds anything else than what we make is somebody's for other things, too: it is left as it is. So is one
+    that cannot be made: who writes to it then says why.
+    """
+    with contextlib.suppress(OSError):
+        os.close(files.open_folder(path, make=True))
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _close_to_others(folder)
+        finally:
+            os.close(folder)
+
+
+def _close_to_others(folder: int) -> None:
+    status, names = os.fstat(folder), files.entries(folder)
+    if status.st_uid != os.geteuid() or not all(map(_STATE.match, names)):
+        return
+    if status.st_mode & 0o077:
+        os.fchmod(folder, 0o700)
+    for name in (*names, "libvirt/roots"):  # made under a umask that let a group in
+        with contextlib.suppress(OSError):
+            entry = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if entry.st_uid == os.geteuid() and entry.st_mode & 0o022 and not stat.S_ISLNK(entry.st_mode):
+                os.chmod(name, stat.S_IMODE(entry.st_mode) & ~0o022, dir_fd=folder)
 
 
 def _xdg(environ: Mapping[str, str], name: str) -> Path | None:

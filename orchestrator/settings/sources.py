@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator import files
 from orchestrator.errors import SettingsError, nearest
 from orchestrator.settings.convert import CONVERT, DEADLINES, BadValueError, seconds
 from orchestrator.settings.directories import default_runtime_dir, default_state_dir, user_config
@@ -197,4 +198,21 @@ def _build(values: Mapping[str, object], base: Settings | None = None) -> Settin
     times = dataclasses.replace(base.deadlines if base else Deadlines(), **deadlines)  # type: ignore[arg-type]
     if base is not None:
         return dataclasses.replace(base, **plain, deadlines=times)
-    return Settings(**plain, deadlines=times)
+    made = Settings(**plain, deadlines=times)
+    _check_names(made)
+    return made
+
+
+def _check_names(made: Settings) -> None:
+    """Refuse directories whose names libvirt or QEMU cannot be told.
+
+    :raise SettingsError: with the variable to set.
+    """
+    for key in ("state_dir", "runtime_dir"):
+        path = getattr(made, key)
+        if not files.has_plain_name(path):
+            why = "it has a control character, or a byte that is no UTF-8, which libvirt cannot be told"
+            raise SettingsError("unusable directory", repr(os.fspath(path)), why, f"set {variable(key)}")
+    if "%" in os.fspath(made.state_dir):
+        why = "it has a %, which QEMU takes for a template in the name of its log"
+        raise SettingsError("unusable directory", made.state_dir, why, f"set {variable('state_dir')}")

@@ -1,6 +1,6 @@
 """Where templates live: `STATE_DIR/templates/PROFILE-KEY/`. Published whole, swept where a build was killed.
 
-Who builds, clones or removes one holds a lock on its directory, which the kernel drops with its holder.
+Who builds, clones or removes one holds its directory's lock, which the kernel drops with its holder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.appliance.model import locked
+from orchestrator import files
 from orchestrator.errors import LaunchError, NotFoundError
 from orchestrator.template.model import FILES, MANIFEST, NVRAM, Facts, Template, key_of
 
@@ -85,7 +85,7 @@ def staging(state_dir: Path) -> Iterator[Path]:
     except OSError as error:
         raise LaunchError("cannot build the template", parent, error.strerror or error) from error
     try:
-        with locked(directory, exclusive=False, wait=False):
+        with files.locked(directory, exclusive=False):
             yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -95,11 +95,12 @@ def sweep(state_dir: Path) -> list[Path]:
     """Remove what killed builds left behind, and templates that cannot be read; return what that was."""
     swept = []
     for directory in home(state_dir).iterdir() if home(state_dir).exists() else ():
-        if not directory.name.startswith(_STAGING) and _readable(directory):
+        if not directory.is_dir() or (not directory.name.startswith(_STAGING) and _readable(directory)):
             continue
-        with locked(directory, exclusive=True, wait=False) as lock:
-            # A directory is locked right after it is made.
-            if lock and time.time() - directory.stat().st_mtime > 1:
+        # A directory is locked right after it is made. Looked at first: the lock may be the newest thing in it.
+        new = time.time() - directory.stat().st_mtime <= 1
+        with files.locked(directory, exclusive=True) as lock:
+            if lock and not new:
                 shutil.rmtree(directory, ignore_errors=True)
                 swept.append(directory)
     return swept
@@ -118,7 +119,7 @@ def building(state_dir: Path) -> Iterator[None]:
     """Have one process at a time build templates; who waited for another may find his built."""
     parent = home(state_dir)
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with locked(parent, exclusive=True, wait=True):
+    with files.locked(parent, exclusive=True, wait=True):
         yield
 
 
@@ -171,7 +172,7 @@ def remove(template: Template) -> bool:
 
     Each clone has it in use to its own end, though it keeps what it has mapped and opened in any case.
     """
-    with locked(template.path, exclusive=True, wait=False) as lock:
+    with files.locked(template.path, exclusive=True) as lock:
         if lock:
             _erase(template.path)
         return lock or not template.path.exists()

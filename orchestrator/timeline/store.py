@@ -7,7 +7,9 @@ a launch: what goes wrong is returned, not raised. Reports read it through `Stor
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import GuestlaunchError, NotFoundError
+from orchestrator.settings import private_state
 from orchestrator.timeline.selection import Selection, is_modelled
 
 if TYPE_CHECKING:
@@ -67,7 +70,7 @@ def append(state_dir: Path, event: Mapping[str, Any], *, keep_launches: int = 0,
     import sqlite3
 
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
+        private_state(state_dir)
         with closing(_connect(state_dir / FILE_NAME)) as db:
             with db:
                 db.execute("BEGIN IMMEDIATE")
@@ -88,7 +91,7 @@ def rebuild(state_dir: Path, events: Iterable[Mapping[str, Any]]) -> int:
 
     path = state_dir / FILE_NAME
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
+        private_state(state_dir)
         _discard_unreadable(path)
         with closing(_connect(path)) as db, db:
             db.execute("BEGIN IMMEDIATE")
@@ -225,6 +228,13 @@ def _unreadable(path: Path, error: Exception) -> GuestlaunchError:
 def _connect(path: Path) -> sqlite3.Connection:
     import sqlite3
 
+    with contextlib.suppress(OSError):  # SQLite's to tell; its other files get the mode of this one
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
     db = sqlite3.connect(path, timeout=_BUSY_MS / 1e3, isolation_level=None)
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]

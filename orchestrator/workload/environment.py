@@ -68,6 +68,9 @@ def tool_environment(
     """
     check_runtime_directory(environ)
     appliance, warnings = choose_appliance(settings, environ)
+    if ":" in os.fspath(appliance):
+        why = "its path has a colon, which ends a name in LIBGUESTFS_PATH"
+        raise ApplianceError("cannot use the appliance", appliance, why, "name a link to it")
     hv = wrapper_path()
     kept = {key: value for key, value in environ.items() if not is_setting(key) and key != "GUESTLAUNCH_CONFIG"}
     warnings = (*_overrides(kept, hv), *warnings)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator import settings
 from orchestrator.errors import SettingsError
-from orchestrator.settings import Deadlines, Settings, for_launch, load, private_directory, to_environ
+from orchestrator.settings import Deadlines, Settings, for_launch, load, private_directory, private_state, to_environ
 
 
 @pytest.fixture
@@ -223,6 +223,55 @@ def test_private_directory_refuses_foreign_owner(tmp_path: Path) -> None:
     os.chown(tmp_path / "foreign", 12345, 12345)
     with pytest.raises(SettingsError, match="belongs to uid 12345"):
         private_directory(tmp_path / "foreign")
+
+
+@pytest.mark.parametrize("key", ["GUESTLAUNCH_STATE_DIR", "GUESTLAUNCH_RUNTIME_DIR"])
+@pytest.mark.parametrize("name", ["a\x01b", "a\udcffb"])
+def test_directory_that_libvirt_cannot_be_told(home: dict[str, str], key: str, name: str) -> None:
+    """A directory with such a name is refused with the variable to set, before anything is made in it."""
+    with pytest.raises(SettingsError, match=rf"unusable directory.*libvirt.*set {key}"):
+        load(environ=home | {key: f"/srv/{name}"})
+
+
+def test_state_directory_that_qemu_cannot_be_told(home: dict[str, str]) -> None:
+    """QEMU has no way to write a per cent sign in the name of its log."""
+    with pytest.raises(SettingsError, match="unusable directory: /srv/a%41: .*QEMU.*GUESTLAUNCH_STATE_DIR"):
+        load(environ=home | {"GUESTLAUNCH_STATE_DIR": "/srv/a%41"})
+
+
+def test_runtime_directory_that_libvirt_cannot_be_told(home: dict[str, str], tmp_path: Path) -> None:
+    """Nobody chose an XDG_RUNTIME_DIR for us: one with such a name is passed over."""
+    odd = tmp_path / os.fsdecode(b"a\xff")
+    odd.mkdir(mode=0o700)
+    assert not load(environ=home | {"XDG_RUNTIME_DIR": str(odd)}).runtime_dir.is_relative_to(tmp_path)
+
+
+def modes(top: Path) -> dict[str, str]:
+    return {path.relative_to(top).as_posix(): oct(path.stat().st_mode & 0o777) for path in sorted(top.rglob("*"))}
+
+
+def test_state_directory_is_closed_to_others(tmp_path: Path) -> None:
+    """The state directory is made for us alone; one that was open is closed, also what a group could change."""
+    state = tmp_path / "a" / "state"
+    private_state(state)
+    assert modes(tmp_path) == {"a": "0o700", "a/state": "0o700"}
+    (state / "launches").mkdir()
+    (state / "launches.sqlite3").touch()
+    (state / "launches").chmod(0o775)
+    (state / "launches.sqlite3").chmod(0o644)
+    state.chmod(0o775)
+    private_state(state)
+    assert modes(state) == {"launches": "0o755", "launches.sqlite3": "0o644"}
+    assert state.stat().st_mode & 0o777 == 0o700
+
+
+def test_directory_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    """A directory that holds anything that we do not make is not only ours to close, whoever named it."""
+    (tmp_path / "launches").mkdir()
+    (tmp_path / "letters.txt").touch()
+    tmp_path.chmod(0o755)
+    private_state(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
 
 
 def test_without_home_or_xdg(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
+from urllib.parse import unquote
 
 import pytest
 
@@ -185,6 +187,30 @@ def test_root_goes_elsewhere_when_the_state_directory_is_too_long(
         (runtime / "guestlaunch" / ".lock").unlink()
         (runtime / "guestlaunch").rmdir()
         runtime.rmdir()
+
+
+@pytest.mark.parametrize("name", ["a b", "&x=y", "#", "%41", ";", "+", "'", "é", "日本", "?"])
+def test_odd_state_directory_is_escaped(short_dir: Path, name: str) -> None:
+    """A parser of URIs reads the very folder back from the connection's name."""
+    root = embed.Root(path=short_dir / name / "1-abcd", owner_fd=-1, guardian=cast("Any", None))
+    query = root.uri.partition("?")[2]
+    assert not set(query.removeprefix("root=")) & set(" &#;+?'é")
+    assert unquote(query.removeprefix("root=")) == str(root.path)
+
+
+@pytest.mark.parametrize("name", ["a,b", 'a"b', "a\\b", "a\nb", os.fsdecode(b"\xff")])
+def test_root_goes_elsewhere_from_a_name_that_libvirt_does_not_take(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Where a comma would end QEMU's argument, and the like, the next folder takes the root; the cache stays."""
+    (short_dir / "run").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_dir / "run"))
+    process, root = owner(short_dir / name)
+    try:
+        assert root.parent == short_dir / "run" / "guestlaunch"
+        assert (root / "cache").resolve() == short_dir / name / "libvirt" / "cache"
+    finally:
+        process.communicate("")
 
 
 def test_longest_root_leaves_room_for_the_sockets() -> None:

@@ -41,6 +41,7 @@ for line in embed.sweep(Path(sys.argv[1])):
 """
 
 SET_UP = """
+umask 022
 mount -t tmpfs -o mode=755 none /run
 mount -t tmpfs -o mode=1777 none /tmp
 mount -t tmpfs -o mode=1777 none /var/tmp

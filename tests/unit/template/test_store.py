@@ -40,7 +40,7 @@ def test_what_is_published_is_found(tmp_path: Path, nvram: bool) -> None:
     assert store.templates(tmp_path) == [made]
     assert store.damage(made) is None
     assert below(tmp_path) == [f"aarch64-uefi-{key_of(FACTS)}"]
-    assert {path.name for path in made.path.iterdir()} == {MANIFEST, *made.files}
+    assert {path.name for path in made.path.iterdir()} - {".lock"} == {MANIFEST, *made.files}
     assert (NVRAM in made.files) is nvram
     assert (made.ram, made.state, made.root, made.firmware) == tuple(
         made.path / name for name in (RAM, STATE, ROOT, FIRMWARE)

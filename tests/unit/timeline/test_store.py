@@ -177,3 +177,16 @@ def test_nothing_launched_yet(tmp_path: Path) -> None:
     """Reading before the first launch says so."""
     with pytest.raises(NotFoundError, match="no launches"), store.open_store(tmp_path):
         pass
+
+
+def test_store_is_its_owners_alone(tmp_path: Path) -> None:
+    """The store holds what guests wrote on their consoles: nobody else reads it, nor the files beside it."""
+    before = os.umask(0o022)
+    try:
+        (tmp_path / "state").mkdir(mode=0o755)
+        (tmp_path / "state" / store.FILE_NAME).touch(mode=0o644)  # as earlier versions made it
+        assert store.append(tmp_path / "state", simulated(1)) is None
+    finally:
+        os.umask(before)
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "state").iterdir()} == {0o600}
