@@ -128,6 +128,10 @@ class LaunchError(GuestlaunchError):
     """A launch did not become ready."""
 
 
+class StoppedError(LaunchError):
+    """The end was asked for before a launch was ready: it is cancelled, not failed."""
+
+
 class GuestPanicError(LaunchError):
     """The guest's kernel panicked."""
 

@@ -41,5 +41,6 @@ class Control:
             rest = rest[sent:]
             if rest and not sent:
                 if time.monotonic() > end:
-                    raise DeadlineError("the control port", "does not take what it is told", f"within {deadline_s:g} s")
+                    why = f"it takes nothing within {deadline_s:g} s"
+                    raise DeadlineError("cannot tell the guest anything", "the control port", why)
                 select.select([], [], [], 0.001)

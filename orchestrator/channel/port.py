@@ -86,7 +86,9 @@ class Port:
         self._on_data(block)
 
     def drain(self) -> None:
-        """Read all that has been sent already."""
+        """Read all that has been sent already, by a QEMU that may have ended before its connection was taken, too."""
+        if not self._closed:
+            self.accept()
         while self._peer is not None and not self._closed:
             try:
                 block = self._peer.recv(_BLOCK)

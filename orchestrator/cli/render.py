@@ -59,9 +59,19 @@ def headline(event: Event) -> str:
     """Return what a launch was, on one line."""
     dma = {True: "DMA on", False: "DMA off", None: "DMA not verified"}[event["fw_cfg_dma"]]
     way = dma if event["start"] == "cold" else event["start"]  # nothing of a clone crosses fw_cfg
-    launch = milliseconds(event["launch_ns"]) if event["launch_ns"] is not None else "not ready"
+    launched = (
+        f"launched in {milliseconds(event['launch_ns'])}" if event["launch_ns"] is not None else _unlaunched(event)
+    )
     accel = (event["accel"] or "no accelerator") + (" with a MODELLED trap cost" if is_modelled(event) else "")
-    return f"{event['launch_id']}: {event['profile']}, {accel}, {way}, {event['outcome']}, launched in {launch}"
+    return f"{event['launch_id']}: {event['profile']}, {accel}, {way}, {event['outcome']}, {launched}"
+
+
+def _unlaunched(event: Event) -> str:
+    """Return what is said in place of the time of a launch that has none."""
+    if event["ready"]:
+        return "launch flag not seen"
+    ended = [one["name"] for one in event["phases"] if one["outcome"] in {"failure", "cancelled"}]
+    return f"ended in {ended[-1]}" if ended else "not ready"
 
 
 def compare(left: Event, right: Event) -> list[Row]:
@@ -83,6 +93,8 @@ def show_timeline(event: Event, console: Console | None = None) -> None:
         _lines(out, _timeline_lines(event))
         return
     out.print(headline(event), highlight=False, markup=False)
+    if event["error"]:
+        out.print(event["error"], style="red", highlight=False, markup=False)
     out.print(_timeline_table(event))
 
 
@@ -111,6 +123,8 @@ def _lines(out: Console, lines: Iterator[str]) -> None:
 
 def _timeline_lines(event: Event) -> Iterator[str]:
     yield headline(event)
+    if event["error"]:
+        yield f"error: {event['error']}"
     for one in event["phases"]:
         if one["duration_ns"] is None:
             yield f"{one['name']:<17}{'-':>12}  {one['outcome']}: {one.get('reason', '')}"

@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.domain.model import Privileges
-from orchestrator.errors import CapabilityError, GuestlaunchError, NotFoundError
-from orchestrator.hypervisor import confinement, embed, retry
+from orchestrator.errors import CapabilityError, DeadlineError, GuestlaunchError, NotFoundError
+from orchestrator.hypervisor import bounded, confinement, embed, retry
 from orchestrator.hypervisor.binding import libvirt, start_event_loop
 from orchestrator.hypervisor.emulator import emulator_version
 from orchestrator.hypervisor.failure import translate
@@ -80,16 +81,39 @@ class Connection:
             self._unsubscribe.append(handle.unregisterCloseCallback)
             handle.setKeepAlive(KEEPALIVE_S, KEEPALIVE_MISSES)
 
-    def create(self, xml: str, *, paused: bool = True, privileges: Privileges | None = None) -> Guest:
+    def create(
+        self, xml: str, *, paused: bool = True, privileges: Privileges | None = None, deadline_s: float | None = None
+    ) -> Guest:
         """Start a transient domain. It ends with this process: by libvirt's autodestroy, or by the root's guardian.
 
         :param privileges: the domain's, where its QEMU is confined by us: it is bounded then, too.
+        :param deadline_s: how long libvirt may take; None for as long as it likes.
+        :raise DeadlineError: it took longer; should a domain come of it after all, it is ended.
         :raise DiskInUseError, NotFoundError, CapabilityError, HypervisorError: it could not be started.
         """
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         if self.root is None:
             flags |= libvirt.VIR_DOMAIN_START_AUTODESTROY  # the embedded driver refuses it; the guardian stands in
-        return self._start(summarise(xml), lambda: self._handle.createXML(xml, flags), privileges)
+        summary = summarise(xml)
+
+        def start() -> libvirt.virDomain:
+            return self._handle.createXML(xml, flags)
+
+        if deadline_s is None:
+            return self._start(summary, start, privileges)
+        return self._start(summary, lambda: self._bounded(summary.name, start, deadline_s), privileges)
+
+    def _bounded(self, name: str, start: Callable[[], libvirt.virDomain], deadline_s: float) -> libvirt.virDomain:
+        """Start a domain, and give up after a while: what starts later is ended, the embedded driver's QEMU at once."""
+        try:
+            return bounded.call(start, deadline_s, name=f"create-{name}", late=lambda domain: domain.destroy())
+        except TimeoutError as error:
+            pid = read_pid(self._pid_files(name), name) if self.is_local else None
+            if pid is not None:
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            hint = "GUESTLAUNCH_DEADLINE_CREATE allows more"
+            raise DeadlineError("cannot start domain", name, f"libvirt gave {error}", hint, domain=name) from error
 
     def define(self, xml: str) -> str:
         """Store a domain without starting it, or change a stored one; return its name."""
@@ -260,21 +284,37 @@ def _embed_error(failure: libvirt.libvirtError, root: embed.Root) -> Guestlaunch
     return CapabilityError(error.what, error.subject, error.why, hint, libvirt_code=error.libvirt_code)
 
 
+def _open(uri: str, deadline_s: float | None) -> libvirt.virConnect:
+    """Open a connection; one that comes too late is closed again.
+
+    :raise DeadlineError: it took too long.
+    """
+    if deadline_s is None:
+        return libvirt.open(uri)
+    try:
+        return bounded.call(lambda: libvirt.open(uri), deadline_s, name="connect", late=lambda handle: handle.close())
+    except TimeoutError as error:
+        hint = "is its daemon stopped? GUESTLAUNCH_DEADLINE_CONNECT allows more"
+        raise DeadlineError("cannot connect to", uri, f"libvirt gave {error}", hint) from error
+
+
 @contextmanager
 def open_connection(
     uri: str | None,
     state_dir: Path,
     *,
     policy: retry.RetryPolicy | None = None,
-    record: Callable[[retry.Attempt], None] | None = None,
     emit: Callable[..., None] | None = None,
+    deadline_s: float | None = None,
 ) -> Iterator[Connection]:
     """Open a connection and close it at the end.
 
     :param uri: libvirt URI; None (or "qemu:///embed") means the driver embedded in this process.
     :param state_dir: where the embedded driver's root and its capabilities cache are kept.
     :param policy: how often and how long to try while libvirt's failure is one that passes.
-    :param record: takes each attempt; :param emit: the event log's `emit`.
+    :param emit: the event log's `emit`.
+    :param deadline_s: how long each attempt may take; None for as long as libvirt likes.
+    :raise DeadlineError: it took longer.
     :raise CapabilityError: the embedded driver cannot be had here.
     :raise ConnectionLostError, HypervisorError: the daemon cannot be reached or refused.
     """
@@ -285,7 +325,7 @@ def open_connection(
         # libvirt does not start a driver again in the same process, and at the second try hides why.
         policy = retry.ONCE
     try:
-        handle = retry.call("connect", lambda: libvirt.open(target), policy=policy, record=record, emit=emit)
+        handle = retry.call("connect", lambda: _open(target, deadline_s), policy=policy, emit=emit)
     except libvirt.libvirtError as failure:
         if root is not None:
             raise _embed_error(failure, root) from failure

@@ -1,13 +1,14 @@
 """Repeating what libvirt may manage a moment later: which codes, how often, how long; the only user of tenacity.
 
-Each attempt is its own record (`Attempt`) with its own times, so that a repetition never hides inside a duration.
+Each attempt is its own record (`Attempt`) with its own times, so that a repetition never hides inside a duration: in
+the log there is one `libvirt_attempt` for each, unless the first one succeeds.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Generic, TypeVar
 
 from orchestrator.hypervisor.failure import Code
@@ -64,17 +65,16 @@ def call(
     function: Callable[[], T],
     *,
     policy: RetryPolicy | None = None,
-    record: Callable[[Attempt], None] | None = None,
     emit: Callable[..., None] | None = None,
 ) -> T:
     """Return what function returns, repeating it while libvirt's failure is one that passes.
 
     :param operation: constant name of what is tried, for the records ("connect").
-    :param record: takes each attempt as it ends, the successful one too.
-    :param emit: the event log's `emit`; gets one `libvirt_retry` event before each wait.
+    :param emit: the event log's `emit`; gets one `libvirt_attempt` event as each attempt ends, the successful one too,
+        unless nothing had to be repeated, and one `libvirt_retry` before each wait.
     :raise Exception: the last failure itself, unchanged, when attempts or time are used up.
     """
-    tries = _Tries(operation, function, record, emit)
+    tries = _Tries(operation, function, emit)
     policy = policy or RetryPolicy()
     try:
         return tries.attempt()
@@ -94,12 +94,10 @@ class _Tries(Generic[T]):
         self,
         operation: str,
         function: Callable[[], T],
-        record: Callable[[Attempt], None] | None,
         emit: Callable[..., None] | None,
     ) -> None:
         self._operation = operation
         self._function = function
-        self._record = record
         self._emit = emit
         self._started_ns = time.monotonic_ns()
         self.done: list[Attempt] = []
@@ -127,8 +125,9 @@ class _Tries(Generic[T]):
                 why=str(failure or ""),
             )
             self.done.append(attempt)
-            if self._record is not None:
-                self._record(attempt)
+            if self._emit is not None and (failure is not None or attempt.number > 1):
+                level = "info" if failure is None else "warning"
+                self._emit("libvirt_attempt", level=level, **asdict(attempt))
 
     def announce(self, wait_s: float) -> None:
         """Log the attempt that has just failed and will be followed by another after wait_s seconds."""
@@ -139,9 +138,6 @@ class _Tries(Generic[T]):
                 level="warning",
                 operation=last.operation,
                 attempt=last.number,
-                duration_ns=last.duration_ns,
-                libvirt_code=last.libvirt_code,
-                why=last.why,
                 wait_s=round(wait_s, 3),
             )
 

@@ -1,4 +1,8 @@
-"""How far a cold boot has come: trace, markers and port events brought together, with a deadline a phase."""
+"""How far a boot, or a clone behind its gate, has come: trace, markers and port events, with a deadline a phase.
+
+A deadline counts from the last sign of progress: the beginning of the phase, or any marker of the guest's since.
+What cannot be seen ends nothing: no fixed time is evidence for a launch flag, or against it.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,18 @@ from collections.abc import Collection, Mapping
 
 from orchestrator.settings import Deadlines
 from orchestrator.timeline.markers import Marker, dates_a_phase, marker_boundaries, parse_marker
-from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Boundary, Phase, Start
+from orchestrator.timeline.phases import ORDER_TOLERANCE_NS, SEQUENCE, TRANSFER_PHASES, Boundary, Phase, Start
 from orchestrator.timeline.recorder import Recorder
 from orchestrator.timeline.trace import TraceFile, flag_boundary, opened_boundary, transfer_boundaries
 
-_FLAG_WAIT_NS = 1_000_000_000
+_FLAG_SOON_NS = 2_000_000_000
 _MARKED = (Phase.INITRD, Phase.INIT, Phase.GUESTFSD)
 # libvirt's alias of the first channel of a domain, which `design` makes guestfsd's.
 GUESTFSD_ALIAS = "channel0"
 NO_MARKERS = "the appliance sends no markers"
 NO_MARKER = "the appliance's init is libguestfs's own, which sends no markers"
 NO_TRACE = "QEMU's trace is off"
+NO_FLAG = "QEMU's trace did not show the launch flag"
 
 
 def limits(deadlines: Deadlines) -> Mapping[Phase, float]:
@@ -31,7 +36,8 @@ def limits(deadlines: Deadlines) -> Mapping[Phase, float]:
         Phase.INITRD: deadlines.initrd,
         Phase.INIT: deadlines.init,
         Phase.GUESTFSD: deadlines.guestfsd,
-        Phase.GATE: deadlines.gate,
+        # Behind the gate is done what a cold boot does in its init: whatever boots cold is to boot warm.
+        Phase.GATE: max(deadlines.gate, deadlines.init),
     }
 
 
@@ -41,6 +47,7 @@ class Boot:
     :param observed: phases whose beginning can be seen while the guest boots; the time allowed to a phase that
         cannot be seen is added to the one before it.
     :param guestfsd_alias: libvirt's alias of guestfsd's channel.
+    :param awaits: name of the marker that the host is to answer; it is told of once.
     """
 
     def __init__(
@@ -50,18 +57,24 @@ class Boot:
         allowed: Mapping[Phase, float],
         observed: Collection[Phase],
         guestfsd_alias: str | None,
+        *,
+        awaits: str | None = None,
     ) -> None:
         self._recorder, self._trace = recorder, trace
         self._alias = guestfsd_alias
         self._transfers = Phase.FW_CFG_KERNEL in observed
         self._allowed = _merge(allowed, observed, recorder.start)
-        self._opened_ns: int | None = None
+        self._tells_of_guestfsd = Phase.GUESTFSD in observed
+        self._awaits, self._answered = awaits, False
+        self._opened: Boundary | None = None  # as QEMU's events tell
+        self._opened_ns: int | None = None  # when we learned that guestfsd's port is open
+        self._sign_ns = 0
         self._markers: dict[str, Marker] = {}
 
     @property
     def flag_due(self) -> bool:
-        """Tell whether guestfsd's channel is open, so that its launch flag follows at once."""
-        return self._opened_ns is not None
+        """Tell whether guestfsd's channel was just opened, so that its launch flag follows at once."""
+        return self._opened_ns is not None and time.monotonic_ns() - self._opened_ns < _FLAG_SOON_NS
 
     def current(self) -> Phase:
         """Return the latest phase whose beginning was seen."""
@@ -70,54 +83,81 @@ class Boot:
     def on_control_line(self, line: bytes) -> None:
         """Take a line that the guest wrote to its control port."""
         marker = parse_marker(line, time.monotonic_ns())
+        if marker is None:
+            return
+        self._sign_ns = marker.received_ns
         # The first of each name counts. A guest may send as many as it likes: no more than these are held.
-        if marker is not None and dates_a_phase(marker):
+        if dates_a_phase(marker):
             self._markers.setdefault(marker.name, marker)
+        elif marker.name == self._awaits:
+            self._awaits, self._answered = None, True
 
-    def port_opened(self, alias: str, at_ns: int, source: str) -> None:
-        """Take note that the guest opened a virtio-serial port."""
+    def answered(self) -> bool:
+        """Tell, once, whether the guest has sent the marker that the host is to answer."""
+        answered, self._answered = self._answered, False
+        return answered
+
+    def port_opened(self, alias: str, at_ns: int, source: str, *, opened: bool = True) -> None:
+        """Take note that the guest opened or closed a virtio-serial port."""
         if self._alias is not None and alias == self._alias:
-            self._recorder.begin(Phase.READY, source, at_ns)
-            self._opened_ns = self._opened_ns or time.monotonic_ns()
+            self._opened = Boundary(at_ns=at_ns, source=source) if opened else None
 
     def follow(self) -> None:
         """Bring the recorder up to date with the trace and the markers."""
-        if self._trace is not None and self._trace.read_new():
+        if self._trace is not None and self._trace.read_new() and self._transfers:
             # What travels alone (an initrd, where QEMU itself places the kernel) has no end that could be seen.
-            if self._transfers:
-                self._recorder.take(transfer_boundaries(self._trace.selections, self._recorder.anchor))
-            opened = opened_boundary(self._trace, self._recorder.anchor)
+            self._recorder.take(transfer_boundaries(self._trace.selections, self._recorder.anchor))
+        # The kernel's start is an estimate that later markers better: it is taken last, in `settle`.
+        found = marker_boundaries(self._markers.values())
+        self._recorder.take({phase: boundary for phase, boundary in found.items() if phase is not Phase.KERNEL})
+        # Firmware may open all ports, too: where guestfsd is told of, no opening before that is guestfsd's.
+        if not self._tells_of_guestfsd or Phase.GUESTFSD in found:
+            traced = opened_boundary(self._trace, self._recorder.anchor) if self._trace is not None else None
+            opened = traced or self._opened
             if opened is not None:
                 self._recorder.take({Phase.READY: opened})
                 self._opened_ns = self._opened_ns or time.monotonic_ns()
-        # The kernel's start is an estimate that later markers better: it is taken last, in `settle`.
-        self._recorder.take(
-            {p: b for p, b in marker_boundaries(self._markers.values()).items() if p is not Phase.KERNEL}
-        )
 
-    def flag_sent(self, now_ns: int) -> bool:
+    def flag_sent(self) -> bool:
         """Tell whether the tool has its launch flag, and note when; without a trace, the open port must do."""
+        if self._trace is None:
+            if self._opened_ns is None:
+                return False
+            self._recorder.unseen(Phase.WORKLOAD, NO_TRACE)
+            return True
         # QEMU may report that the port is open later than it is, as it limits the rate of these reports.
-        boundary = flag_boundary(self._trace, self._recorder.anchor) if self._trace is not None else None
+        boundary = flag_boundary(self._trace, self._recorder.anchor)
         if boundary is not None:
             self._recorder.take({Phase.WORKLOAD: boundary})
             return True
-        if self._opened_ns is None:
-            return False
-        if self._trace is None:
-            self._recorder.unseen(Phase.WORKLOAD, NO_TRACE)
-            return True
-        if now_ns - self._opened_ns > _FLAG_WAIT_NS:
-            self._recorder.unseen(Phase.WORKLOAD, "QEMU's trace did not show the launch flag")
+        if self._trace.used:
+            self._recorder.unseen(Phase.WORKLOAD, NO_FLAG)
             return True
         return False
 
+    def served(self, until_ns: int) -> bool:
+        """Tell, once QEMU is gone, whether the tool had its guest before it asked for the end.
+
+        A trace that is whole says so for certain. One that did not even show guestfsd's port, of which QEMU's events
+        told, is not whole: then the tool, which asked for the end in order, is believed.
+        """
+        flag = flag_boundary(self._trace, self._recorder.anchor) if self._trace is not None else None
+        if flag is not None and flag.at_ns > until_ns + ORDER_TOLERANCE_NS:
+            return False
+        if self.flag_sent():
+            return True
+        whole = self._trace is not None and self._trace.opened_ns is not None
+        if whole or self._opened_ns is None:
+            return False
+        self._recorder.unseen(Phase.WORKLOAD, NO_FLAG)
+        return True
+
     def overdue(self, now_ns: int) -> bool:
-        """Tell whether the current phase has lasted longer than it may."""
+        """Tell whether the current phase has gone on for longer than it may without a sign of progress."""
         phase = self.current()
         began = self._recorder.at_ns(phase)
         seconds = self._allowed.get(phase)
-        return began is not None and seconds is not None and now_ns - began > seconds * 1e9
+        return began is not None and seconds is not None and now_ns - max(began, self._sign_ns) > seconds * 1e9
 
     def allowed_s(self, phase: Phase) -> float | None:
         """Return how long a phase may take, in seconds, those after it that cannot be seen included; None: no bound."""

@@ -146,7 +146,12 @@ def make_clone(
             domain=domain,
             place=place,
             connection=connection,
-            guest=connection.create(domain_xml(domain), paused=True, privileges=domain.privileges),
+            guest=connection.create(
+                domain_xml(domain),
+                paused=True,
+                privileges=domain.privileges,
+                deadline_s=settings.deadlines.create,
+            ),
             files=files.pop_all(),
         )
     try:

@@ -56,7 +56,12 @@ class Cold:
 
     def create(self, connection: Connection) -> Guest:
         """Start QEMU, paused."""
-        guest = connection.create(domain_xml(self._domain), paused=True, privileges=self._domain.privileges)
+        guest = connection.create(
+            domain_xml(self._domain),
+            paused=True,
+            privileges=self._domain.privileges,
+            deadline_s=self._asked.settings.deadlines.create,
+        )
         self._recorder.begin(Phase.QEMU, "libvirt started the domain")
         return guest
 
@@ -96,6 +101,9 @@ class Cold:
         self._recorder.begin(Phase.FIRMWARE, "vCPUs resumed")
         if not self._asked.request.start_paused:
             guest.resume()
+
+    def let_through(self, guest: Guest) -> None:
+        """Nothing is waited for in a boot."""
 
     def _explain_unseen(self, *, transfers: bool, markers: Collection[str]) -> None:
         """Tell the recorder why it will not see some phases."""

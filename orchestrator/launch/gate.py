@@ -1,80 +1,121 @@
-"""What is said at the gate of a template's init: its guest is heard to be there, rehearses a launch, is let through."""
+"""What is said at the gate of a template's init: its guest is heard to be there, rehearses a launch, is let through.
+
+Waiting is `watch`'s, so that a stop, a death, a panic, a lost connection and a deadline mean here what they mean
+anywhere.
+"""
 
 from __future__ import annotations
 
 import os
-import select
+import threading
 import time
 from collections.abc import Iterable, Mapping
 
 from orchestrator.domain.cloning import Command, Plug, empty_slot, fits_slot, plugs, split_cmdline
 from orchestrator.domain.cmdline import fix_cmdline
 from orchestrator.domain.model import Arch, Disk, Handed
-from orchestrator.errors import DeadlineError, DiskError, DiskInUseError, LaunchError, MonitorError, QemuExitedError
+from orchestrator.errors import DiskError, DiskInUseError, MonitorError, StoppedError
 from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.hypervisor.handing import hand_over
 from orchestrator.launch.assembly import store_secrets
 from orchestrator.launch.boot import GUESTFSD_ALIAS
+from orchestrator.launch.diagnosis import Evidence, diagnose
+from orchestrator.launch.lifecycle import Event
 from orchestrator.launch.opened import files_of, require_checked
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.stop import Stop
+from orchestrator.launch.watch import Ends, Watch
 from orchestrator.launch.way import Asked, Place
 from orchestrator.timeline.markers import parse_marker
+from orchestrator.timeline.phases import Phase
 
 _SAY_SECONDS = 10.0
-_LOOK_MS = 250
 _ENTROPY_BYTES = 64
 GATE, REHEARSED, CLOCK = "gate", "rehearse", "clock"
 
 
-def wait_for_marker(name: str, guest: Guest, place: Place, stop: Stop, deadline_s: float) -> None:
+class Wait:
+    """Follows a guest until it sends one marker (`watch.Following`).
+
+    :param allowed_s: seconds that it may go on without any marker.
+    """
+
+    flag_due = False
+
+    def __init__(self, name: str, allowed_s: float) -> None:
+        self._name, self._allowed_s = name, allowed_s
+        self._sign_ns, self._answered = time.monotonic_ns(), False
+
+    def on_control_line(self, line: bytes) -> None:
+        """Take a line that the guest wrote to its control port."""
+        marker = parse_marker(line, time.monotonic_ns())
+        if marker is not None:
+            self._sign_ns = marker.received_ns
+            self._answered = self._answered or marker.name == self._name
+
+    def follow(self) -> None:
+        """Nothing more is to be seen than what the control port brings."""
+
+    def port_opened(self, alias: str, at_ns: int, source: str, *, opened: bool = True) -> None:
+        """No tool waits for guestfsd's port."""
+
+    def flag_sent(self) -> bool:
+        """No tool waits for a launch flag."""
+        return False
+
+    def answered(self) -> bool:
+        """Tell whether the marker came."""
+        return self._answered
+
+    def overdue(self, now_ns: int) -> bool:
+        """Tell whether no marker came for longer than allowed."""
+        return now_ns - self._sign_ns > self._allowed_s * 1e9
+
+
+def wait_for_marker(
+    name: str, guest: Guest, place: Place, stop: Stop, *, lost: threading.Event, deadline_s: float
+) -> None:
     """Serve a guest's ports until it sends a marker.
 
-    :raise LaunchError: it ended, took too long, or was not to go on.
+    :param lost: set when the connection to libvirt broke.
+    :param deadline_s: how long it may go on without sending any.
+    :raise StoppedError: the end was asked for.
+    :raise GuestlaunchError: it ended, panicked or took too long, or libvirt is gone.
     """
-    seen: list[str] = []
-
-    def take(line: bytes) -> None:
-        marker = parse_marker(line, 0)
-        if marker is not None:
-            seen.append(marker.name)
-
-    before, place.control.listener = place.control.listener, take
-    end = time.monotonic() + deadline_s
-    what = f"the guest did not come to '{name}'"
+    wait = Wait(name, deadline_s)
+    before, place.control.listener = place.control.listener, wait.on_control_line
     try:
-        while name not in seen:
-            if guest.exited.is_set():
-                last = next(iter(place.console.ring.tail(1)), "nothing")
-                raise QemuExitedError(what, guest.name, f"it ended; the console's last line: {last}")
-            if stop.requested:
-                raise LaunchError(what, guest.name, str(stop.reason))
-            if time.monotonic() > end:
-                raise DeadlineError(what, guest.name, f"not within {deadline_s:g} s")
-            _serve(place, stop)
+        with Watch(guest, stop, Ends(console=place.console, control=place.control.port), wait, lost) as watch:
+            event = watch.wait()
+            if event is Event.ANSWERED:
+                return
+            watch.drain()
     finally:
         place.control.listener = before
+    if event is Event.STOP:
+        raise StoppedError(f"the guest did not come to '{name}'", guest.name, str(stop.reason))
+    evidence = Evidence(
+        phase=Phase.GATE,
+        ready=False,
+        exit_code=guest.exit_code,
+        last_line=next(iter(place.console.ring.tail(1)), None),
+        panic=place.console.ring.panic(),
+        allowed_s=deadline_s,
+        uri=None,
+    )
+    error = diagnose(event, evidence)
+    assert error is not None  # none is only for a guest that was ready
+    raise error
 
 
-def _serve(place: Place, stop: Stop) -> None:
-    """Take what a guest sends meanwhile, for a moment."""
-    poll = select.poll()
-    ports = {port.fileno(): port for port in (place.console.port, place.control.port) if port.fileno() >= 0}
-    for descriptor in (*ports, stop.fileno()):
-        poll.register(descriptor, select.POLLIN)
-    for descriptor, _ in poll.poll(_LOOK_MS):
-        if descriptor in ports:
-            ports[descriptor].handle()
-
-
-def rehearse(guest: Guest, place: Place, stop: Stop, deadline_s: float) -> None:
+def rehearse(guest: Guest, place: Place, stop: Stop, *, lost: threading.Event, deadline_s: float) -> None:
     """Have a guest at its gate do once what a launch will do: its files are in memory then, its code is translated.
 
-    :raise LaunchError: it ended, took too long, or was not to go on.
+    :raise StoppedError, GuestlaunchError: as `wait_for_marker`.
     """
     place.control.say("rehearse", _SAY_SECONDS)
-    wait_for_marker(REHEARSED, guest, place, stop, deadline_s)
+    wait_for_marker(REHEARSED, guest, place, stop, lost=lost, deadline_s=deadline_s)
 
 
 def _carry_out(guest: Guest, commands: Iterable[Command]) -> None:
@@ -89,7 +130,7 @@ def _carry_out(guest: Guest, commands: Iterable[Command]) -> None:
 
 
 def attach(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> None:
-    """Plug a tool's disks into a clone at its gate, in their order; if the first does not fit its slot, `release` will.
+    """Plug a tool's disks into a clone at its gate, in their order, unless the first does not fit: `let_through` will.
 
     The clone runs: before its vCPUs ever did, QEMU would not keep what is in use elsewhere out of the slot.
 
@@ -128,12 +169,11 @@ def _attach(guest: Guest, disk: Disk, plug: Plug, handed: tuple[Handed, ...]) ->
         raise (known or DiskError("cannot attach the disk", where, why)) from error
 
 
-def release(guest: Guest, place: Place, plan: Plan, asked: Asked) -> None:
-    """Let a clone through its gate, with fresh entropy, the host's time, and what its tool asks of /init.
+def open_gate(guest: Guest, place: Place, plan: Plan, asked: Asked) -> None:
+    """Open a clone's gate, with fresh entropy and what its tool asks of /init. It will ask for the time.
 
     :raise MonitorError: QEMU cannot connect guestfsd's channel.
-    :raise DiskError: QEMU or libvirt refused a disk.
-    :raise LaunchError: the guest ended, took too long, or was not to go on.
+    :raise GuestlaunchError: the guest ended, or does not listen.
     """
     request = asked.request
     if request.guestfsd_path is not None:
@@ -143,9 +183,17 @@ def release(guest: Guest, place: Place, plan: Plan, asked: Asked) -> None:
     slot = fits_slot(plan.disks)
     words = (*split_cmdline(cmdline)[1], f"guestlaunch.disks={len(plan.disks)}", f"guestlaunch.slot={slot:d}")
     place.control.say(f"open {os.urandom(_ENTROPY_BYTES).hex()} {' '.join(words)}", _SAY_SECONDS)
-    # A guest that has just woken up is busy with its disks: it is told the time when it is there to take it.
-    wait_for_marker(CLOCK, guest, place, asked.stop, asked.settings.deadlines.gate)
-    if not slot:
+
+
+def let_through(guest: Guest, place: Place, plan: Plan) -> None:
+    """Answer a guest that asks for the time: tell it, once the disks are there that did not fit its slot.
+
+    A guest that has just woken up is busy with its disks: it is told the time when it is there to take it.
+
+    :raise DiskError: QEMU or libvirt refused a disk.
+    :raise GuestlaunchError: the guest ended, or does not listen.
+    """
+    if not fits_slot(plan.disks):
         _carry_out(guest, empty_slot().commands)
         _attach_all(guest, plan.disks, plan.profile.arch, place)
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)

@@ -26,6 +26,7 @@ from orchestrator.errors import (
     LaunchError,
     MonitorError,
     QemuExitedError,
+    StoppedError,
 )
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
@@ -38,7 +39,7 @@ from orchestrator.launch.stop import Stop
 from orchestrator.launch.watch import Ends, Watch
 from orchestrator.launch.way import Asked, Place, Way
 from orchestrator.settings import Settings
-from orchestrator.timeline.phases import Phase
+from orchestrator.timeline.phases import Phase, Start
 from orchestrator.timeline.record import FwCfg
 from orchestrator.timeline.trace import FLUSH_EVENT
 
@@ -110,6 +111,7 @@ class Launch:
             Instruction.CREATE: self._create,
             Instruction.PREPARE: self._prepare,
             Instruction.RESUME: self._resume,
+            Instruction.LET_THROUGH: self._let_through,
             Instruction.NOTE_READY: self._note_ready,
             Instruction.END: self._end,
             Instruction.KILL: self._kill,
@@ -146,7 +148,7 @@ class Launch:
             return self._queue.popleft()
         try:
             event = _there(self._watch).wait()  # the table waits only where a guest runs
-            if event not in {Event.LAUNCH_FLAG, Event.STOP}:
+            if event not in {Event.LAUNCH_FLAG, Event.STOP, Event.ANSWERED}:
                 self._explain(event)
         except Exception as raised:  # noqa: BLE001 - see the module
             self._keep(self._as_error(raised))
@@ -158,6 +160,9 @@ class Launch:
         for instruction, do in instructions:
             try:
                 do()
+            except StoppedError:
+                self._queue.append(Event.STOP)
+                return
             except OSError as error:
                 self._keep(LaunchError("cannot launch", error.filename or instruction, error.strerror or error))
             except Exception as raised:  # noqa: BLE001 - see the module
@@ -221,6 +226,12 @@ class Launch:
         self._files.enter_context(self._watch)
         self.ran = True
         way.run(guest)
+        if way.start is Start.COLD:
+            self._tell()
+
+    def _let_through(self) -> None:
+        """Answer a clone's guest at its gate. What was started is told only now: the guest has waited for us."""
+        _there(self.way).let_through(_there(self._guest))
         self._tell()
 
     def _tell(self) -> None:
@@ -279,8 +290,12 @@ class Launch:
             return
         self._destroy(self._guest)
         self._last_words()
-        if self.error is None:
-            self._recorder.begin(Phase.SHUTDOWN, "QEMU ended")
+        if self.error is not None:
+            return
+        asked_ns = self._stop.requested_ns
+        if not self.ready and self._boot is not None and asked_ns is not None:
+            self.ready = self._boot.served(asked_ns)
+        self._recorder.begin(Phase.SHUTDOWN, "QEMU ended")
 
     def _destroy(self, guest: Guest) -> None:
         """Have QEMU gone, by SIGKILL unless it is, and its exit status known.

@@ -327,7 +327,12 @@ class Launcher:
         with self._opening:
             connection = self._connections.get(settings.connect)
             if connection is None or connection.lost.is_set():
-                context = open_connection(settings.connect, self.settings.state_dir, emit=self.log.emit)
+                context = open_connection(
+                    settings.connect,
+                    self.settings.state_dir,
+                    emit=self.log.emit,
+                    deadline_s=settings.deadlines.connect,
+                )
                 connection = self._stack.enter_context(context)
                 self._connections[settings.connect] = connection
             return connection

@@ -29,6 +29,7 @@ class Event(StrEnum):
 
     BEGIN = auto()
     DONE = auto()  # the last instruction succeeded
+    ANSWERED = auto()  # the guest, at its gate, said what was waited for
     LAUNCH_FLAG = auto()  # guestfsd sent its launch flag
     STOP = auto()  # the client asked for the end, or is gone
     DEADLINE = auto()  # the current phase has lasted too long
@@ -45,6 +46,7 @@ class Instruction(StrEnum):
     CREATE = auto()
     PREPARE = auto()
     RESUME = auto()
+    LET_THROUGH = auto()  # a clone's guest, through its gate
     NOTE_READY = auto()
     END = auto()  # let QEMU flush and exit
     KILL = auto()  # make QEMU be gone, whatever it does
@@ -62,6 +64,7 @@ TABLE: Mapping[tuple[State, Event], Step] = {
     (_S.STAGED, _E.DONE): (_S.CONNECTED, (_I.CREATE,)),
     (_S.CONNECTED, _E.DONE): (_S.CREATED, (_I.PREPARE,)),
     (_S.CREATED, _E.DONE): (_S.BOOTING, (_I.RESUME,)),
+    (_S.BOOTING, _E.ANSWERED): (_S.BOOTING, (_I.LET_THROUGH,)),
     (_S.BOOTING, _E.LAUNCH_FLAG): (_S.READY, (_I.NOTE_READY,)),
     (_S.STOPPING, _E.DONE): (_S.GONE, (_I.RELEASE,)),
     # Before there is a domain, there is nothing to end.

@@ -269,7 +269,8 @@ class Pool:
         )
         try:
             clone.guest.set_nice(_NICE)
-            rehearse(clone.guest, clone.place, self._stop, shape.settings.deadlines.gate)
+            lost, deadline_s = clone.connection.lost, shape.settings.deadlines.gate
+            rehearse(clone.guest, clone.place, self._stop, lost=lost, deadline_s=deadline_s)
             clone.guest.suspend()
         except BaseException:
             clone.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +14,7 @@ class Stop:
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._reason: str | None = None
+        self._requested_ns: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -32,9 +34,15 @@ class Stop:
         """Tell whether the end was asked for."""
         return self._reason is not None
 
+    @property
+    def requested_ns(self) -> int | None:
+        """Monotonic time at which the end was asked for; None while it was not."""
+        return self._requested_ns
+
     def request(self, reason: str) -> None:
         """Ask for the end; the first reason counts. Safe from signal handlers."""
         if self._reason is None:
+            self._requested_ns = time.monotonic_ns()
             self._reason = reason
         if self._fd >= 0:
             os.eventfd_write(self._fd, 1)

@@ -37,7 +37,9 @@ def sum_up(launch: Launch, settings: Settings, recorder: Recorder, stop: Stop, r
         accel_reason=plan.accel_reason if plan else "",
         fw_cfg=launch.fw_cfg,
         outcome=outcome,
-        tiles=recorder.tiles(outcome=outcome, at=launch.error_phase or launch.stop_phase, sizes=sizes),
+        tiles=recorder.tiles(
+            outcome=outcome, at=launch.error_phase or (None if launch.ready else launch.stop_phase), sizes=sizes
+        ),
         wall_start_ns=recorder.wall_start_ns,
         connection=settings.connect or "qemu:///embed",
         exit_status=launch.exit_status,

@@ -99,11 +99,15 @@ def _boot_and_save(
     )
     # QEMU opens its images anew when it saves a state, and this guest sees nothing but the appliance.
     domain = replace(domain, privileges=confinement.staying_root(domain.privileges, "it builds a template"))
-    guest = connect().create(domain_xml(domain), paused=True, privileges=domain.privileges)
+    connection = connect()
+    guest = connection.create(
+        domain_xml(domain), paused=True, privileges=domain.privileges, deadline_s=settings.deadlines.create
+    )
     try:
         guest.resume()
-        wait_for_marker(GATE, guest, place, stop, sum(limits(settings.deadlines).values()))
-        rehearse(guest, place, stop, settings.deadlines.gate)
+        allowed_s = sum(limits(settings.deadlines).values())
+        wait_for_marker(GATE, guest, place, stop, lost=connection.lost, deadline_s=allowed_s)
+        rehearse(guest, place, stop, lost=connection.lost, deadline_s=settings.deadlines.gate)
         migration.save(guest, directory / STATE, settings.deadlines.restore)
     except GuestlaunchError as error:
         error.console = "\n".join(place.console.ring.tail(20))

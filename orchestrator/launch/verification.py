@@ -31,4 +31,5 @@ def verify_fw_cfg(guest: Guest, *, requested: bool, arch: Arch, scratch: Path) -
         window_size=node.size if node else None,
         window_has_dma=node.holds_dma_register if node else None,
         register_answers=found.register_answers,
+        unseen=found.unseen or None,
     )

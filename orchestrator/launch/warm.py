@@ -12,7 +12,7 @@ from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import GUESTFSD_ALIAS, NO_TRACE, Boot, limits
 from orchestrator.launch.clone import Clone, restore, stage_clone
-from orchestrator.launch.gate import attach, release
+from orchestrator.launch.gate import CLOCK, attach, let_through, open_gate
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.way import Asked, Place
 from orchestrator.template.model import Template
@@ -62,7 +62,12 @@ class Warm:
 
     def create(self, connection: Connection) -> Guest:
         """Start QEMU, paused and without a state."""
-        guest = connection.create(domain_xml(self._domain), paused=True, privileges=self._domain.privileges)
+        guest = connection.create(
+            domain_xml(self._domain),
+            paused=True,
+            privileges=self._domain.privileges,
+            deadline_s=self._asked.settings.deadlines.create,
+        )
         self._recorder.begin(Phase.RESTORE, "libvirt started the domain")
         return guest
 
@@ -80,7 +85,11 @@ class Warm:
     def run(self, guest: Guest) -> None:
         """Open the gate."""
         self._recorder.begin(Phase.GATE, "disks plugged in")
-        release(guest, self._place, self._plan, self._asked)
+        open_gate(guest, self._place, self._plan, self._asked)
+
+    def let_through(self, guest: Guest) -> None:
+        """Let the guest through its gate."""
+        let_through(guest, self._place, self._plan)
 
 
 class Standby:
@@ -127,7 +136,11 @@ class Standby:
     def run(self, guest: Guest) -> None:
         """Open the gate."""
         self._asked.recorder.begin(Phase.GATE, "disks plugged in")
-        release(guest, self._clone.place, self._plan, self._asked)
+        open_gate(guest, self._clone.place, self._plan, self._asked)
+
+    def let_through(self, guest: Guest) -> None:
+        """Let the guest through its gate."""
+        let_through(guest, self._clone.place, self._plan)
 
 
 def clone_boot(asked: Asked, place: Place) -> Boot:
@@ -138,4 +151,4 @@ def clone_boot(asked: Asked, place: Place) -> Boot:
     else:
         asked.recorder.unseen(Phase.WORKLOAD, NO_TRACE)
     observed = {Phase.GATE, Phase.GUESTFSD}
-    return Boot(asked.recorder, trace, limits(settings.deadlines), observed, GUESTFSD_ALIAS)
+    return Boot(asked.recorder, trace, limits(settings.deadlines), observed, GUESTFSD_ALIAS, awaits=CLOCK)

@@ -15,16 +15,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from orchestrator.channel.console import Console
 from orchestrator.channel.port import Port
 from orchestrator.hypervisor.events import EventSource, GuestEvent
 from orchestrator.hypervisor.guest import Guest
-from orchestrator.launch.boot import Boot
 from orchestrator.launch.lifecycle import Event
 from orchestrator.launch.stop import Stop
-from orchestrator.timeline.phases import Phase
 
 _TICK_MS = 250.0
 # Nothing wakes us when the connection to a libvirt daemon breaks: it is looked at now and then.
@@ -43,13 +41,36 @@ class Ends:
     control: Port
 
 
+class Following(Protocol):
+    """What is made of that which is seen of a guest: a boot (`boot.Boot`), or a wait for one word of it (`gate`)."""
+
+    @property
+    def flag_due(self) -> bool:
+        """Whether the launch flag follows at once."""
+
+    def follow(self) -> None:
+        """Take what is new."""
+
+    def port_opened(self, alias: str, at_ns: int, source: str, *, opened: bool = True) -> None:
+        """Take note that the guest opened or closed a virtio-serial port."""
+
+    def flag_sent(self) -> bool:
+        """Tell whether the tool has its launch flag."""
+
+    def answered(self) -> bool:
+        """Tell, once, whether the guest has said what is waited for."""
+
+    def overdue(self, now_ns: int) -> bool:
+        """Tell whether nothing has come of the guest for longer than allowed."""
+
+
 class Watch:
-    """Waits for the next event of one launch; a context manager.
+    """Waits for the next event of one guest; a context manager.
 
     :param lost: set when the libvirt connection broke.
     """
 
-    def __init__(self, guest: Guest, stop: Stop, ends: Ends, boot: Boot, lost: threading.Event) -> None:
+    def __init__(self, guest: Guest, stop: Stop, ends: Ends, boot: Following, lost: threading.Event) -> None:
         self._lost = lost
         self._guest, self._stop, self._ends, self._boot = guest, stop, ends, boot
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -96,7 +117,7 @@ class Watch:
         self._take_guest_events()
         if not self._ready and not self._lost.is_set():
             self._boot.follow()
-            if self._boot.flag_sent(time.monotonic_ns()):
+            if self._boot.flag_sent():
                 self._ready = True
                 return Event.LAUNCH_FLAG
         if stopping:
@@ -105,6 +126,8 @@ class Watch:
             return Event.FAILED
         if self._ready:
             return None
+        if self._boot.answered():
+            return Event.ANSWERED
         return Event.DEADLINE if self._boot.overdue(time.monotonic_ns()) else None
 
     def _poll(self) -> None:
@@ -145,11 +168,8 @@ class Watch:
     def _take_guest_events(self) -> None:
         while self._arrived:
             event = self._arrived.popleft()
-            if event.source is EventSource.QEMU and event.name == "VSERPORT_CHANGE" and event.detail.get("open"):
+            if event.source is EventSource.QEMU and event.name == "VSERPORT_CHANGE":
                 at = event.emitted_ns or event.received_ns
                 whose = "QEMU event" if event.emitted_ns else "receipt of QEMU event"
-                self._boot.port_opened(str(event.detail.get("id")), at, f"{whose} VSERPORT_CHANGE")
-
-    def phase(self) -> Phase:
-        """Return the phase that the launch is in, as far as it can be seen while it runs."""
-        return self._boot.current()
+                alias, opened = str(event.detail.get("id")), bool(event.detail.get("open"))
+                self._boot.port_opened(alias, at, f"{whose} VSERPORT_CHANGE", opened=opened)

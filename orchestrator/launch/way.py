@@ -59,7 +59,7 @@ class Place:
 
 
 class Way(Protocol):
-    """One launch's way. The methods are called once each, in this order."""
+    """One launch's way. The methods are called once each, in this order; the last one only if the guest asks for it."""
 
     @property
     def start(self) -> Start:
@@ -68,6 +68,9 @@ class Way(Protocol):
     @property
     def id(self) -> str:
         """The name of the launch and of its domain."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return what the log says of the way beyond its start."""
 
     def stage(self, plan: Plan, files: contextlib.ExitStack) -> tuple[Domain, Place]:
         """Put the files in place and describe the domain; `files` becomes their owner."""
@@ -87,5 +90,5 @@ class Way(Protocol):
     def run(self, guest: Guest) -> None:
         """Let the guest run."""
 
-    def facts(self) -> Mapping[str, Any]:
-        """Return what the log says of the way beyond its start."""
+    def let_through(self, guest: Guest) -> None:
+        """Answer a guest that said what `boot` was told to wait for."""

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError, nearest
 from orchestrator.report import figures, looks, rows
@@ -35,10 +35,8 @@ def library(cache: Path | None) -> str:
     text = _bundle()
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=cache, delete=False) as file:
-            file.write(text)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
+        with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
+            _put(file, text.encode(), path)
     return text
 
 
@@ -126,8 +124,19 @@ def write_file(path: Path, content: bytes) -> None:
     """
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            file.write(content)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
+            _put(file, content, path)
     except OSError as error:
         raise GuestlaunchError("cannot write", path, error.strerror or error) from error
+
+
+def _put(file: IO[bytes], content: bytes, path: Path) -> None:
+    """Write what a new file is to hold, and rename it; it is gone when that fails."""
+    temporary = Path(file.name)
+    try:
+        file.write(content)
+        file.flush()
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -9,7 +9,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """How long each stage of a launch may take, in seconds. `transfer` holds for each fw_cfg phase."""
+    """How long each stage of a launch may go on without a sign of progress, in seconds.
+
+    `transfer` holds for each fw_cfg phase. A clone has at its gate what a boot has in its init, if that is more.
+    """
 
     connect: float = 60.0
     create: float = 60.0
@@ -21,7 +24,7 @@ class Deadlines:
     init: float = 300.0
     guestfsd: float = 120.0
     restore: float = 60.0
-    gate: float = 120.0
+    gate: float = 300.0
     shutdown: float = 60.0
     kvm_probe: float = 10.0
 

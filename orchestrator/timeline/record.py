@@ -36,6 +36,7 @@ class FwCfg:
     window_size: int | None = None
     window_has_dma: bool | None = None
     register_answers: bool | None = None
+    unseen: str | None = None  # why a witness could not be asked
 
     @property
     def verified(self) -> bool | None:
@@ -116,6 +117,7 @@ def to_event(record: LaunchRecord) -> dict[str, Any]:
             "window_size": record.fw_cfg.window_size,
             "window_has_dma": record.fw_cfg.window_has_dma,
             "register_answers": record.fw_cfg.register_answers,
+            "unseen": record.fw_cfg.unseen,
         },
         "outcome": record.outcome,
         "ready": record.ready,

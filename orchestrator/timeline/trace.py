@@ -34,7 +34,7 @@ _SELECT = re.compile(rb"^\d+@(\d+)\.(\d{6}):fw_cfg_select 0x[0-9a-f]+ key 0x([0-
 _CONTROL = re.compile(
     rb"^\d+@(\d+)\.(\d{6}):virtio_serial_handle_control_message(?:_port port (\d+)| event (\d+), value (\d+))$"
 )
-_FLUSH = re.compile(rb"^\d+@(\d+)\.(\d{6}):virtio_console_flush_buf port \d+, in_len (\d+), out_len (-?\d+)$")
+_FLUSH = re.compile(rb"^\d+@(\d+)\.(\d{6}):virtio_console_flush_buf port (\d+), in_len (\d+), out_len (-?\d+)$")
 _DATA = {KEY_KERNEL_DATA: Phase.FW_CFG_KERNEL, KEY_INITRD_DATA: Phase.FW_CFG_INITRD}
 _SOURCE = "QEMU trace"
 
@@ -53,6 +53,7 @@ class TraceFile:
     :ivar selections: the fw_cfg selections so far.
     :ivar opened_ns: wall-clock time at which the guest opened guestfsd's port, None until it did.
     :ivar flag_ns: wall-clock time at which QEMU passed the launch flag on, None until it did.
+    :ivar used: guestfsd's port has passed something on that was not the flag, which comes first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,6 +62,7 @@ class TraceFile:
         self.selections: list[Selection] = []
         self.opened_ns: int | None = None
         self.flag_ns: int | None = None
+        self.used = False
         self._opening_ns: int | None = None
 
     def read_new(self) -> bool:
@@ -88,13 +90,12 @@ class TraceFile:
             if match.group(3) is None:
                 self._opening_ns = _wall_ns(match) if match.group(4, 5) == _PORT_OPEN else None
             elif match.group(3) == _GUESTFSD_PORT and self._opening_ns is not None:
-                self.opened_ns = self.opened_ns or self._opening_ns
-        elif (
-            self.flag_ns is None
-            and (match := _FLUSH.match(line))
-            and int(match.group(3)) == int(match.group(4)) == _LAUNCH_FLAG_BYTES
-        ):
-            self.flag_ns = _wall_ns(match)
+                self.opened_ns = self._opening_ns  # the last one: firmware may have opened it before
+        elif self.flag_ns is None and (match := _FLUSH.match(line)) and match.group(3) == _GUESTFSD_PORT:
+            if int(match.group(4)) == int(match.group(5)) == _LAUNCH_FLAG_BYTES:
+                self.flag_ns = _wall_ns(match)
+            elif int(match.group(4)) > _LAUNCH_FLAG_BYTES and int(match.group(5)) > 0:
+                self.used = True
 
 
 def _wall_ns(match: re.Match[bytes]) -> int:

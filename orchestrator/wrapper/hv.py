@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
+_STARTED_NS = time.monotonic_ns()  # where a launch's first phase begins
 _SEND_SECONDS = 10.0
 _MESSAGE_SECONDS = 10.0  # from a message's first byte to its last
 _TERMINATE_SECONDS = 60.0
@@ -85,6 +86,7 @@ def launch(argv: Sequence[str]) -> int:
         if _told_to_end(wake):
             return 0  # before anything was started, as QEMU would
         message = protocol.launch_message(argv, surroundings.working_directory(), _selected(os.environ))
+        message["started_ns"] = _STARTED_NS
         _send(sock, message, (0, 1, 2))
         outcome = _await_exit(sock, wake)
         if outcome.get("elsewhere") is True and connect.is_shared(sock):

@@ -3,7 +3,8 @@ r"""The wire between the hv wrapper and the orchestrator: framed JSON objects an
 Frame: 4 bytes, big-endian length of the body, then the body: one JSON object, ASCII only. Arguments and
 environment are arbitrary bytes held in `str` by surrogateescape; JSON's `\udcXX` carries them unharmed.
 
-    client -> server   {"type": "launch", "protocol": 2, "argv": [...], "cwd": "...", "env": {...}} + fds 0, 1, 2
+    client -> server   {"type": "launch", "protocol": 2, "argv": [...], "cwd": "...", "env": {...},
+                        "started_ns": N} + fds 0, 1, 2; N: the client's start on the host's monotonic clock
                        {"type": "terminate"}          the client was told to end; it waits for "exit"
                        {"type": "files", "identities": [[device, inode] or null, ...]}   answers the server's "files"
     server -> client   {"type": "files", "names": [...]}   which files are these to the client? (`identity`)

@@ -55,6 +55,18 @@ def test_lines_for_other_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines] == [*map(str, SEQUENCE[Start.COLD]), "total"]
 
 
+def test_a_launch_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said where, and why."""
+    failed = event(3, failed_in=Phase.KERNEL)
+    assert invoke(["timeline", "simulated-3"]) == 0
+    head, why, *_ = capsys.readouterr().out.splitlines()
+    assert head.endswith("failure, ended in kernel")
+    assert why == f"error: {failed['error']}"
+    console = terminal()
+    render.show_timeline(failed, console)
+    assert failed["error"] in " ".join(shown(console))
+
+
 def test_against_another(capsys: pytest.CaptureFixture[str]) -> None:
     """Two launches beside each other, with the ratio of each phase."""
     assert invoke(["timeline", "simulated-1", "--against", "simulated-2"]) == 0

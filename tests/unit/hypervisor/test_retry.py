@@ -27,6 +27,20 @@ class LibvirtLikeError(Exception):
         return self.code
 
 
+class Log:
+    """Keeps the events it is given."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def emit(self, event: str, **values: object) -> None:
+        self.events.append({"event": event, **values})
+
+    def attempts(self) -> list[Attempt]:
+        found = [dict(event) for event in self.events if event["event"] == "libvirt_attempt"]
+        return [Attempt(**{k: v for k, v in event.items() if k not in {"event", "level"}}) for event in found]
+
+
 def failing(times: int, code: int) -> Callable[[], str]:
     """Return a function that fails so many times, and then succeeds."""
     left = [times]
@@ -41,62 +55,50 @@ def failing(times: int, code: int) -> Callable[[], str]:
 
 
 def test_success_is_one_attempt() -> None:
-    """What succeeds at once is recorded once and logs nothing."""
-    records: list[Attempt] = []
-    events: list[str] = []
-    result = retry.call(
-        "connect", failing(0, 0), policy=QUICK, record=records.append, emit=lambda event, **_: events.append(event)
-    )
-    assert result == "done"
-    assert [(attempt.number, attempt.libvirt_code) for attempt in records] == [(1, None)]
-    assert events == []
+    """What succeeds at once logs nothing."""
+    log = Log()
+    assert retry.call("connect", failing(0, 0), policy=QUICK, emit=log.emit) == "done"
+    assert log.events == []
 
 
 def test_passing_failures_are_repeated_and_recorded() -> None:
     """Each attempt has its own record and each wait its own log event; durations do not contain the waits."""
-    records: list[Attempt] = []
-    events: list[dict[str, Any]] = []
-    result = retry.call(
-        "connect",
-        failing(2, Code.RPC),
-        policy=QUICK,
-        record=records.append,
-        emit=lambda event, **values: events.append({"event": event, **values}),
-    )
-    assert result == "done"
-    assert [(attempt.number, attempt.libvirt_code) for attempt in records] == [(1, 39), (2, 39), (3, None)]
-    assert [(event["event"], event["attempt"]) for event in events] == [("libvirt_retry", 1), ("libvirt_retry", 2)]
-    for earlier, later in itertools.pairwise(records):
+    log = Log()
+    assert retry.call("connect", failing(2, Code.RPC), policy=QUICK, emit=log.emit) == "done"
+    attempts = log.attempts()
+    assert [(attempt.number, attempt.libvirt_code) for attempt in attempts] == [(1, 39), (2, 39), (3, None)]
+    assert [event["attempt"] for event in log.events if event["event"] == "libvirt_retry"] == [1, 2]
+    for earlier, later in itertools.pairwise(attempts):
         assert later.start_ns >= earlier.start_ns + earlier.duration_ns + 5_000_000
 
 
 @pytest.mark.parametrize("code", [Code.XML_ERROR, Code.NO_DOMAIN, Code.AUTH_FAILED, Code.INTERNAL_ERROR])
 def test_lasting_failures_are_not_repeated(code: int) -> None:
     """A failure that will not pass is raised after one attempt."""
-    records: list[Attempt] = []
+    log = Log()
     with pytest.raises(LibvirtLikeError):
-        retry.call("connect", failing(1, code), policy=QUICK, record=records.append)
-    assert len(records) == 1
+        retry.call("connect", failing(1, code), policy=QUICK, emit=log.emit)
+    assert len(log.attempts()) == 1
 
 
 def test_other_exceptions_are_not_repeated() -> None:
     """A mistake of ours is not mistaken for libvirt's failure."""
-    records: list[Attempt] = []
+    log = Log()
 
     def broken() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        retry.call("connect", broken, policy=QUICK, record=records.append)
-    assert len(records) == 1
+        retry.call("connect", broken, policy=QUICK, emit=log.emit)
+    assert len(log.attempts()) == 1
 
 
 def test_last_failure_is_raised_when_attempts_are_used_up() -> None:
     """After the last attempt the failure itself comes out, not the retry library's."""
-    records: list[Attempt] = []
+    log = Log()
     with pytest.raises(LibvirtLikeError):
-        retry.call("connect", failing(99, Code.RPC), policy=QUICK, record=records.append)
-    assert len(records) == QUICK.attempts
+        retry.call("connect", failing(99, Code.RPC), policy=QUICK, emit=log.emit)
+    assert len(log.attempts()) == QUICK.attempts
 
 
 def test_total_time_bounds_the_attempts() -> None:
@@ -110,7 +112,7 @@ def test_total_time_bounds_the_attempts() -> None:
 
 def test_once_means_once() -> None:
     """The policy for what must not be repeated makes one attempt even for a failure that passes."""
-    records: list[Attempt] = []
+    log = Log()
     with pytest.raises(LibvirtLikeError):
-        retry.call("connect", failing(1, Code.RPC), policy=retry.ONCE, record=records.append)
-    assert len(records) == 1
+        retry.call("connect", failing(1, Code.RPC), policy=retry.ONCE, emit=log.emit)
+    assert len(log.attempts()) == 1

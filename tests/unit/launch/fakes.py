@@ -21,6 +21,7 @@ from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.events import EventFeed, EventSource, GuestEvent, Listener, StopReason
 from orchestrator.hypervisor.guest import Ending, Guest
 from orchestrator.launch.boot import GUESTFSD_ALIAS, Boot, limits
+from orchestrator.launch.gate import CLOCK
 from orchestrator.launch.launcher import Launcher
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
@@ -29,6 +30,7 @@ from orchestrator.launch.way import Asked, Place, Way
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Phase, Start
 from orchestrator.timeline.record import FwCfg
+from orchestrator.timeline.trace import TraceFile
 from tests.golden.domains import bare_minimum
 
 PLAN = Plan(
@@ -128,7 +130,10 @@ class FakeStart:
         self.console: socket.socket
         self.stop: Stop = asked.stop
         self.did: list[str] = []
+        self.connection = _FakeConnection()
+        self.answered, self.stop_waiting = threading.Event(), threading.Event()
         self.teller: threading.Thread | None = None
+        self.trace = TraceFile(data / "trace") if asked.settings.measure else None
 
     def facts(self) -> Mapping[str, Any]:
         return {}
@@ -147,7 +152,7 @@ class FakeStart:
 
     def connect(self) -> Connection:
         self.did.append("connect")
-        return cast("Connection", _FakeConnection())
+        return cast("Connection", self.connection)
 
     def create(self, connection: Connection) -> Guest:
         del connection
@@ -162,7 +167,11 @@ class FakeStart:
         return FwCfg(requested=True)
 
     def boot(self) -> Boot:
-        return Boot(self.asked.recorder, None, limits(self.asked.settings.deadlines), set(Phase), GUESTFSD_ALIAS)
+        awaits = None if self.start is Start.COLD else CLOCK
+        seen = {Phase.FIRMWARE, Phase.GATE}
+        return Boot(
+            self.asked.recorder, self.trace, limits(self.asked.settings.deadlines), seen, GUESTFSD_ALIAS, awaits=awaits
+        )
 
     def run(self, guest: Guest) -> None:
         self.did.append("run")
@@ -170,6 +179,11 @@ class FakeStart:
         guest.resume()
         self.teller = threading.Thread(target=self._story, args=(self,), daemon=True)
         self.teller.start()
+
+    def let_through(self, guest: Guest) -> None:
+        del guest
+        self.did.append("let_through")
+        self.answered.set()
 
     def say(self, text: bytes) -> None:
         """Have the guest write to its control port."""

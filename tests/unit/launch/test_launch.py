@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -274,6 +276,136 @@ def test_a_stop_while_it_boots_cancels(settings: Settings) -> None:
     assert outcome.finished()["outcome"] == "cancelled"
     assert outcome.phases()["firmware"] == "cancelled"
     assert outcome.phases()["shutdown"] == "success"
+
+
+def asks_the_time(start: FakeStart) -> None:
+    """A clone at its gate, which then serves a tool."""
+    start.say(b"guestlaunch-marker clock 1.0 1.0\n")
+    start.answered.wait(20)
+    serve_a_tool(start)
+
+
+def test_a_clone_is_let_through_its_gate(settings: Settings) -> None:
+    """Once, when it asks for it; launches are told of when that is done."""
+    outcome = Outcome(settings, asks_the_time, Start.WARM)
+    assert outcome.start.did == ["stage", "connect", "create", "prepare", "run", "let_through", "released"]
+    assert (outcome.finished()["start"], outcome.finished()["outcome"]) == ("warm", "success")
+    assert len(outcome.events("launch_started")) == 1
+
+
+@pytest.mark.parametrize("kind", [Start.COLD, Start.WARM, Start.STANDBY])
+def test_a_stop_cancels_every_kind_of_launch(settings: Settings, kind: Start) -> None:
+    """At the gate as in a boot."""
+    outcome = Outcome(settings, lambda start: start.stop.request("the user's wish"), kind)
+    assert outcome.raised is None
+    finished = outcome.finished()
+    assert (finished["outcome"], finished["error"], finished["start"]) == ("cancelled", "the user's wish", kind)
+    assert outcome.guest.did == ["resume", "terminate"]
+
+
+@pytest.mark.parametrize("kind", [Start.COLD, Start.WARM])
+def test_a_death_a_panic_and_a_lost_connection_are_told_alike(settings: Settings, kind: Start) -> None:
+    """At the gate as in a boot, too."""
+
+    def dies(start: FakeStart) -> None:
+        assert start.guest is not None
+        start.guest.die(1)
+
+    def panics(start: FakeStart) -> None:
+        start.print(b"Kernel panic - not syncing: no init\n")
+        dies(start)
+
+    def loses(start: FakeStart) -> None:
+        start.connection.lost.set()
+        start.print(b"x")  # nothing else wakes who waits
+
+    for story, says in ((dies, "exit status 1"), (panics, "no init"), (loses, "connection to libvirt broke")):
+        Path(settings.log_target).unlink(missing_ok=True)
+        outcome = Outcome(settings, story, kind)
+        assert says in str(outcome.raised)
+        assert outcome.finished()["outcome"] == "failure"
+        assert outcome.phases()["gate" if kind is Start.WARM else "firmware"] == "failure"
+
+
+def test_a_deadline_counts_from_the_last_sign_of_progress(settings: Settings) -> None:
+    """A guest that tells of something now and then may take longer than one that does not."""
+    slow = dataclasses.replace(settings, deadlines=Deadlines(gate=1.5, init=1, guestfsd=0.5, shutdown=2))
+
+    def story(start: FakeStart) -> None:
+        began = time.monotonic()
+        while time.monotonic() - began < 3:
+            start.say(b"guestlaunch-marker progress 1.0 1.0\n")
+            start.stop_waiting.wait(0.2)
+        asks_the_time(start)
+
+    outcome = Outcome(slow, story, Start.WARM)
+    assert outcome.finished()["outcome"] == "success"
+    Path(settings.log_target).unlink()
+    silent = Outcome(slow, lambda _: None, Start.WARM)
+    assert "the launch took too long: phase gate: not over after 2.0 s" in str(silent.raised)
+
+
+def traced(start: FakeStart, *lines: str) -> None:
+    """Have QEMU write to its trace."""
+    now_ns = time.time_ns()
+    with (start.place.data / "trace").open("a") as trace:
+        trace.writelines(f"7@{now_ns // 10**9}.{now_ns // 1000 % 10**6:06}:{line}\n" for line in lines)
+
+
+OPENED = (
+    "virtio_serial_handle_control_message event 6, value 1",
+    "virtio_serial_handle_control_message_port port 1",
+)
+FLAG = "virtio_console_flush_buf port 1, in_len 4, out_len 4"
+
+
+@pytest.mark.parametrize(
+    ("lines", "event", "outcome", "seen"),
+    [
+        ((*OPENED, FLAG), True, "success", True),
+        # Read to its end, the trace is evidence: a port that is open is no launch flag.
+        (OPENED, True, "cancelled", False),
+        # The trace is not whole: who asks for the end in order has had a guest.
+        ((), True, "success", False),
+        ((), False, "cancelled", False),
+        # What is not the flag, but comes after it.
+        ((*OPENED, "virtio_console_flush_buf port 1, in_len 40, out_len 40"), True, "success", False),
+        # Four bytes on another port are not it.
+        ((*OPENED, "virtio_console_flush_buf port 2, in_len 4, out_len 4"), True, "cancelled", False),
+    ],
+)
+def test_the_outcome_follows_what_was_seen(
+    settings: Settings, lines: tuple[str, ...], outcome: str, *, event: bool, seen: bool
+) -> None:
+    """However late it is read: the trace of a QEMU that is gone is looked at once more."""
+
+    def story(start: FakeStart) -> None:
+        traced(start, *lines)
+        if event:
+            start.open_port()
+        start.stop.request("terminate")
+
+    finished = Outcome(dataclasses.replace(settings, measure=True), story).finished()
+    assert (finished["outcome"], finished["launch_ns"] is not None) == (outcome, seen)
+    workload = next(phase for phase in finished["phases"] if phase["name"] == "workload")
+    if outcome == "success" and not seen:
+        assert (workload["outcome"], workload["reason"]) == ("unseen", "QEMU's trace did not show the launch flag")
+
+
+def test_a_tool_is_done_while_its_launch_is_still_told_of(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a loaded host that takes longer than the whole tool: it has had its guest all the same."""
+    tell = Launch._tell
+
+    def told_late(launch: Launch) -> None:
+        launch._stop.request("terminate")
+        tell(launch)
+
+    monkeypatch.setattr(Launch, "_tell", told_late)
+
+    def story(start: FakeStart) -> None:
+        start.open_port()
+
+    assert Outcome(settings, story).finished()["outcome"] == "success"
 
 
 def test_a_million_bytes_on_the_control_port(settings: Settings) -> None:

@@ -66,6 +66,7 @@ class Clone:
 
     def __init__(self) -> None:
         self.id, self.place, self.closed = "gl-1", None, threading.Event()
+        self.connection = SimpleNamespace(lost=threading.Event())
         self.guest = SimpleNamespace(
             exited=threading.Event(), exit_code=137, set_nice=lambda _: None, private_mib=lambda: 200,
             resume=lambda: None, suspend=lambda: None, kill=lambda: None,
@@ -85,7 +86,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Clone]:
         return clones[-1]
 
     monkeypatch.setattr(standby, "make_clone", make)
-    monkeypatch.setattr(standby, "rehearse", lambda *_: None)
+    monkeypatch.setattr(standby, "rehearse", lambda *_, **__: None)
     monkeypatch.setattr(store, "find", lambda *_: "a template")
     monkeypatch.setattr(standby, "outdated", lambda _: None)
     monkeypatch.setattr(standby, "_available_mib", lambda: 8192)

@@ -37,8 +37,11 @@ class QuickTool:
         self._written = True
         self._stop.request("the tool is done")
 
-    def flag_sent(self, _now_ns: int) -> bool:
+    def flag_sent(self) -> bool:
         return self._seen
+
+    def answered(self) -> bool:
+        return False
 
     def overdue(self, _now_ns: int) -> bool:
         return False
@@ -54,7 +57,9 @@ def test_a_tool_that_is_quickly_done_was_not_cancelled(stop: Stop) -> None:
 
 def test_a_stop_before_the_flag_cancels(stop: Stop) -> None:
     """Where the trace shows no launch flag, a stop is a stop."""
-    boot = SimpleNamespace(follow=lambda: None, flag_sent=lambda _: False, overdue=lambda _: False)
+    boot = SimpleNamespace(
+        follow=lambda: None, flag_sent=lambda: False, answered=lambda: False, overdue=lambda _: False
+    )
     stop.request("the user's wish")
     with watch(stop, boot) as one:
         assert one.wait() is Event.STOP

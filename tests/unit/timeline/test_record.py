@@ -43,7 +43,9 @@ def test_complete_and_failed_lines_fit_the_schema() -> None:
     """Both a full launch and one that failed early validate."""
     full = recorded(*list(Phase)[1:16])
     failed = replace(recorded(Phase.STAGE, outcome="failure"), error="disk: gone", error_phase="stage")
-    for record in (full, failed):
+    unheard = replace(full, fw_cfg=replace(full.fw_cfg, register_answers=None, unseen="install python3-libfdt"))
+    assert to_event(unheard)["fw_cfg"]["unseen"] == "install python3-libfdt"
+    for record in (full, failed, unheard):
         jsonschema.validate(to_event(record), schema())
     assert to_event(full)["total_ns"] == 16_000_000
     assert to_event(full)["launch_ns"] == 14_000_000

@@ -65,6 +65,7 @@ def test_message_is_one_line(tmp_path: Path) -> None:
 def test_what_is_sent(tmp_path: Path) -> None:
     """Arguments of any bytes, the directory, the chosen variables and nothing of the others are sent."""
     words = [b"-kernel", b"/a\xff\xfe b,,\n", b"", "ä".encode()]
+    before_ns = time.monotonic_ns()
     with serving(tmp_path / "s", lambda client: client.end(0)) as server:
         start(tmp_path / "s", words, LC_ALL="C", HOME="/h", GUESTLAUNCH_PROFILE="p", AWS_SECRET="no").communicate(
             timeout=60
@@ -73,6 +74,7 @@ def test_what_is_sent(tmp_path: Path) -> None:
     assert (client.launch["type"], client.launch["protocol"]) == ("launch", protocol.VERSION)
     assert [word.encode("utf-8", "surrogateescape") for word in client.launch["argv"]] == words
     assert client.launch["cwd"] == str(Path.cwd())
+    assert before_ns < client.launch["started_ns"] < client.received_ns
     assert client.launch["env"]["GUESTLAUNCH_PROFILE"] == "p"
     assert client.launch["env"]["HOME"] == "/h"
     assert "AWS_SECRET" not in client.launch["env"]

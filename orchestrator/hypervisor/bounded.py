@@ -1,0 +1,51 @@
+"""Calls into libvirt with a deadline: libvirt itself waits for daemons and for QEMU without one."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
+
+
+def call(function: Callable[[], T], deadline_s: float, *, name: str, late: Callable[[T], object] | None = None) -> T:
+    """Return what function returns, called on a thread of its own.
+
+    :param name: of the thread.
+    :param late: takes what function returns after all, on that thread, when nobody waits for it any more.
+    :raise TimeoutError: it has not come back within deadline_s seconds, and goes on by itself.
+    :raise BaseException: what function raised.
+    """
+    answer: queue.SimpleQueue[Callable[[], T]] = queue.SimpleQueue()
+    deciding, given_up = threading.Lock(), threading.Event()
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as raised:  # noqa: BLE001 - it is raised again on the caller's thread
+            answer.put(_raising(raised))
+            return
+        with deciding:
+            answer.put(lambda: result)
+            too_late = given_up.is_set()
+        if too_late and late is not None:
+            late(result)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        return answer.get(timeout=deadline_s)()
+    except queue.Empty:
+        with deciding:
+            if answer.empty():
+                given_up.set()
+                raise TimeoutError(f"no answer within {deadline_s:g} s") from None
+        return answer.get()()
+
+
+def _raising(failure: BaseException) -> Callable[[], NoReturn]:
+    def call_again() -> NoReturn:
+        raise failure
+
+    return call_again
