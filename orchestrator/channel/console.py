@@ -27,8 +27,8 @@ class Console:
     def __init__(self, listener: socket.socket, ring: ConsoleRing, client: tuple[int, int] | None) -> None:
         self.ring = ring
         self.port = Port(listener, self._from_guest)
-        self._to_client = b""
-        self._to_guest = b""
+        self._to_client = bytearray()
+        self._to_guest = bytearray()
         self.relay_to(client)
 
     def relay_to(self, client: tuple[int, int] | None) -> None:
@@ -38,8 +38,8 @@ class Console:
 
     @property
     def input_fd(self) -> int:
-        """Descriptor on which the client types, -1 when there is none (any more)."""
-        return self._input
+        """Descriptor on which the client types; -1 when there is none (any more), or while the guest is behind."""
+        return self._input if len(self._to_guest) < _BLOCK else -1
 
     @property
     def output_fd(self) -> int:
@@ -48,22 +48,30 @@ class Console:
 
     def _from_guest(self, block: bytes) -> None:
         self.ring.feed(block)
-        if self._output >= 0:
-            self._to_client = (self._to_client + block)[-_PENDING_MAX:]
+        if self._to_guest:
+            self._type()
+        if self._output < 0:
+            return
+        behind = bool(self._to_client)
+        self._to_client += block
+        del self._to_client[:-_PENDING_MAX]
+        if not behind:  # else `output_fd` tells when the client takes more: trying with each byte would cost its guest
             self.flush()
 
     def flush(self) -> None:
-        """Write what the client has not taken yet, as far as it takes it now."""
-        if not self._to_client or self._output < 0:
-            return
-        try:
-            sent = self._write(self._to_client)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._output, self._to_client = -1, b""
-            return
-        self._to_client = self._to_client[sent:]
+        """Write what the client has not taken yet, as far as it takes it now; likewise what the client has typed."""
+        if self._to_guest:
+            self._type()
+        while self._to_client and self._output >= 0:
+            try:
+                sent = self._write(bytes(self._to_client[:_BLOCK]))
+            except BlockingIOError:
+                return
+            except OSError:
+                self._output = -1
+                self._to_client.clear()
+                return
+            del self._to_client[:sent]
 
     def _write(self, block: bytes) -> int:
         """Write without blocking; only a socket can be asked so without changing a shared file."""
@@ -85,5 +93,8 @@ class Console:
         if not block:
             self._input = -1
             return
-        self._to_guest = (self._to_guest + block)[-_PENDING_MAX:]
-        self._to_guest = self._to_guest[self.port.send(self._to_guest) :]
+        self._to_guest += block
+        self._type()
+
+    def _type(self) -> None:
+        del self._to_guest[: self.port.send(bytes(self._to_guest))]

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from orchestrator.channel.port import LineBuffer, Port
 from orchestrator.errors import DeadlineError
 
+# An appliance says some hundred bytes in a launch.
+MOST_BYTES = 1 << 20
+
 Listener = Callable[[bytes], None]
 
 
@@ -21,7 +24,7 @@ class Control:
 
     def __init__(self, listener_socket: socket.socket) -> None:
         self.listener: Listener | None = None
-        self.port = Port(listener_socket, LineBuffer(self._take).feed)
+        self.port = Port(listener_socket, LineBuffer(self._take).feed, MOST_BYTES)
 
     def _take(self, line: bytes) -> None:
         if self.listener is not None:

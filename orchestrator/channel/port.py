@@ -12,6 +12,8 @@ from orchestrator.errors import CapabilityError, LaunchError
 
 _BLOCK = 65536
 _LINE_MAX = 4096
+# What a socket can hold of a guest that has ended; one that lives could go on for ever.
+_DRAIN_MAX = 1 << 20
 
 
 def check_socket_path(path: Path) -> None:
@@ -49,17 +51,22 @@ class Port:
     """QEMU's end of a character device: accepts its one connection, then reads what it sends.
 
     :param on_data: called with each block; an empty block means QEMU closed its end.
+    :param most_bytes: so much is read in all. A guest that says more waits for ever, and costs nothing; None for one
+        that may say as much as it likes.
     """
 
-    def __init__(self, listener: socket.socket, on_data: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, listener: socket.socket, on_data: Callable[[bytes], None], most_bytes: int | None = None
+    ) -> None:
+        self._left = most_bytes
         self._listener = listener
         self._peer: socket.socket | None = None
         self._closed = False
         self._on_data = on_data
 
     def fileno(self) -> int:
-        """Return the descriptor to wait on for reading; -1 once QEMU has closed its end."""
-        if self._closed:
+        """Return the descriptor to wait on for reading; -1 once QEMU has closed its end, or has said enough."""
+        if self._closed or self._left == 0:
             return -1
         return self._listener.fileno() if self._peer is None else self._peer.fileno()
 
@@ -75,28 +82,38 @@ class Port:
         if self._peer is None:
             self.accept()
             return
-        try:
-            block = self._peer.recv(_BLOCK)
-        except BlockingIOError:
+        block = self._read(self._peer)
+        if block is None:
             return
-        except ConnectionError:
-            block = b""
         if not block:
             self.close()
         self._on_data(block)
 
     def drain(self) -> None:
-        """Read all that has been sent already, by a QEMU that may have ended before its connection was taken, too."""
+        """Read what has been sent already, by a QEMU that may have ended before its connection was taken, too."""
         if not self._closed:
             self.accept()
-        while self._peer is not None and not self._closed:
-            try:
-                block = self._peer.recv(_BLOCK)
-            except (BlockingIOError, ConnectionError):
-                return
+        taken = 0
+        while self._peer is not None and not self._closed and taken < _DRAIN_MAX:
+            block = self._read(self._peer)
             if not block:
                 return
+            taken += len(block)
             self._on_data(block)
+
+    def _read(self, peer: socket.socket) -> bytes | None:
+        """Return a block; an empty one at the end, None when there is nothing to read (any more)."""
+        if self._left == 0:
+            return None
+        try:
+            block = peer.recv(_BLOCK if self._left is None else min(_BLOCK, self._left))
+        except BlockingIOError:
+            return None
+        except ConnectionError:
+            return b""
+        if self._left is not None:
+            self._left -= len(block)
+        return block
 
     def send(self, block: bytes) -> int:
         """Send bytes to the guest; return how many were taken (0 while it cannot take any)."""
@@ -126,4 +143,4 @@ class LineBuffer:
         *lines, rest = (self._rest + block).split(b"\n")
         self._rest = rest[-_LINE_MAX:]
         for line in lines:
-            self._on_line(line)
+            self._on_line(line[:_LINE_MAX])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 
-_PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
-_FIRMWARE = re.compile(rb"UEFI firmware \(version (\S*) (built at [^()\r\n]+)\)")
+# What a guest says goes into errors and records: no more of it than a person would read.
+_LONGEST = 400
+_PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]{0,400})")
+_FIRMWARE = re.compile(rb"UEFI firmware \(version (\S{0,100}) (built at [^()\r\n]{1,100})\)")
 # Terminal sequences (CSI, OSC, two-byte escapes) say nothing in a log and can harm a terminal.
 _TERMINAL = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_=>])")
 
@@ -16,25 +17,18 @@ class ConsoleRing:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._blocks: deque[bytes] = deque()
-        self._held = 0
+        self._held = bytearray()
         self.seen_bytes = 0
 
     def feed(self, block: bytes) -> None:
-        """Append bytes; the oldest blocks go when more than the capacity is held."""
+        """Append bytes; the oldest go when more than the capacity is held."""
         self.seen_bytes += len(block)
-        self._blocks.append(block[-self._capacity :])
-        self._held += len(self._blocks[-1])
-        while self._held > self._capacity:
-            excess = self._held - self._capacity
-            oldest = self._blocks.popleft()
-            if len(oldest) > excess:
-                self._blocks.appendleft(oldest[excess:])
-            self._held -= min(excess, len(oldest))
+        self._held += block[-self._capacity :]
+        del self._held[: -self._capacity]
 
     def content(self) -> bytes:
         """Return what is held."""
-        return b"".join(self._blocks)
+        return bytes(self._held)
 
     def panic(self) -> str | None:
         """Return the kernel's own words when it panicked."""
@@ -47,9 +41,15 @@ class ConsoleRing:
         return escape(match.group(1) or match.group(2)) if match else None
 
     def tail(self, lines: int) -> tuple[str, ...]:
-        """Return the last non-empty lines, escaped."""
-        text = [escape(line) for line in re.split(rb"[\r\n]+", self.content())]
-        return tuple([line for line in text if line.strip()][-lines:])
+        """Return the last non-empty lines, escaped; of a long one the beginning."""
+        found: list[str] = []
+        for line in reversed(re.split(rb"[\r\n]+", self.content())):
+            text = escape(line[: 4 * _LONGEST])
+            if text.strip():
+                found.append(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+            if len(found) == lines:
+                break
+        return tuple(reversed(found))
 
 
 def escape(line: bytes) -> str:

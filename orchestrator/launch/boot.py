@@ -23,6 +23,7 @@ NO_MARKERS = "the appliance sends no markers"
 NO_MARKER = "the appliance's init is libguestfs's own, which sends no markers"
 NO_TRACE = "QEMU's trace is off"
 NO_FLAG = "QEMU's trace did not show the launch flag"
+FULL_TRACE = "the guest had QEMU trace more than a launch does"
 
 
 def limits(deadlines: Deadlines) -> Mapping[Phase, float]:
@@ -120,15 +121,15 @@ class Boot:
 
     def flag_sent(self) -> bool:
         """Tell whether the tool has its launch flag, and note when; without a trace, the open port must do."""
-        if self._trace is None:
-            if self._opened_ns is None:
-                return False
-            self._recorder.unseen(Phase.WORKLOAD, NO_TRACE)
-            return True
         # QEMU may report that the port is open later than it is, as it limits the rate of these reports.
-        boundary = flag_boundary(self._trace, self._recorder.anchor)
+        boundary = flag_boundary(self._trace, self._recorder.anchor) if self._trace is not None else None
         if boundary is not None:
             self._recorder.take({Phase.WORKLOAD: boundary})
+            return True
+        if self._trace is None or self._trace.full:
+            if self._opened_ns is None:
+                return False
+            self._recorder.unseen(Phase.WORKLOAD, NO_TRACE if self._trace is None else FULL_TRACE)
             return True
         if self._trace.used:
             self._recorder.unseen(Phase.WORKLOAD, NO_FLAG)

@@ -27,6 +27,7 @@ from orchestrator.launch.plan import Plan
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.watch import Ends, Watch
 from orchestrator.launch.way import Asked, Place
+from orchestrator.launch.written import Written
 from orchestrator.timeline.markers import parse_marker
 from orchestrator.timeline.phases import Phase
 
@@ -86,7 +87,9 @@ def wait_for_marker(
     wait = Wait(name, deadline_s)
     before, place.control.listener = place.control.listener, wait.on_control_line
     try:
-        with Watch(guest, stop, Ends(console=place.console, control=place.control.port), wait, lost) as watch:
+        written = Written(guest, place.data / "trace.log")
+        ends = Ends(console=place.console, control=place.control.port, written=written)
+        with Watch(guest, stop, ends, wait, lost) as watch:
             event = watch.wait()
             if event is Event.ANSWERED:
                 return

@@ -24,8 +24,6 @@ from orchestrator.errors import (
     DeadlineError,
     GuestlaunchError,
     LaunchError,
-    MonitorError,
-    QemuExitedError,
     StoppedError,
 )
 from orchestrator.hypervisor.connection import Connection
@@ -38,10 +36,10 @@ from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.watch import Ends, Watch
 from orchestrator.launch.way import Asked, Place, Way
+from orchestrator.launch.written import Written
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Phase, Start
 from orchestrator.timeline.record import FwCfg
-from orchestrator.timeline.trace import FLUSH_EVENT
 
 _T = TypeVar("_T")
 
@@ -72,6 +70,7 @@ class Launch:
         self._queue: deque[Event] = deque([Event.BEGIN])
         self._place: Place | None = None
         self._watch: Watch | None = None
+        self._written: Written | None = None
         self._boot: Boot | None = None
         self._guest: Guest | None = None
         self._empty = ConsoleRing(1)
@@ -221,7 +220,8 @@ class Launch:
         way, guest, place = _there(self.way), _there(self._guest), _there(self._place)
         self._boot = way.boot()
         place.control.listener = self._boot.on_control_line
-        ends = Ends(console=place.console, control=place.control.port)
+        self._written = Written(guest, place.data / "trace.log" if self._settings.measure else None)
+        ends = Ends(console=place.console, control=place.control.port, written=self._written)
         self._watch = Watch(guest, self._stop, ends, self._boot, _there(self.connection).lost)
         self._files.enter_context(self._watch)
         self.ran = True
@@ -260,9 +260,7 @@ class Launch:
         """The tool has its launch flag: from here on, nothing is measured until the end."""
         self.ready = True
         _there(self._boot).settle()
-        if self._settings.measure:
-            with contextlib.suppress(MonitorError, QemuExitedError):
-                _there(self._guest).qmp("trace-event-set-state", {"name": FLUSH_EVENT, "enable": False})
+        _there(self._written).stop_tracing()
 
     def _end(self) -> None:
         """Have QEMU write back what it holds, and exit."""

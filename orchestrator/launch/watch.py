@@ -23,6 +23,7 @@ from orchestrator.hypervisor.events import EventSource, GuestEvent
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.lifecycle import Event
 from orchestrator.launch.stop import Stop
+from orchestrator.launch.written import Written
 
 _TICK_MS = 250.0
 # Nothing wakes us when the connection to a libvirt daemon breaks: it is looked at now and then.
@@ -30,15 +31,18 @@ _LOST_TICK_MS = 1000.0
 # guestfsd sends its launch flag right after it opened its port; QEMU's trace shows it within milliseconds.
 _FLAG_TICK_MS = 5.0
 _EXIT_SECONDS = 1.0
+# Kept while nobody takes them; what dates a launch is in QEMU's trace, too.
+_EVENTS = 1024
 _HUNG_UP = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ends:
-    """Our ends of the guest's character devices."""
+    """Where the guest's words go: our ends of its character devices, and the files that QEMU writes for it."""
 
     console: Console
     control: Port
+    written: Written
 
 
 class Following(Protocol):
@@ -74,7 +78,7 @@ class Watch:
         self._lost = lost
         self._guest, self._stop, self._ends, self._boot = guest, stop, ends, boot
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._arrived: deque[GuestEvent] = deque()
+        self._arrived: deque[GuestEvent] = deque(maxlen=_EVENTS)
         self._ready = False
         self._forget = guest.on_event(self._on_guest_event)
 
@@ -99,6 +103,7 @@ class Watch:
             if event is not None:
                 return event
             self._poll()
+            self._ends.written.look()
 
     def drain(self) -> None:
         """Take what the guest sent before it ended."""
@@ -161,6 +166,8 @@ class Watch:
 
     def _timeout_ms(self) -> float:
         """Return how long to sleep; a guest that is ready is not followed any more."""
+        if self._ends.written.suspicious:
+            return self._ends.written.look_ms
         if self._ready:
             return _LOST_TICK_MS
         return _FLAG_TICK_MS if self._boot.flag_due else _TICK_MS

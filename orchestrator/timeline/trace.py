@@ -10,6 +10,7 @@ include/standard-headers/linux/qemu_fw_cfg.h. Reading only; QEMU writes the file
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ _PORT_OPEN = (b"6", b"1")
 _GUESTFSD_PORT = b"1"
 # guestfsd's first write to its channel: GUESTFS_LAUNCH_FLAG, one XDR unsigned int.
 _LAUNCH_FLAG_BYTES = 4
+
+# A launch makes some 60 lines. A guest can have QEMU write as many as it likes: what comes after these is not read.
+MOST_BYTES = 256 << 10
 
 _SELECT = re.compile(rb"^\d+@(\d+)\.(\d{6}):fw_cfg_select 0x[0-9a-f]+ key 0x([0-9a-f]+) ")
 _CONTROL = re.compile(
@@ -54,6 +58,7 @@ class TraceFile:
     :ivar opened_ns: wall-clock time at which the guest opened guestfsd's port, None until it did.
     :ivar flag_ns: wall-clock time at which QEMU passed the launch flag on, None until it did.
     :ivar used: guestfsd's port has passed something on that was not the flag, which comes first.
+    :ivar full: it holds more than a launch can make, and is read no further.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,6 +68,7 @@ class TraceFile:
         self.opened_ns: int | None = None
         self.flag_ns: int | None = None
         self.used = False
+        self.full = False
         self._opening_ns: int | None = None
 
     def read_new(self) -> bool:
@@ -70,12 +76,16 @@ class TraceFile:
 
         :raise OSError: when the file exists and cannot be read.
         """
+        if self.full:
+            return False
         try:
             with self._path.open("rb") as file:
+                self.full = os.fstat(file.fileno()).st_size < self._offset  # it was cut off
                 file.seek(self._offset)
-                block = file.read()
+                block = file.read(MOST_BYTES)
         except FileNotFoundError:
             return False
+        self.full = self.full or self._offset + len(block) >= MOST_BYTES
         whole, newline, _ = block.rpartition(b"\n")
         self._offset += len(whole) + len(newline)
         for line in whole.split(b"\n") if newline else ():

@@ -23,7 +23,8 @@ def stop() -> Iterator[Stop]:
 def watch(stop: Stop, boot: object) -> Watch:
     """Return what watches a guest that lives, with this boot."""
     guest = SimpleNamespace(exited=threading.Event(), on_event=lambda _: lambda: None)
-    return Watch(cast("Any", guest), stop, cast("Any", None), cast("Any", boot), threading.Event())
+    ends = SimpleNamespace(written=SimpleNamespace(look=lambda: None, suspicious=False))
+    return Watch(cast("Any", guest), stop, cast("Any", ends), cast("Any", boot), threading.Event())
 
 
 class QuickTool:
