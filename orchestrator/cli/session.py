@@ -14,6 +14,7 @@ from orchestrator.cli.main import PROGRAM
 from orchestrator.daemon import client, private
 from orchestrator.daemon.boundary import complain
 from orchestrator.daemon.client import Finished, Watch
+from orchestrator.errors import ProtocolError
 from orchestrator.settings import Settings
 from orchestrator.workload.environment import ToolEnvironment, tool_environment
 from orchestrator.wrapper import connect
@@ -59,14 +60,23 @@ def _server(settings: Settings, *, verbose: bool) -> Iterator[tuple[Path, Watch,
     connect.forget_ended_server(os.environ)
     named = os.environ.get("GUESTLAUNCH_SOCKET")
     path, why = (Path(named), "") if named else client.find(settings, os.environ)
-    if verbose:
-        complain(PROGRAM, f"launching through {path}" if path else f"launching by itself: {why}")
-    if path is None:
-        with private.serving(settings) as (own, watch):
-            yield own, watch, True
-        return
-    with Watch(path) as watch:
-        yield path, watch, False
+    with contextlib.ExitStack() as stack:
+        watch, own = None, False
+        if path is not None:
+            try:
+                watch = stack.enter_context(Watch(path))
+                watch.require_accepted()
+            except ProtocolError as error:
+                if named:
+                    raise
+                path, why = None, str(error)  # as good as none
+                stack.close()
+        if verbose:
+            complain(PROGRAM, f"launching through {path}" if path else f"launching by itself: {why}")
+        if path is None or watch is None:
+            path, watch = stack.enter_context(private.serving(settings))
+            own = True
+        yield path, watch, own
 
 
 def report(finished: list[Finished], settings: Settings, *, as_json: bool) -> None:

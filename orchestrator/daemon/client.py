@@ -42,6 +42,7 @@ class Watch:
     def __init__(self, path: Path) -> None:
         self.token = secrets.token_hex(8)
         self._sock = _dial(path)
+        self._accepted = False
         try:
             self._send({"type": "watch", "client": self.token})
         except BaseException:
@@ -53,6 +54,23 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._sock.close()
+
+    def require_accepted(self) -> None:
+        """Wait until the server says that it will report.
+
+        :raise ProtocolError: it is busy, or does not answer.
+        """
+        if self._accepted:
+            return
+        try:
+            message, fds = protocol.receive(self._sock, time.monotonic() + _SECONDS)
+        except EOFError:
+            raise ProtocolError("cannot watch launches", "guestlaunchd", "it closed the connection") from None
+        for descriptor in fds:
+            os.close(descriptor)
+        if message["type"] != "watching":
+            raise ProtocolError("cannot watch launches", "guestlaunchd", message.get("message") or message["type"])
+        self._accepted = True
 
     def finished(self, seconds: float = 0.0) -> Iterator[Finished]:
         """Yield what was reported since the last call, waiting up to `seconds` for the first report.

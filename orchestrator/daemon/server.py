@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from orchestrator import __version__
 from orchestrator.daemon.abandoned import Tool
+from orchestrator.daemon.budgets import Budgets, BusyError
 from orchestrator.daemon.messages import Asked, Running, answer, describe
 from orchestrator.daemon.peer import Peer, credentials, require_own
 from orchestrator.daemon.sameness import ElsewhereError, named_files, require_same
@@ -42,7 +43,7 @@ from orchestrator.wrapper import argv, protocol
 
 _REQUEST_SECONDS = 10.0
 _ANSWER_SECONDS = 10.0
-_MAX_CONNECTIONS = 256
+_WATCHER_SECONDS = 2.0
 # How often it is looked whether somebody took over from a tool that has ended; guestmount does.
 _SUCCESSOR_TICK_MS = 500.0
 # A private server that nobody ever connects to belongs to a command that died early.
@@ -100,6 +101,7 @@ class Server:
         self._outlet = outlet
         self._started = time.monotonic()
         self._lock = threading.Lock()
+        self._budgets = Budgets()
         self._connections: dict[int, _Connection] = {}
         self._threads: set[threading.Thread] = set()
         self._outcomes: Counter[str] = Counter()
@@ -144,14 +146,14 @@ class Server:
         thread = threading.Thread(target=self._thread, args=(sock,), name="client", daemon=True)
         with self._lock:
             self._served = True
-            full = len(self._threads) >= _MAX_CONNECTIONS
-            if not full:
-                self._threads.add(thread)
-        if full:
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads for us
+            with self._lock:
+                self._threads.discard(thread)
             with sock:
-                _tell(sock, protocol.exit_message(1, f"guestlaunchd is busy: {_MAX_CONNECTIONS} clients already"))
-            return
-        thread.start()
+                _tell(sock, protocol.exit_message(1, "guestlaunchd is busy: no thread can be started") | {"busy": True})
 
     def handle(self, sock: socket.socket) -> None:
         """Serve one connection in the caller's thread, and close it."""
@@ -161,6 +163,9 @@ class Server:
                 self._serve_one(connection)
             except EOFError:
                 return  # the client changed its mind before asking for anything
+            except BusyError as error:
+                self._log.emit("client_refused", level="warning", error=str(error))
+                _tell(sock, protocol.exit_message(error.exit_status, str(error)) | {"busy": True})
             except GuestlaunchError as error:
                 self._log.emit("client_refused", level="warning", error=str(error))
                 _tell(sock, protocol.exit_message(error.exit_status, str(error)))
@@ -253,12 +258,13 @@ class Server:
     def _serve_one(self, connection: _Connection) -> None:
         """Read the request and answer it."""
         require_own(connection.peer)
-        message, fds = protocol.receive(connection.sock, time.monotonic() + _REQUEST_SECONDS)
+        with self._budgets.one_more("connect"):
+            message, fds = protocol.receive(connection.sock, time.monotonic() + _REQUEST_SECONDS)
         try:
             handler = self._handlers().get(message["type"])
             if handler is None:
                 raise ProtocolError("request refused", message["type"], "there is no such request")
-            with self._registered(connection):
+            with self._budgets.one_more(message["type"]), self._registered(connection):
                 handler(connection, message, fds)
         finally:
             for descriptor in fds:
@@ -348,7 +354,8 @@ class Server:
             watchers = [c for c in self._connections.values() if token is not None and c.token == token]
         for watcher in watchers:
             with watcher.writing:
-                _tell(watcher.sock, {"type": "finished", "record": event, "message": message})
+                if not _tell(watcher.sock, {"type": "finished", "record": event, "message": message}, _WATCHER_SECONDS):
+                    _hang_up(watcher.sock)  # one that does not read must not hold up each launch that ends
 
 
 def _listen(sock: socket.socket, tool: Tool, stop: Stop) -> None:
@@ -376,10 +383,13 @@ def _listen(sock: socket.socket, tool: Tool, stop: Stop) -> None:
             stop.request("terminate")
 
 
-def _tell(sock: socket.socket, message: dict[str, Any]) -> None:
-    """Send a message to somebody who may be gone by now."""
-    with contextlib.suppress(ProtocolError, OSError):
-        protocol.send(sock, message, deadline=time.monotonic() + _ANSWER_SECONDS)
+def _tell(sock: socket.socket, message: dict[str, Any], seconds: float = _ANSWER_SECONDS) -> bool:
+    """Send a message to somebody who may be gone by now; tell whether it was taken."""
+    try:
+        protocol.send(sock, message, deadline=time.monotonic() + seconds)
+    except (ProtocolError, OSError):
+        return False
+    return True
 
 
 def _hang_up(sock: socket.socket) -> None:

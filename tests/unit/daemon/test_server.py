@@ -284,15 +284,6 @@ def test_close_is_bounded(served: Served, launcher: FakeLauncher) -> None:
         assert time.monotonic() - began < 5
 
 
-def test_busy_server_says_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More connections than allowed are turned away with a line."""
-    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 1)
-    with Watch(served.path):
-        time.sleep(0.1)
-        with served.client() as client:
-            assert "busy" in client.receive()["message"]
-
-
 def test_peer_credentials_are_the_kernels() -> None:
     """The other end of a socket pair of ours is ourselves."""
     one, two = socket.socketpair()
