@@ -49,6 +49,7 @@ def _line(launch: dict[str, Any]) -> str:
     return (
         f"{launch['launch_id']}  {launch['profile']}  {launch['accel'] or '-'}  {launch['phase']}"
         f"  {_span(launch['elapsed_s'])}  client {launch['client_pid']}"
+        + (f"  {launch['error']}" if launch.get("error") else "")
     )
 
 

@@ -46,6 +46,10 @@ class Running(Protocol):
     def ready(self) -> bool:
         """Whether the tool has its appliance."""
 
+    @property
+    def error(self) -> str | None:
+        """Why it is at its end, when it failed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
@@ -101,6 +105,7 @@ def describe(snapshot: Running, now_ns: int) -> dict[str, Any]:
         "accel": snapshot.accel and str(snapshot.accel),
         "phase": str(snapshot.phase),
         "ready": snapshot.ready,
+        "error": snapshot.error,
         "elapsed_s": (now_ns - snapshot.started_ns) / 1e9,
         "client_pid": snapshot.client_pid,
     }

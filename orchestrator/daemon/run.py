@@ -89,7 +89,7 @@ def _follow(lifeline: int, stop: Stop) -> None:
 def _claim(path: Path, settings: Settings, *, private: bool) -> None:
     """Have a socket, with a private one's folder, removed should this process be killed."""
     # What stands in the way of libvirt's folder is the first launch's error to tell.
-    with contextlib.suppress(GuestlaunchError):
+    with contextlib.suppress(GuestlaunchError, OSError):
         embed.private_root(settings.state_dir).claim(path.parent if private else path)
 
 

@@ -145,6 +145,12 @@ def from_qmp(name: str, seconds: int, micros: int, details: str | None, *, same_
     return GuestEvent(source=EventSource.QEMU, name=name, detail=detail, received_ns=received_ns, emitted_ns=emitted_ns)
 
 
+def stops_a_guest(event: GuestEvent) -> bool:
+    """Tell whether an event says that QEMU has stopped the guest for a disk's error."""
+    named = event.source is EventSource.QEMU and event.name == "BLOCK_IO_ERROR"
+    return named and event.detail.get("action") == "stop"
+
+
 class EventFeed:
     """The events of one guest: kept up to a bound, and passed on to its listeners in order."""
 

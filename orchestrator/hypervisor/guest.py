@@ -28,7 +28,7 @@ from orchestrator.errors import (
 )
 from orchestrator.hypervisor import confinement
 from orchestrator.hypervisor.binding import libvirt, libvirt_qemu
-from orchestrator.hypervisor.events import EventFeed, EventSource, GuestEvent, Listener, StopReason
+from orchestrator.hypervisor.events import EventFeed, EventSource, GuestEvent, Listener, StopReason, stops_a_guest
 from orchestrator.hypervisor.failure import Code, translate
 from orchestrator.hypervisor.process import Process
 
@@ -61,6 +61,7 @@ class Guest:
     :ivar pid: QEMU's process id, or None where the host does not show it (remote, other user).
     :ivar log_file: what QEMU wrote to stderr and its trace, where the embedded driver keeps it, else None.
     :ivar confinement: what root's QEMU may still do; None where that is not for us to say.
+    :ivar disk_error: what QEMU said when it stopped the guest for a disk's error, else None.
     :ivar exited: set as soon as QEMU is dead or libvirt reports the domain stopped; never cleared.
     """
 
@@ -79,6 +80,7 @@ class Guest:
         self.confinement: confinement.Confinement | None = None
         self._privileges: Privileges | None = None
         self.exited = threading.Event()
+        self.disk_error: GuestEvent | None = None
         self._domain = domain
         self._feed = feed
         self._process = process
@@ -294,7 +296,9 @@ class Guest:
             self._changed.notify_all()
 
     def _note(self, event: GuestEvent) -> None:
-        """Take note of the end, on the event thread."""
+        """Take note of the end, and of what stops the guest, on the event thread."""
+        if self.disk_error is None and stops_a_guest(event):
+            self.disk_error = event
         if event.source is EventSource.LIBVIRT and event.name == "stopped":
             with self._changed:
                 self._stopped = event.detail.get("reason", StopReason.UNKNOWN)

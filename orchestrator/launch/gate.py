@@ -15,6 +15,7 @@ from orchestrator.domain.cloning import Command, Plug, empty_slot, fits_slot, pl
 from orchestrator.domain.cmdline import fix_cmdline
 from orchestrator.domain.model import Arch, Disk, Handed
 from orchestrator.errors import DiskError, DiskInUseError, MonitorError, StoppedError
+from orchestrator.hypervisor.disk_error import stopped_by_disk
 from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.hypervisor.handing import hand_over
@@ -98,6 +99,9 @@ def wait_for_marker(
         place.control.listener = before
     if event is Event.STOP:
         raise StoppedError(f"the guest did not come to '{name}'", guest.name, str(stop.reason))
+    stopped = stopped_by_disk(guest)
+    if stopped is not None:
+        raise stopped
     evidence = Evidence(
         phase=Phase.GATE,
         ready=False,

@@ -10,6 +10,7 @@ end. What no table foresees (an interrupt, a defect in here) passes `_leave_noth
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 import traceback
 from collections import deque
@@ -22,11 +23,13 @@ from orchestrator.domain.model import Domain
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import (
     DeadlineError,
+    DiskError,
     GuestlaunchError,
     LaunchError,
     StoppedError,
 )
 from orchestrator.hypervisor.connection import Connection
+from orchestrator.hypervisor.disk_error import stopped_by_disk
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import Boot
 from orchestrator.launch.diagnosis import Evidence, deadline_variable, diagnose
@@ -163,7 +166,7 @@ class Launch:
                 self._queue.append(Event.STOP)
                 return
             except OSError as error:
-                self._keep(LaunchError("cannot launch", error.filename or instruction, error.strerror or error))
+                self._keep(self._system_error(error, instruction))
             except Exception as raised:  # noqa: BLE001 - see the module
                 self._keep(self._as_error(raised))
             else:
@@ -172,6 +175,13 @@ class Launch:
             return
         if instructions and self.state not in {State.READY, State.GONE, State.BOOTING}:
             self._queue.append(Event.DONE)
+
+    def _system_error(self, error: OSError, instruction: Instruction) -> LaunchError:
+        """Return an operating system's error as one for the user; all that a launch writes is in two directories."""
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        where = error.filename or (self._settings.state_dir if full else instruction)
+        hint = "free some space there" if full else ""
+        return LaunchError("cannot launch", where, error.strerror or error, hint)
 
     def _as_error(self, raised: BaseException) -> GuestlaunchError:
         """Return an exception as an error for the user; one that nobody foresaw goes to the log, too."""
@@ -276,7 +286,11 @@ class Launch:
                 why = f"not within {seconds:g} s: it is killed, and what it had not written back is lost"
                 raise DeadlineError("QEMU did not end", f"phase {Phase.SHUTDOWN}", why, hint) from error
             return
-        if self._watch is not None and (code != 0 or self.ring.panic() is not None):
+        if self.error is not None or self._watch is None:
+            return
+        if guest.disk_error is not None:  # in the last moment, when all was written back
+            self._explain(Event.DISK_ERROR, before)
+        elif code != 0 or self.ring.panic() is not None:
             # A signal other than ours, or a panic: it was dying already, and its tool saw that sooner than we did.
             dying = code > _SIGNALLED or self.ring.panic() is not None
             self._explain(Event.QEMU_GONE, before if dying else Phase.SHUTDOWN)
@@ -346,12 +360,19 @@ class Launch:
             allowed_s=boot.allowed_s(phase),
             uri=self._settings.connect,
         )
-        error = diagnose(event, evidence)
+        error = self._disk_error() if event is Event.DISK_ERROR else diagnose(event, evidence)
         if error is not None:
             error.phase, error.domain = str(phase), self.id
             error.console = "\n".join(self.ring.tail(_TAIL_LINES))
             if self.error is None:
                 self.error, self.error_phase = error, phase
+
+    def _disk_error(self) -> DiskError | None:
+        """Return why a disk has stopped the guest, and log it."""
+        error = stopped_by_disk(_there(self._guest))
+        if error is not None:
+            self._emit("disk_error", level="error", launch_id=self.id, file=error.subject, reason=error.why)
+        return error
 
 
 def _there(value: _T | None) -> _T:

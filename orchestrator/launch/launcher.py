@@ -39,7 +39,7 @@ from orchestrator.timeline.recorder import Recorder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A running launch, as it stands. `started_ns` is the host's monotonic clock."""
+    """A running launch, as it stands. `started_ns` is the host's monotonic clock; `error` is why it is at its end."""
 
     launch_id: str
     profile: str
@@ -48,6 +48,7 @@ class Snapshot:
     started_ns: int
     ready: bool
     client_pid: int | None
+    error: str | None
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class _Running:
             started_ns=self.recorder.origin_ns,
             ready=self.launch.ready,
             client_pid=self.client_pid,
+            error=str(self.launch.error) if self.launch.error else None,
         )
 
 

@@ -35,6 +35,7 @@ class Event(StrEnum):
     DEADLINE = auto()  # the current phase has lasted too long
     FAILED = auto()  # an instruction failed, or the boot did
     QEMU_GONE = auto()  # QEMU ended by itself
+    DISK_ERROR = auto()  # QEMU stopped the guest: what it wrote had no room on the host
 
 
 class Instruction(StrEnum):
@@ -83,6 +84,9 @@ TABLE: Mapping[tuple[State, Event], Step] = {
     (_S.BOOTING, _E.QEMU_GONE): (_S.STOPPING, (_I.KILL,)),
     (_S.READY, _E.QEMU_GONE): (_S.STOPPING, (_I.KILL,)),
     (_S.READY, _E.FAILED): (_S.STOPPING, (_I.END, _I.KILL)),
+    # What was written before is still worth being flushed.
+    (_S.BOOTING, _E.DISK_ERROR): (_S.STOPPING, (_I.END, _I.KILL)),
+    (_S.READY, _E.DISK_ERROR): (_S.STOPPING, (_I.END, _I.KILL)),
     # The end of a domain may itself fail.
     (_S.STOPPING, _E.FAILED): (_S.GONE, (_I.RELEASE,)),
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
 import time
 import uuid
@@ -30,6 +32,7 @@ from orchestrator.template import store
 from orchestrator.template.model import FIRMWARE, NVRAM, RAM, STATE, Facts, Template
 
 _FIRMWARE_BYTES = 4096
+_FULL_BYTES = 1 << 20
 _END_SECONDS = 20.0
 
 
@@ -68,6 +71,13 @@ def build_template(
                 )
                 _clear_outdated(settings, template)
                 return template
+            except GuestlaunchError as error:
+                if not _is_full(directory):
+                    raise
+                # QEMU is killed where it writes to memory that its file has no room for, and cannot say why.
+                hint = "free some space there: a template takes some 300 MiB"
+                why = os.strerror(errno.ENOSPC)
+                raise LaunchError("cannot build the template", directory.parent, why, hint) from error
             except OSError as error:
                 where = error.filename or directory
                 raise LaunchError("cannot build the template", where, error.strerror or error) from error
@@ -118,6 +128,13 @@ def _boot_and_save(
             guest.log_file.unlink(missing_ok=True)
     if loader is not None and loader.nvram is not None and plan.profile.arch is not Arch.AARCH64:
         shutil.copyfile(loader.nvram, directory / NVRAM)
+
+
+def _is_full(directory: Path) -> bool:
+    try:
+        return shutil.disk_usage(directory).free < _FULL_BYTES
+    except OSError:
+        return False
 
 
 def _clear_outdated(settings: Settings, newest: Template) -> None:

@@ -125,6 +125,8 @@ class Watch:
             if self._boot.flag_sent():
                 self._ready = True
                 return Event.LAUNCH_FLAG
+        if self._guest.disk_error is not None:  # before a stop: that tool may not have noticed what it has lost
+            return Event.DISK_ERROR
         if stopping:
             return Event.STOP
         if self._lost.is_set():

@@ -7,6 +7,7 @@ costs the launch nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -68,11 +69,16 @@ def _write_stderr(line: str, entry: Mapping[str, object]) -> None:
 def append(path: Path, data: bytes) -> None:
     """Append to a file in one write, so that lines of several processes never mix.
 
-    :raise OSError: when the file cannot be written.
+    :raise OSError: when the file cannot be written; half a line does not stay in it.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
-        os.write(descriptor, data)
+        written = os.write(descriptor, data)
+        if written < len(data):
+            end = os.lseek(descriptor, 0, os.SEEK_CUR)
+            if os.fstat(descriptor).st_size == end:  # nobody wrote after us
+                os.ftruncate(descriptor, end - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
     finally:
         os.close(descriptor)
 

@@ -66,6 +66,7 @@ class Running:
     started_ns: int = 0
     client_pid: int | None = 1
     ready: bool = False
+    error: str | None = None
 
 
 @dataclass

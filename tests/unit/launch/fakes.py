@@ -61,6 +61,7 @@ class FakeGuest:
         self.exited = threading.Event()
         self.confinement = None
         self.exit_code: int | None = None
+        self.disk_error: GuestEvent | None = None
         self.did: list[str] = []
         self.stubborn = False  # SIGTERM does nothing
         self._feed = EventFeed()

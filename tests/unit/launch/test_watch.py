@@ -22,7 +22,7 @@ def stop() -> Iterator[Stop]:
 
 def watch(stop: Stop, boot: object) -> Watch:
     """Return what watches a guest that lives, with this boot."""
-    guest = SimpleNamespace(exited=threading.Event(), on_event=lambda _: lambda: None)
+    guest = SimpleNamespace(exited=threading.Event(), disk_error=None, on_event=lambda _: lambda: None)
     ends = SimpleNamespace(written=SimpleNamespace(look=lambda: None, suspicious=False))
     return Watch(cast("Any", guest), stop, cast("Any", ends), cast("Any", boot), threading.Event())
 

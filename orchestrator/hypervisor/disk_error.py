@@ -1,0 +1,37 @@
+"""What it means when a disk's error has stopped a guest: QEMU does that where the host has no space left for a write.
+
+The guest stands still then, and QEMU would try again if somebody let it go on. Nobody does: no tool of libguestfs's
+knows how to ask for that.
+"""
+
+from __future__ import annotations
+
+from orchestrator.errors import DiskError, GuestlaunchError
+from orchestrator.hypervisor.guest import Guest
+
+_QMP_SECONDS = 2.0
+_LONGEST = 300
+
+
+def stopped_by_disk(guest: Guest) -> DiskError | None:
+    """Return the error of the disk that has stopped a guest, None when none has."""
+    event = guest.disk_error
+    if event is None:
+        return None
+    where = _file_of(guest, str(event.detail.get("node-name") or event.detail.get("device") or ""))
+    operation = "read from" if event.detail.get("operation") == "read" else "write to"
+    reason = str(event.detail.get("reason") or "an I/O error")
+    hint = "what the guest had not yet written there is lost, as by a power cut"
+    if event.detail.get("nospace"):
+        hint = f"free some space there and run the tool again; {hint}"
+    return DiskError(f"cannot {operation} the disk", where, reason, hint)
+
+
+def _file_of(guest: Guest, node: str) -> str:
+    """Return the file behind a block node, or the node's name where QEMU does not say."""
+    try:
+        nodes = guest.qmp("query-named-block-nodes", {"flat": True}, deadline_s=_QMP_SECONDS)
+        found = next((str(one["file"]) for one in nodes if one.get("node-name") == node), node)
+    except (GuestlaunchError, AttributeError, KeyError, TypeError):
+        found = node
+    return found if len(found) <= _LONGEST else f"{found[:_LONGEST]}…"

@@ -1,0 +1,81 @@
+"""A file system that is full, below a user's disk or below our own files: one line, a failed record, nothing left.
+
+The small file systems are tmpfs in mount namespaces of their own; mounting takes root.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.records import events, records
+from tests.running import Guestlaunch, Result
+
+# From here on the guest writes more than there is room for.
+WRITE = ("run", ":", "part-disk", "/dev/sda", "mbr", ":", "mkfs", "ext2", "/dev/sda1", ":", "mount", "/dev/sda1", "/")
+FILL = ("fill", "1", "40M", "/x", ":", "sync", ":", "echo", "synced")
+NO_SPACE = "No space left on device"
+
+
+def on_small_file_system(guestlaunch: Guestlaunch, folder: Path, size: str, script: str, *words: str | Path) -> Result:
+    """Run a shell script in `folder`, an empty file system of that size that nobody else sees."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    folder.mkdir()
+    mounted = f'mount -t tmpfs -o size={size} none "$0" && cd "$0" || exit 99\n{script}'
+    return guestlaunch.run("unshare", "--mount", "sh", "-c", mounted, folder, *words)
+
+
+def test_below_the_users_disk(guestlaunch: Guestlaunch, tmp_path: Path, evidence: Path) -> None:
+    """The tool fails at once, with the reason and the disk's name; the disk is as after a power cut, and sound."""
+    script = """
+        qemu-img create -q -f qcow2 d.qcow2 64M
+        "$@"; status=$?
+        qemu-img check -q d.qcow2 || exit 98
+        exit $status
+    """
+    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", "--accel", "tcg", "--", "--format=qcow2")
+    disk = tmp_path / "small" / "d.qcow2"
+    result = on_small_file_system(
+        guestlaunch, disk.parent, "12m", script, *command, "-a", disk, *WRITE, ":", "echo", "written", ":", *FILL
+    )
+    ended = time.time()
+    assert result.status == 1, str(result)
+    assert result.stdout == "written\n"
+    line = result.error_line
+    assert line.startswith(f"guestlaunch: cannot write to the disk: {disk}: {NO_SPACE}")
+    assert "free some space" in line
+    assert result.stderr.count("guestlaunch: ") == 1
+    [record] = records(evidence)
+    assert (record["outcome"], record["error_phase"], record["ready"]) == ("failure", "workload", True)
+    assert NO_SPACE in record["error"]
+    [event] = events(evidence, "disk_error")
+    assert (event["file"], event["reason"]) == (str(disk), NO_SPACE)
+    assert ended - datetime.fromisoformat(event["timestamp"]).timestamp() < 20  # 1 s on a quiet machine
+
+
+def test_below_our_own_files(guestlaunch: Guestlaunch, appliance: dict[str, Path], tmp_path: Path) -> None:
+    """Whatever was to be written when the state directory got full, the line says so, and no half of it is left."""
+    script = """
+        "$@"; status=$?
+        find launches templates cache -name '*nvram-*' -size -64M -o -name '.*' -type f -o -path 'launches/*' \
+            -o -path 'templates/.*/*' 2>/dev/null | grep . && exit 98
+        exit $status
+    """
+    options = ("--accel", "tcg", "--appliance", appliance["aarch64"])
+    launch = ("guestfish", *options, "--", "-a", os.devnull, "run")
+    for number, (size, command) in enumerate(
+        # Sockets and claims, the variable store, the overlay, what the guest writes, a template's memory.
+        [(size, launch) for size in ("4k", "16k", "64k", "256k", "512k")] + [("8m", ("template", "build", *options))]
+    ):
+        folder = tmp_path / f"state-{number}"
+        arguments = (f"GUESTLAUNCH_STATE_DIR={folder}", guestlaunch.bin_dir / "guestlaunch", *command)
+        result = on_small_file_system(guestlaunch, folder, size, script, "env", *arguments)
+        assert result.status == 1, str(result)
+        assert NO_SPACE in result.error_line, str(result)
+        assert result.error_line.startswith("guestlaunch: cannot "), str(result)
+        assert "internal error" not in result.stderr, str(result)
