@@ -31,6 +31,10 @@ _MESSAGE_SECONDS = 10.0  # from a message's first byte to its last
 _TERMINATE_SECONDS = 60.0
 _SEEN_OFF_SECONDS = 5.0  # for an orchestrator of this launch's own to clear up after it
 _PARENT = os.getppid()
+# A server that is busy is asked again so often and so long, and after some seconds the user learns why nothing happens.
+_AGAIN_SECONDS = 0.5
+_TELL_SECONDS = 3.0
+_TURN_SECONDS = 30.0
 
 # What the orchestrator may need to know of the caller: its own settings, and what QEMU's network block drivers
 # take from their environment.
@@ -87,20 +91,54 @@ def launch(argv: Sequence[str]) -> int:
             return 0  # before anything was started, as QEMU would
         message = protocol.launch_message(argv, surroundings.working_directory(), _selected(os.environ))
         message["started_ns"] = _STARTED_NS
-        _send(sock, message, (0, 1, 2))
-        outcome = _await_exit(sock, wake)
+        outcome = _ask(sock, message, wake)
+        if outcome.get("busy") is True:
+            sock, outcome = _wait_for_a_turn(sock, outcome, message, wake)
         if outcome.get("elsewhere") is True and connect.is_shared(sock):
             # That server sees other files than we do (a container, a chroot): one of our own sees ours.
             _complain(f"{outcome.get('message')}: guestlaunch-hv starts its own", loud=False)
             sock.close()
             os.environ.pop("GUESTLAUNCH_QUIET", None)  # whoever set it watches the other server
             sock = connect.own(os.environ)
-            _send(sock, message, (0, 1, 2))
-            outcome = _await_exit(sock, wake)
+            outcome = _ask(sock, message, wake)
     finally:
         sock.close()
         connect.see_off(_SEEN_OFF_SECONDS)
     return _finish(outcome)
+
+
+def _ask(sock: socket.socket, message: Mapping[str, Any], wake: int) -> dict[str, Any]:
+    """Ask for the launch and return how it ended."""
+    _send(sock, message, (0, 1, 2))
+    return _await_exit(sock, wake)
+
+
+def _wait_for_a_turn(
+    sock: socket.socket, outcome: dict[str, Any], message: Mapping[str, Any], wake: int
+) -> tuple[socket.socket, dict[str, Any]]:
+    """Ask a busy server again and again; when that takes too long, have an orchestrator of our own.
+
+    Return the connection that was asked last, and what came of it.
+    """
+    from orchestrator.wrapper import connect
+
+    began, told = time.monotonic(), False
+    while outcome.get("busy") is True:
+        sock.close()
+        waited = time.monotonic() - began
+        if waited >= _TURN_SECONDS:
+            _complain(f"{outcome.get('message')}: guestlaunch-hv starts its own", loud=False)
+            os.environ.pop("GUESTLAUNCH_QUIET", None)  # whoever set it watches the other server
+            sock = connect.own(os.environ)
+            return sock, _ask(sock, message, wake)
+        if waited >= _TELL_SECONDS and not told:
+            told = True
+            _complain(f"{outcome.get('message')}: waiting for a turn")
+        if select.select([wake], [], [], _AGAIN_SECONDS)[0] and _told_to_end(wake):
+            return sock, protocol.exit_message(0)  # nothing was started, as above
+        sock = connect.orchestrator(os.environ)
+        outcome = _ask(sock, message, wake)
+    return sock, outcome
 
 
 def _send(sock: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:

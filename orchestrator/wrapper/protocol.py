@@ -10,6 +10,7 @@ environment are arbitrary bytes held in `str` by surrogateescape; JSON's `\udcXX
     server -> client   {"type": "files", "names": [...]}   which files are these to the client? (`identity`)
                        {"type": "exit", "status": N, "message": "one line or empty"}, or "signal": N for "status";
                        with "elsewhere": true when nothing was launched because client and server differ in their files
+                       with "busy": true when the server has no room for it now
 
 End of file from the server before "exit" means that it died; from the client, that the client did.
 `argv` is without the program's own name. This module says nothing about what the messages cause.

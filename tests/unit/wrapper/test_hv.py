@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -194,6 +195,50 @@ def test_reason_is_not_said_twice(tmp_path: Path) -> None:
 def test_quiet_below_guestlaunch(tmp_path: Path) -> None:
     """Below a guestlaunch command, which shows errors itself, the tool's stderr is left alone."""
     assert parent(tmp_path, "other", "1") == (b"before\n", b"guestlaunch: reason\n")
+
+
+def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
+    """Who is refused for want of room waits for a turn, silently when it comes soon."""
+    listener = socket.socket(socket.AF_UNIX)
+    with listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(1)
+        listener.settimeout(60)
+        process = start(tmp_path / "s")
+        for number in range(3):
+            client, _ = listener.accept()
+            with client:
+                message, fds = protocol.receive(client, time.monotonic() + 60)
+                assert message["type"] == "launch"
+                for fd in fds:
+                    os.close(fd)
+                busy = {"busy": True} if number < 2 else {}
+                protocol.send(client, protocol.exit_message(3 if number == 2 else 1, "busy" if busy else "") | busy)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (3, b"")
+
+
+def test_a_server_that_stays_busy_is_done_without(tmp_path: Path) -> None:
+    """After its turn did not come, the wrapper starts an orchestrator of its own, which says what it finds."""
+
+    def behave(client: Client) -> None:
+        protocol.send(client.sock, protocol.exit_message(1, "it is busy") | {"busy": True})
+
+    code = "from orchestrator.wrapper import hv; hv._TURN_SECONDS = 0.0; hv.main()"
+    script = tmp_path / "guestlaunch-hv"
+    script.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {TOP!r})\n{code}\n")
+    script.chmod(0o755)
+    (tmp_path / "guestlaunchd").symlink_to(Path(sys.executable).with_name("guestlaunchd"))
+    variables = environment(
+        GUESTLAUNCH_SOCKET=str(tmp_path / "s"), GUESTLAUNCH_START="hot", GUESTLAUNCH_STATE_DIR=str(tmp_path)
+    )
+    with serving(tmp_path / "s", behave):
+        command = [str(script), *launch()]
+        ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1
+    busy, refused = ended.stderr.splitlines()
+    assert "it is busy: guestlaunch-hv starts its own" in busy
+    assert "'hot'" in refused
 
 
 def test_a_bad_setting_is_the_tools_own_line(tmp_path: Path) -> None:
