@@ -18,7 +18,7 @@ from orchestrator.domain.model import Accel, Arch, Domain
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import DeadlineError
 from orchestrator.hypervisor.connection import Connection
-from orchestrator.hypervisor.events import EventFeed, EventSource, GuestEvent, Listener, StopReason
+from orchestrator.hypervisor.events import EventFeed, EventSource, GuestEvent, Listener, StopReason, stops_a_guest
 from orchestrator.hypervisor.guest import Ending, Guest
 from orchestrator.launch.boot import GUESTFSD_ALIAS, Boot, limits
 from orchestrator.launch.gate import CLOCK
@@ -79,7 +79,10 @@ class FakeGuest:
 
     def emit(self, name: str, source: EventSource = EventSource.QEMU, **detail: object) -> None:
         """Have an event, as libvirt's thread would."""
-        self._feed.put(GuestEvent(source=source, name=name, detail=detail, received_ns=time.monotonic_ns()))
+        event = GuestEvent(source=source, name=name, detail=detail, received_ns=time.monotonic_ns())
+        if stops_a_guest(event):
+            self.disk_error = event
+        self._feed.put(event)
 
     def on_event(self, listener: Listener) -> Callable[[], None]:
         return self._feed.listen(listener)

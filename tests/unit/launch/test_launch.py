@@ -18,6 +18,7 @@ from orchestrator.channel.control import Control
 from orchestrator.channel.port import Port
 from orchestrator.channel.ring import ConsoleRing
 from orchestrator.errors import GuestlaunchError, HypervisorError
+from orchestrator.hypervisor.events import EventSource
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import Boot
 from orchestrator.launch.launch import Launch
@@ -420,6 +421,51 @@ def test_a_million_bytes_on_the_control_port(settings: Settings) -> None:
             start.say(block)
             sent += len(block)
         start.open_port()
+        start.stop.request("terminate")
+
+    assert Outcome(settings, story).finished()["outcome"] == "success"
+
+
+def full_disk(start: FakeStart, action: str = "stop") -> None:
+    """A guest that serves a tool, whose disk then finds no room on the host."""
+    serve_a_tool_until(start)
+    assert start.guest is not None
+    detail = {"node-name": "n1", "action": action, "nospace": True, "operation": "write", "reason": "No space left"}
+    start.guest.emit("BLOCK_IO_ERROR", EventSource.QEMU, **detail)
+
+
+def serve_a_tool_until(start: FakeStart) -> None:
+    start.say(b"guestlaunch-marker guestfsd 0.000001 0.000002\n")
+    start.open_port()
+
+
+def test_a_full_disk_ends_the_launch_in_order(settings: Settings) -> None:
+    """A guest that QEMU has stopped for want of room is told to end; the reason is the error, and one event."""
+    outcome = Outcome(settings, full_disk)
+    assert "terminate" in outcome.guest.did
+    assert str(outcome.raised).startswith("cannot write to the disk: n1: No space left (free some space there")
+    assert (outcome.finished()["outcome"], outcome.alive()) == ("failure", 0)
+    [event] = outcome.events("disk_error")
+    assert (event["file"], event["reason"]) == ("n1", "No space left")
+
+
+def test_a_tool_that_ends_with_a_full_disk_did_not_succeed(settings: Settings) -> None:
+    """What the guest wrote back in its last moment had no room: the tool does not know, the record does."""
+
+    def story(start: FakeStart) -> None:
+        full_disk(start)
+        start.stop.request("terminate")
+
+    outcome = Outcome(settings, story)
+    assert outcome.finished()["outcome"] == "failure"
+    assert len(outcome.events("disk_error")) == 1
+
+
+def test_an_error_that_the_guest_is_told_is_its_own(settings: Settings) -> None:
+    """What QEMU reports to the guest as an I/O error is the guest's and the tool's to deal with."""
+
+    def story(start: FakeStart) -> None:
+        full_disk(start, "report")
         start.stop.request("terminate")
 
     assert Outcome(settings, story).finished()["outcome"] == "success"
