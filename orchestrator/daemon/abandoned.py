@@ -78,7 +78,9 @@ class Tool:
     def ended(self) -> bool:
         """Tell whether the tool has ended; one that was not there to be seen counts as alive."""
         if not self._ended and self._pidfd >= 0:
-            self._ended = bool(select.select([self._pidfd], [], [], 0)[0])
+            poll = select.poll()  # select(2) knows no descriptors above 1023, which a busy server has
+            poll.register(self._pidfd, select.POLLIN)
+            self._ended = bool(poll.poll(0))
         return self._ended
 
     def is_abandoned(self) -> bool:
