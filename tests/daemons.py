@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cli.bench_standby import all_ready
 from orchestrator.daemon import client
 from tests.running import Guestlaunch
 
@@ -31,6 +32,14 @@ def daemon(
     if process.poll() is None:
         process.terminate()
         process.wait(90)
+
+
+@contextlib.contextmanager
+def standing_by(guestlaunch: Guestlaunch) -> Iterator[None]:
+    """Run guestlaunchd for the length of the context, with a clone ready of a template that is there."""
+    with daemon(guestlaunch, "--standby", "1"):
+        wait_for_status(guestlaunch, lambda status: bool(status["standby"]) and all_ready(status))
+        yield
 
 
 def socket_path(guestlaunch: Guestlaunch) -> Path:

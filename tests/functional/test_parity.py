@@ -10,7 +10,6 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import json
-import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests.disks import MIB, DiskFactory, host
-from tests.parity_scripts import FEATURES, KEPT_MIB, OWN, OWN_MIB, SHARED
+from tests.parity_scripts import FEATURES, KEPT_MIB, OWN, OWN_MIB, SHARED, settled
 from tests.running import Guestlaunch
 from tests.storage import PASSPHRASE, Storage, attached, commands, device, split
 
@@ -66,33 +65,6 @@ class Session:
     errors: Mapping[str, str]
     touched: frozenset[str]
     left: list[str]
-
-
-def settled(output: str, began: float, ended: float) -> str:
-    """Return an output without what is different in every launch, whatever its way."""
-    # mdadm, stat, blkid and LVM also tell the kernel's own numbers, which come as its probes and activations end.
-    output = re.sub(r"^device_dev_sd[a-z]+_(role: \d+|dev: .*)\n", "", output, flags=re.MULTILINE)
-    output = re.sub(r"^( *)(dev|PART_ENTRY_DISK|lv_kernel_minor): .*", r"\1\2: -", output, flags=re.MULTILINE)
-    # parted's own words have the kernel's name of a disk, which comes as the probes of a booting guest end.
-    output = re.sub(r"(parted: )/dev/sd[a-z]+(: parted: )", r"\1(disk)\2", output)
-    # udev sets the owner of a disk that is plugged in, and not of one that was there before it: all runs as root.
-    output = re.sub(
-        r"^(sda|sg0):brw\S*|^(sda|sg0):crw\S*", lambda match: f"{match[1] or match[2]}:-", output, flags=re.MULTILINE
-    )
-    # A clone has a boot_id of its own, mounted over its template's.
-    output = re.sub(r"^/proc/sys/kernel/random/boot_id tmpfs .*\n", "", output, flags=re.MULTILINE)
-    # Udev's workers run side by side, and the kernel numbers arrays as the first member of each comes.
-    output = re.sub(r"/dev/md\d+", "/dev/md-", output)
-    # Above the root of what is mounted there is the root of the appliance, which is as old as its build.
-    output = re.sub(r"^d\S+ .* \.\.$", "(appliance) ..", output, flags=re.MULTILINE)
-
-    # How much of the memory is left to tmpfs depends on what the kernel took while it booted.
-    output = re.sub(r"\b(size|nr_inodes)=\d+", r"\1=-", output)
-
-    def now(match: re.Match[str]) -> str:
-        return f"{match[1]}: (now)" if int(began) <= int(match[2]) <= ended else match[0]
-
-    return re.sub(r"^([acm]time): (\d+)$", now, output, flags=re.MULTILINE)
 
 
 def script(devices: Mapping[str, str], storage: Storage) -> str:
