@@ -62,6 +62,7 @@ class Launching(Protocol):
         origin_ns: int | None = None,
         stop: Stop,
         client_pid: int | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> LaunchRecord:
         """Carry out one launch; blocks until its domain is gone."""
 
@@ -80,7 +81,9 @@ class _Connection:
     peer: Peer
     stop: Stop | None = None
     token: str | None = None
-    writing: threading.Lock = field(default_factory=threading.Lock)  # several launches report to one watcher
+    writing: threading.Lock = field(
+        default_factory=threading.Lock
+    )  # several launches report to one watcher, and a launch speaks while it runs
 
 
 class Server:
@@ -302,7 +305,8 @@ class Server:
                 event = None if record is None else to_event(record)
                 if event is not None or (reply["message"] and "elsewhere" not in reply):
                     self._report(asked.env.get("GUESTLAUNCH_CLIENT"), event, str(reply["message"]))
-                _tell(connection.sock, reply)
+                with connection.writing:
+                    _tell(connection.sock, reply)
                 if event is not None:
                     self._outlet(event)
             finally:
@@ -321,6 +325,11 @@ class Server:
         :param listen: begins to hear what the client says while it launches.
         """
         record: LaunchRecord | None
+
+        def tell(text: str) -> None:
+            with connection.writing:
+                _tell(connection.sock, {"type": "notice", "message": text})
+
         try:
             settings = for_launch(self._settings, asked.env, Path(asked.cwd))
             request = argv.parse(asked.argv, asked.cwd)
@@ -330,7 +339,7 @@ class Server:
             console = (asked.console[0], asked.console[1]) if request.console else None
             record = self._launcher.run(
                 request, settings=settings, console=console, origin_ns=asked.origin_ns, stop=stop,
-                client_pid=connection.peer.pid,
+                client_pid=connection.peer.pid, tell=tell,
             )  # fmt: skip
         except ElsewhereError as error:
             self._log.emit("client_elsewhere", level="warning", name=error.subject, client_pid=connection.peer.pid)

@@ -29,8 +29,9 @@ from orchestrator.hypervisor.routing import EventRouter
 from orchestrator.hypervisor.summary import Summary, summarise
 
 _CLEARED_S = 2.0
+# What breaks a link to another host, and what only delays it, look alike for two minutes.
 KEEPALIVE_S = 5
-KEEPALIVE_MISSES = 3
+KEEPALIVE_MISSES = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,8 @@ class Connection:
         if self.root is None:
             handle.registerCloseCallback(self._on_close, None)
             self._unsubscribe.append(handle.unregisterCloseCallback)
-            handle.setKeepAlive(KEEPALIVE_S, KEEPALIVE_MISSES)
+            # A daemon on this host that dies closes its socket; that it is slow must not cost its guests their lives.
+            handle.setKeepAlive(0 if self.is_local else KEEPALIVE_S, KEEPALIVE_MISSES)
 
     def create(
         self, xml: str, *, paused: bool = True, privileges: Privileges | None = None, deadline_s: float | None = None

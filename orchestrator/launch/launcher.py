@@ -20,6 +20,7 @@ from orchestrator.launch.choice import outdated, template_facts, why_not_warm
 from orchestrator.launch.clone import bare
 from orchestrator.launch.cold import Cold
 from orchestrator.launch.launch import Launch
+from orchestrator.launch.patience import explained
 from orchestrator.launch.plan import Plan, make_plan
 from orchestrator.launch.request import LaunchRequest, from_json
 from orchestrator.launch.standby import Pool, Shape, Waiting
@@ -182,19 +183,28 @@ class Launcher:
         origin_ns: int | None = None,
         stop: Stop,
         client_pid: int | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> LaunchRecord:
         """Launch, wait until the domain is gone, write the canonical line, and return the record of it.
 
         :param settings: settings of this launch, where they differ from the process's.
         :param console: descriptors that the guest's console is relayed (from, to).
         :param origin_ns: monotonic time at which the client started; now, when it is not known.
+        :param tell: takes a line for whoever waits for the launch.
         :raise GuestlaunchError: the launch failed; its record is in the error's `record` attribute.
         """
         own = settings or self.settings
         origin = origin_ns or time.monotonic_ns()
         running = self._prepared(request, own, stop, console=console, origin_ns=origin, client_pid=client_pid)
+
+        def say(text: str) -> None:
+            self.log.emit("launch_waits", level="warning", launch_id=running.launch.id, reason=text)
+            if tell is not None:
+                tell(text)
+
         try:
-            self._carry_out(running)
+            with explained(lambda: running.recorder, own.connect, say):
+                self._carry_out(running)
             if self._lacks_kvm(running.launch, own, stop):
                 running = self._prepared(request, own, stop, console=console, origin_ns=origin, client_pid=client_pid)
                 self._carry_out(running)

@@ -194,6 +194,8 @@ def _await_exit(sock: socket.socket, wake: int) -> dict[str, Any]:
                 return message
             if message["type"] == "files":
                 _send(sock, protocol.files_message(message["names"]))
+            if message["type"] == "notice" and isinstance(message.get("message"), str):
+                _complain(message["message"], always=True)
         if wake in ready and _told_to_end(wake) and deadline is None:
             deadline = time.monotonic() + _TERMINATE_SECONDS
             _send(sock, {"type": "terminate"})
@@ -228,16 +230,17 @@ def _finish(message: Mapping[str, Any]) -> int:
     return status if isinstance(status, int) and 0 <= status <= 255 else 1
 
 
-def _complain(text: str, *, loud: bool = True) -> None:
+def _complain(text: str, *, loud: bool = True, always: bool = False) -> None:
     """Write one line to stderr and, if loud, to the tool's own stderr as well.
 
     libguestfs captures our stderr and shows it only when verbose: without the second line a user would not
-    learn the reason. GUESTLAUNCH_QUIET=1 is set by a guestlaunch command that shows errors itself.
+    learn the reason. GUESTLAUNCH_QUIET=1 is set by a guestlaunch command that shows errors itself; what is to be
+    known while a launch lasts is `always` shown.
     """
     line = text if text.startswith("guestlaunch") else f"guestlaunch: {text}"
     data = " ".join(line.splitlines()).encode("utf-8", "backslashreplace") + b"\n"
     _write(2, data)
-    if loud and os.environ.get("GUESTLAUNCH_QUIET") != "1":
+    if loud and (always or os.environ.get("GUESTLAUNCH_QUIET") != "1"):
         parent = os.getppid()
         if parent == _PARENT:  # else the tool has ended, and this is who takes in what it leaves: not a reader of ours
             from orchestrator.wrapper.parent import tell

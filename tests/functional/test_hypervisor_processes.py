@@ -57,6 +57,8 @@ try:
                 say(reason=ending.reason, exit_code=ending.exit_code, names=connection.list_names())
             elif line == "lost\\n":
                 say(lost=connection.lost.wait(20))
+            elif line == "unanswered\\n":
+                say(lost=connection.lost.wait(25))
             elif line == "gone\\n":
                 try:
                     guest.wait_gone(10)
@@ -298,6 +300,24 @@ def test_session_connection(nobody: Path, start: Start) -> None:
         pid = other.answer()["pid"]
         other.process.kill()
         assert gone(Path(f"/proc/{pid}"))
+
+
+def test_a_daemon_that_is_paused_costs_no_guest_its_life(nobody: Path, start: Start) -> None:
+    """A session daemon that does not answer for 25 s finds its guest, and the connection to it, where they were."""
+    environ = _environ_of(nobody)
+    command = [_daemon("libvirtd"), "--timeout", "30"]
+    with _running(command, nobody / "run" / "libvirt" / "libvirt-sock", environ=environ, user=NOBODY) as daemon:
+        one = start(nobody / "state", "paused", uri="qemu:///session", environ=environ, user=NOBODY)
+        pid = one.answer()["pid"]
+        daemon.send_signal(signal.SIGSTOP)
+        try:
+            assert one.ask("unanswered") == {"lost": False}
+            assert Path(f"/proc/{pid}").exists()
+        finally:
+            daemon.send_signal(signal.SIGCONT)
+        assert one.ask("resume") == {"status": "running"}
+        assert one.ask("end") == {"reason": "shutdown", "exit_code": 0, "names": []}
+        assert one.finish() == 0
 
 
 @pytest.fixture

@@ -49,6 +49,17 @@ def test_launch_to_its_end(served: Served, launcher: FakeLauncher) -> None:
     assert launcher.stopped == ["terminate"]
 
 
+def test_a_launch_speaks_while_it_runs(served: Served, launcher: FakeLauncher) -> None:
+    """What a launch has to say to whoever waits for it reaches the client before its outcome."""
+    with served.client() as client:
+        client.launch()
+        assert launcher.started.acquire(timeout=10)
+        launcher.calls[0]["tell"]("waiting for libvirt")
+        assert client.receive() == {"type": "notice", "message": "waiting for libvirt"}
+        client.send({"type": "terminate"})
+        assert client.receive()["status"] == 0
+
+
 def test_client_that_dies_ends_its_launch(served: Served, launcher: FakeLauncher) -> None:
     """End of file from the client stops its launch."""
     with served.client() as client:
