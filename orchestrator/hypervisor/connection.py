@@ -19,7 +19,7 @@ from pathlib import Path
 
 from orchestrator.domain.model import Privileges
 from orchestrator.errors import CapabilityError, DeadlineError, GuestlaunchError, NotFoundError
-from orchestrator.hypervisor import bounded, confinement, embed, retry
+from orchestrator.hypervisor import bounded, confinement, driver, embed, retry
 from orchestrator.hypervisor.binding import libvirt, start_event_loop
 from orchestrator.hypervisor.emulator import emulator_version
 from orchestrator.hypervisor.failure import translate
@@ -278,14 +278,6 @@ def _ignoring_libvirt(function: Callable[[], object]) -> None:
         return  # the connection is broken already, and this was to end it
 
 
-def _embed_error(failure: libvirt.libvirtError, root: embed.Root) -> GuestlaunchError:
-    error = translate(failure, "libvirt's embedded QEMU driver does not start", root.path)
-    hint = "install libvirt-daemon-driver-qemu"
-    if os.getuid() == 0:
-        hint += " and libvirt-daemon-system (for the user libvirt-qemu)"
-    return CapabilityError(error.what, error.subject, error.why, hint, libvirt_code=error.libvirt_code)
-
-
 def _open(uri: str, deadline_s: float | None) -> libvirt.virConnect:
     """Open a connection; one that comes too late is closed again.
 
@@ -327,10 +319,11 @@ def open_connection(
         # libvirt does not start a driver again in the same process, and at the second try hides why.
         policy = retry.ONCE
     try:
-        handle = retry.call("connect", lambda: _open(target, deadline_s), policy=policy, emit=emit)
+        with driver.folders(root.path) if root else contextlib.nullcontext():
+            handle = retry.call("connect", lambda: _open(target, deadline_s), policy=policy, emit=emit)
     except libvirt.libvirtError as failure:
         if root is not None:
-            raise _embed_error(failure, root) from failure
+            raise driver.not_started(failure, root.path) from failure
         raise translate(failure, "cannot connect to", target) from failure
     connection = Connection(handle, target, root)
     try:

@@ -194,7 +194,9 @@ def private_root(state_dir: Path) -> Root:
             try:
                 _own[os.getpid()] = _make_root(state_dir)
             except OSError as error:
-                raise HypervisorError("cannot prepare libvirt's folder in", state_dir, error) from error
+                hint = "set GUESTLAUNCH_STATE_DIR to a directory that you can write to"
+                why = f"{error.strerror}: {error.filename}" if error.filename else error
+                raise HypervisorError("cannot prepare libvirt's folder in", state_dir, why, hint) from error
         return _own[os.getpid()]
 
 

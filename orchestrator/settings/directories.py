@@ -57,9 +57,13 @@ def remove_own_folder(folder: Path) -> None:
             folder.rmdir()
 
 
-def user_config(environ: Mapping[str, str]) -> Path:
-    """Return the path of the user's own settings file."""
-    return (_xdg(environ, "XDG_CONFIG_HOME") or _home(environ) / ".config") / "guestlaunch/config.toml"
+def user_config(environ: Mapping[str, str]) -> Path | None:
+    """Return the path of the user's own settings file; None for a user without a home."""
+    try:
+        folder = _xdg(environ, "XDG_CONFIG_HOME") or _home(environ) / ".config"
+    except SettingsError:
+        return None
+    return folder / "guestlaunch/config.toml"
 
 
 def private_directory(path: Path) -> Path:
@@ -123,4 +127,6 @@ def _home(environ: Mapping[str, str]) -> Path:
     try:
         return Path(pwd.getpwuid(os.geteuid()).pw_dir)
     except KeyError:
-        raise SettingsError("no home directory", f"uid {os.geteuid()}", "HOME is not set", "set HOME") from None
+        raise SettingsError(
+            "no home directory", f"uid {os.geteuid()}", "HOME is not set", "set HOME, or GUESTLAUNCH_STATE_DIR"
+        ) from None

@@ -62,13 +62,15 @@ def load(
     """
     env = os.environ if environ is None else environ
     here = cwd or Path(working_directory())
-    values: dict[str, object] = {"state_dir": default_state_dir(env), "runtime_dir": default_runtime_dir(env)}
+    values: dict[str, object] = {"runtime_dir": default_runtime_dir(env)}
     named = config or (Path(env["GUESTLAUNCH_CONFIG"]) if env.get("GUESTLAUNCH_CONFIG") else None)
     for path, required in ((SYSTEM_CONFIG, False), (user_config(env), False), (named, True)):
         if path is not None:
             values.update(_from_file(here / path, required=required))
     values.update(_from_environ(env, here))
     values.update(_from_options(overrides or {}, here))
+    if "state_dir" not in values:  # a user without a home has none by default
+        values["state_dir"] = default_state_dir(env)
     return _build(values)
 
 

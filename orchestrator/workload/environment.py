@@ -18,7 +18,7 @@ from orchestrator import sockets
 from orchestrator.appliance.fixed import open_appliance
 from orchestrator.appliance.store import resolve
 from orchestrator.domain.profiles import load_profile
-from orchestrator.errors import ApplianceError, CapabilityError, UsageError
+from orchestrator.errors import ApplianceError, CapabilityError, SettingsError, UsageError
 from orchestrator.settings import Settings, default_runtime_dir, default_state_dir, is_setting, to_environ
 from orchestrator.surroundings import working_directory
 
@@ -83,8 +83,11 @@ def tool_environment(
         ours["GUESTLAUNCH_OWN_SERVER"] = "1"
     passed = to_environ(settings)
     if not everything:
-        usual = Settings(state_dir=default_state_dir(environ), runtime_dir=default_runtime_dir(environ))
-        plain = to_environ(usual)
+        try:
+            usual = default_state_dir(environ)
+        except SettingsError:  # a user without a home: whichever it is was set
+            usual = Path("/")
+        plain = to_environ(Settings(state_dir=usual, runtime_dir=default_runtime_dir(environ)))
         passed = {key: value for key, value in passed.items() if key in environ or value != plain.get(key)}
     ours |= passed
     variables = {key: value for key, value in kept.items() if key not in _OVERRIDDEN} | ours

@@ -260,6 +260,23 @@ def test_embedded_driver_without_privileges(nobody: Path, start: Start) -> None:
     assert one.finish() == 0
 
 
+@pytest.mark.parametrize("home", [None, "/", "/nonexistent"])
+@pytest.mark.usefixtures("nobody")
+def test_embedded_driver_without_a_home(session_dir: Path, start: Start, home: str | None) -> None:
+    """A user without an account, a home or a runtime directory launches where there is a state directory."""
+    state = session_dir / "homeless"
+    state.mkdir(mode=0o700)
+    os.chown(state, 54321, 54321)
+    environ = {"XDG_RUNTIME_DIR": "/nonexistent"} | ({"HOME": home} if home else {"HOME": ""})
+    one = start(state, "homeless", environ=environ, user=54321)
+    answer = one.answer()
+    assert "error" not in answer, answer
+    assert one.ask("end")["exit_code"] == 0
+    assert one.finish() == 0
+    assert gone(Path(answer["root"]))
+    shutil.rmtree(state)
+
+
 @contextlib.contextmanager
 def _running(
     command: list[str], ready: Path, *, environ: dict[str, str] | None = None, user: int | None = None

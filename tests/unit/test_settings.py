@@ -284,3 +284,11 @@ def test_without_home_or_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.default_state_dir({"HOME": "/h"}) == Path("/h/.local/state/guestlaunch")
     with pytest.raises(SettingsError, match="HOME is not set"):
         settings.default_state_dir({})
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A number without an account needs a state directory, and nothing else; the error names what to set."""
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert load(environ={"GUESTLAUNCH_STATE_DIR": str(tmp_path)}).state_dir == tmp_path
+    with pytest.raises(SettingsError, match="set HOME, or GUESTLAUNCH_STATE_DIR"):
+        load(environ={})

@@ -1,0 +1,61 @@
+"""What the embedded driver needs of its process besides a root, and why it does not start.
+
+Some of its parts make folders below $XDG_RUNTIME_DIR or, without that, $HOME/.cache, whatever the root is; whoever has
+neither (an account without a home, a container's bare number) gets them in the root. As the superuser they lie below
+/run/libvirt, also in a user namespace, where that is somebody else's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.errors import CapabilityError
+from orchestrator.hypervisor.failure import Code, LibvirtFailure, translate
+
+_NO_PLACE = re.compile(r"[Ff]ailed to create|cannot create|[Cc]annot open|[Pp]ermission denied|Read-only file system")
+
+
+@contextmanager
+def folders(root: Path) -> Iterator[None]:
+    """Within the context, in which the driver starts, name it folders that it can write to; it remembers them."""
+    before = {name: os.environ.get(name) for name in ("XDG_RUNTIME_DIR", "HOME")}
+    runtime = before["XDG_RUNTIME_DIR"] or ""
+    try:
+        if os.geteuid() != 0:
+            if not (runtime.startswith("/") and os.access(runtime, os.W_OK | os.X_OK)):
+                own = root / "runtime"
+                own.mkdir(mode=0o700, exist_ok=True)
+                os.environ["XDG_RUNTIME_DIR"] = str(own)
+            if not before["HOME"]:
+                os.environ["HOME"] = str(root)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def not_started(failure: LibvirtFailure, root: Path) -> CapabilityError:
+    """Return the error for a driver that did not start, in libvirt's own words, and what can be done about it."""
+    error = translate(failure, "libvirt's embedded QEMU driver does not start", root)
+    return CapabilityError(
+        error.what, error.subject, error.why, _hint(failure, error.why), libvirt_code=error.libvirt_code
+    )
+
+
+def _hint(failure: LibvirtFailure, why: str) -> str:
+    if failure.get_error_code() == Code.NO_CONNECT:
+        return "install libvirt-daemon-driver-qemu"
+    if "libvirt-qemu" in why:
+        return "install libvirt-daemon-system, for the user libvirt-qemu"
+    if _NO_PLACE.search(why):
+        if os.geteuid() == 0 and "/run/libvirt" in why:
+            return "root needs /run/libvirt, in a user namespace, too: mount a tmpfs on /run, or be another user"
+        return "set XDG_RUNTIME_DIR, or GUESTLAUNCH_STATE_DIR, to a directory that you can write to"
+    return ""
