@@ -227,8 +227,11 @@ def leave() -> None:
     """
     with _lock:
         root = _own.get(os.getpid())
-        if root is not None:
-            leftovers.remove(root.path)
+        if root is None:
+            return
+        running = any(leftovers.guests_of(root.path))
+        leftovers.remove(root.path)
+        if not running:  # else libvirt is yet to take note of a guest's end, and makes folders anew: the guardian waits
             root.guardian.dismiss()
 
 
