@@ -31,14 +31,11 @@ class LaunchRequest:
     initrd: str
     cmdline: str
     root: str | None = None
-    root_format: str = "raw"
     disks: tuple[Disk, ...] = ()
     guestfsd_path: str | None = None
     memory_mib: int | None = None
     vcpus: int | None = None
-    cpu: str | None = None
     accel: str | None = None
-    machine: str | None = None
     pflash: tuple[str, str] | None = None
     network: Network | None = None
     console: bool = True

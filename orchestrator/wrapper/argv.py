@@ -84,54 +84,29 @@ def is_block_device(path: str) -> bool:
         return False
 
 
-def image_format(path: str) -> str:
-    """Return the format of an appliance root by the test that libguestfs applies to it: "qcow2" or "raw"."""
-    try:
-        with open(path, "rb") as image:
-            return "qcow2" if image.read(4) == b"QFI\xfb" else "raw"
-    except (OSError, ValueError):
-        return "raw"
-
-
-def parse(
-    argv: Sequence[str],
-    cwd: str,
-    *,
-    block_device: Callable[[str], bool] = is_block_device,
-    root_format: Callable[[str], str] = image_format,
-) -> LaunchRequest:
+def parse(argv: Sequence[str], cwd: str, *, block_device: Callable[[str], bool] = is_block_device) -> LaunchRequest:
     """Return the launch that libguestfs's QEMU arguments (without the program's name) ask for.
 
-    Machine and CPU are returned as asked for, though they are meant for the client's own arch. Relative paths
-    are taken from cwd.
+    Relative paths are taken from cwd. Not returned are the machine type and libguestfs's own `-cpu`, which it chooses
+    for the client's arch, and the format of the appliance's root: the profile, and the appliance itself, say these.
 
     :param block_device: answers whether a path is a block device.
-    :param root_format: answers the format of an appliance root for which libguestfs gave none.
     :raise TranslationError: an argument is unknown, malformed or cannot be carried out; it is named.
     """
     arguments = _read(argv)
     users = size.take(arguments.users)
-    machine, accel = _machine(arguments.one("-machine"))
     root, disks = _disks(arguments, cwd, block_device)
-    root_path = root_kind = None
-    if root is not None:
-        options = dict(root.options)
-        root_path = os.path.join(cwd, str(options["file"]))
-        root_kind = options.get("format") or root_format(root_path)
     firmware = drives.pflash([value for value in arguments.values("-drive") if drives.is_pflash(value)])
     return LaunchRequest(
         kernel=os.path.join(cwd, arguments.needed("-kernel")),
         initrd=os.path.join(cwd, arguments.needed("-initrd")),
         cmdline=arguments.needed("-append"),
-        root=root_path,
-        root_format=root_kind or "raw",
+        root=None if root is None else os.path.join(cwd, root),
         disks=disks,
         guestfsd_path=_guestfsd(arguments, cwd),
         memory_mib=users.memory_mib or _number(arguments, "-m"),
         vcpus=users.vcpus or _number(arguments, "-smp"),
-        cpu=arguments.one("-cpu"),
-        accel=accel,
-        machine=machine,
+        accel=_accelerator(arguments.one("-machine")),
         pflash=None if firmware is None else (os.path.join(cwd, firmware[0]), os.path.join(cwd, firmware[1])),
         network=_network(arguments, cwd),
         console=_console(arguments),
@@ -161,17 +136,15 @@ def _read(argv: Sequence[str]) -> _Arguments:
     return _Arguments(options=tuple(options), users=extra.verbatim(tuple(words)))
 
 
-def _machine(value: str | None) -> tuple[str | None, str | None]:
-    """Return machine type and accelerator that `-machine` asks for."""
-    machine = accel = None
+def _accelerator(value: str | None) -> str | None:
+    """Return the accelerator that `-machine` asks for; what else it may hold, a machine type first, has no effect."""
+    accel = None
     for position, (key, text) in enumerate(quoting.pairs(value) if value else ()):
-        if text is None and position == 0:
-            machine = key
-        elif key == "accel" and text in _ACCELERATORS:
+        if key == "accel" and text in _ACCELERATORS:
             accel = _ACCELERATORS[text]
-        elif text is None or key not in MACHINE_NO_EFFECT:
+        elif (text is None and position > 0) or (text is not None and key not in MACHINE_NO_EFFECT):
             raise refused(f"-machine {value}", f"unknown option '{key if text is None else f'{key}={text}'}'")
-    return machine, accel
+    return accel
 
 
 def _number(arguments: _Arguments, option: str) -> int | None:
@@ -192,10 +165,10 @@ def _console(arguments: _Arguments) -> bool:
 
 def _disks(
     arguments: _Arguments, cwd: str, block_device: Callable[[str], bool]
-) -> tuple[drives.Drive | None, tuple[Disk, ...]]:
-    """Return the appliance's root, if there is one, and the disks in the order they are attached."""
+) -> tuple[str | None, tuple[Disk, ...]]:
+    """Return the file of the appliance's root, if there is one, and the disks in the order they are attached."""
     waiting: dict[str, drives.Drive] = {}
-    root: drives.Drive | None = None
+    root: str | None = None
     disks: list[Disk] = []
     for option, value in arguments.options:
         if option == "-drive" and value is not None and not drives.is_pflash(value):
@@ -221,12 +194,13 @@ def _disks(
     return root, tuple(disks)
 
 
-def _root(spec: drives.Drive) -> drives.Drive:
-    """Return the appliance's drive if it is what libguestfs writes: a file that is never written to."""
+def _root(spec: drives.Drive) -> str:
+    """Return the file of the appliance's drive if that is what libguestfs writes: one that is never written to."""
     options = dict(spec.options)
-    if "file" not in options or options.get("snapshot") != "on":
+    file = options.get("file")
+    if file is None or options.get("snapshot") != "on":
         raise refused(spec.subject, "the appliance's root needs file= and snapshot=on")
-    return spec
+    return file
 
 
 def _devices(arguments: _Arguments) -> Iterator[tuple[str, str, str]]:
