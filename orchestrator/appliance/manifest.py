@@ -148,7 +148,7 @@ def _data_digest(descriptor: int, size: int) -> str:
     return f"{_DATA}:{total.hexdigest()}"
 
 
-def _same_digest(path: Path, wanted: str) -> bool:
+def has_digest(path: Path, wanted: str) -> bool:
     """Compare a file with a digest, in the way in which that was made."""
     if wanted.startswith(f"{_DATA}:"):
         with path.open("rb", buffering=0) as file:
@@ -168,7 +168,7 @@ def check_file(path: Path, record: FileRecord, *, deep: bool) -> None:
             kind = "truncated" if status.st_size < record.size else "grown"
             why = f"{kind}: {status.st_size} bytes, built with {record.size}"
             raise ApplianceError("the appliance is damaged", path, why, REBUILD)
-        if (deep or not record.unchanged(status)) and not _same_digest(path, record.digest):
+        if (deep or not record.unchanged(status)) and not has_digest(path, record.digest):
             raise ApplianceError("the appliance is damaged", path, "changed since it was built", REBUILD)
     except OSError as error:
         raise ApplianceError("the appliance is damaged", path, error.strerror or error, REBUILD) from error

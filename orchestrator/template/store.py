@@ -5,7 +5,6 @@ Who builds, clones or removes one holds its directory's lock, which the kernel d
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import files
+from orchestrator.appliance.manifest import digest, has_digest
 from orchestrator.errors import LaunchError, NotFoundError
-from orchestrator.template.model import FILES, MANIFEST, NVRAM, Facts, Template, key_of
+from orchestrator.template.model import FILES, FORMAT, MANIFEST, NVRAM, Facts, Template, key_of
 
 _STAGING = ".building-"
-_BLOCK = 1 << 20
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
@@ -60,12 +59,14 @@ def templates(state_dir: Path) -> list[Template]:
 
 def _read(directory: Path) -> Template:
     said = json.loads((directory / MANIFEST).read_text())
+    if said["format"] != FORMAT:
+        raise ValueError(f"format {said['format']}, this guestlaunch reads {FORMAT}")
     return Template(
         path=directory,
         key=said["key"],
         facts=said["facts"],
         request=said["request"],
-        files={name: (size, digest) for name, (size, digest) in said["files"].items()},
+        files={name: (size, made) for name, (size, made) in said["files"].items()},
         built=said["built"],
         seconds=said["seconds"],
     )
@@ -132,10 +133,11 @@ def publish(state_dir: Path, built: Path, facts: Facts, *, request: Mapping[str,
     """
     names = [name for name in (*FILES, NVRAM) if (built / name).exists()]
     said = {
+        "format": FORMAT,
         "key": key_of(facts),
         "facts": dict(facts),
         "request": dict(request),
-        "files": {name: ((built / name).stat().st_size, _digest(built / name)) for name in names},
+        "files": {name: ((built / name).stat().st_size, digest(built / name)) for name in names},
         "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": seconds,
     }
@@ -148,23 +150,14 @@ def publish(state_dir: Path, built: Path, facts: Facts, *, request: Mapping[str,
 
 
 def damage(template: Template) -> str | None:
-    """Return what is wrong with a template's files, None when they are as built. Reads all of them."""
-    for name, (size, digest) in template.files.items():
+    """Return what is wrong with a template's files, None when they are as built. Reads all that is no hole in them."""
+    for name, (size, made) in template.files.items():
         file = template.path / name
         if not file.exists():
             return f"{name} is missing"
-        if file.stat().st_size != size or _digest(file) != digest:
+        if file.stat().st_size != size or not has_digest(file, made):
             return f"{name} is not as it was built"
     return None
-
-
-def _digest(file: Path) -> str:
-    """Return the SHA-256 of a file. The holes of a memory file are zeros as any."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def remove(template: Template) -> bool:

@@ -163,9 +163,7 @@ def _console(arguments: _Arguments) -> bool:
     return value is not None
 
 
-def _disks(
-    arguments: _Arguments, cwd: str, block_device: Callable[[str], bool]
-) -> tuple[str | None, tuple[Disk, ...]]:
+def _disks(arguments: _Arguments, cwd: str, block_device: Callable[[str], bool]) -> tuple[str | None, tuple[Disk, ...]]:
     """Return the file of the appliance's root, if there is one, and the disks in the order they are attached."""
     waiting: dict[str, drives.Drive] = {}
     root: str | None = None

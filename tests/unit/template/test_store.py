@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,19 @@ import pytest
 
 from orchestrator.errors import LaunchError, NotFoundError
 from orchestrator.template import store
-from orchestrator.template.model import FIRMWARE, MANIFEST, NVRAM, RAM, ROOT, STATE, Facts, Template, identity, key_of
+from orchestrator.template.model import (
+    FIRMWARE,
+    FORMAT,
+    MANIFEST,
+    NVRAM,
+    RAM,
+    ROOT,
+    STATE,
+    Facts,
+    Template,
+    identity,
+    key_of,
+)
 
 FACTS: Facts = {"profile": "aarch64-uefi", "qemu": "/q 1 2", "memory_mib": 768}
 
@@ -119,6 +132,38 @@ def test_a_manifest_that_cannot_be_read(tmp_path: Path, text: str | None) -> Non
         (damaged.path / MANIFEST).write_text(text)
     assert store.find(tmp_path, FACTS) is None
     assert store.templates(tmp_path) == [whole]
+
+
+def test_a_template_of_another_format(tmp_path: Path) -> None:
+    """What another guestlaunch has built is not used, and goes when there is a build."""
+    made = publish(tmp_path)
+    manifest = made.path / MANIFEST
+    said = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**said, "format": FORMAT - 1}))
+    old = time.time() - 60
+    os.utime(made.path, (old, old))
+    assert store.find(tmp_path, FACTS) is None
+    assert store.sweep(tmp_path) == [made.path]
+
+
+def test_holes_are_not_read(tmp_path: Path) -> None:
+    """A guest's memory is mostly holes: they cost nothing when it is published and checked, and may be filled later."""
+    size = 1 << 40  # whoever reads it all takes an hour
+    with store.staging(tmp_path) as directory:
+        for name in (STATE, ROOT, FIRMWARE):
+            (directory / name).write_bytes(b"x")
+        with (directory / RAM).open("wb") as ram:
+            ram.truncate(size)
+            ram.seek(size // 2)
+            ram.write(b"y")
+        made = store.publish(tmp_path, directory, FACTS, request={}, seconds=1.5)
+    assert store.damage(made) is None
+    with made.ram.open("r+b") as ram:
+        ram.write(bytes(4096))
+    assert store.damage(made) is None
+    with made.ram.open("r+b") as ram:
+        ram.write(b"z")
+    assert store.damage(made) == f"{RAM} is not as it was built"
 
 
 def test_a_damaged_template_makes_room_for_a_new_one(tmp_path: Path) -> None:

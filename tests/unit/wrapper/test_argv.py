@@ -289,7 +289,7 @@ def test_root_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_what_is_for_the_clients_own_arch() -> None:
-    """libguestfs's machine type and CPU are its guess for the client's arch: they change nothing of the request."""
+    """Machine type and CPU are what libguestfs guesses for the client: they change nothing of the request."""
     assert parse(launch("-machine", "q35,accel=tcg", "-cpu", "host")) == parse(launch("-machine", "accel=tcg"))
 
 
