@@ -28,50 +28,20 @@ class GuestlaunchError(Exception):
     :param subject: the object concerned: a path, a name, an option.
     :param why: the cause.
     :param hint: what the user can do about it.
-    :param phase: the launch phase in which it happened, when there was one.
-    :param domain: name of the libvirt domain concerned.
-    :param console: tail of the guest's console, already escaped.
-    :param libvirt_code: libvirt's error code (`VIR_ERR_*`), when libvirt reported it.
     """
 
     exit_status = 1
 
-    def __init__(
-        self,
-        what: str,
-        subject: object = "",
-        why: object = "",
-        hint: str = "",
-        *,
-        phase: str | None = None,
-        domain: str | None = None,
-        console: str = "",
-        libvirt_code: int | None = None,
-    ) -> None:
+    def __init__(self, what: str, subject: object = "", why: object = "", hint: str = "") -> None:
         self.what = what
         self.subject = str(subject)
         self.why = str(why)
         self.hint = hint
-        self.phase = phase
-        self.domain = domain
-        self.console = console
-        self.libvirt_code = libvirt_code
-        self.record: object | None = None  # the launch's record, where a launch failed (LaunchRecord)
         super().__init__(str(self))
 
     def __str__(self) -> str:
         line = ": ".join(_one_line(part) for part in (self.what, self.subject, self.why) if part)
         return f"{line} ({_one_line(self.hint)})" if self.hint else line
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.__dict__))
-
-
-def _rebuild(cls: type[GuestlaunchError], state: dict[str, object]) -> GuestlaunchError:
-    """Rebuild an error from its pickled state (launches run in worker processes)."""
-    error = cls.__new__(cls)
-    error.__dict__.update(state)
-    return error
 
 
 class UsageError(GuestlaunchError):

@@ -90,7 +90,9 @@ class Asked:
 
 
 def answer(record: LaunchRecord) -> dict[str, Any]:
-    """Return the client's answer for a launch that came to its end: QEMU's exit status or signal."""
+    """Return the client's answer for a launch that came to its end: why it failed, or QEMU's exit status or signal."""
+    if record.outcome == "failure":
+        return protocol.exit_message(1, record.error or "")
     status = record.exit_status or 0
     if status < 0:
         return protocol.exit_message(1, record.error or "", signal=-status)

@@ -324,7 +324,6 @@ class Server:
 
         :param listen: begins to hear what the client says while it launches.
         """
-        record: LaunchRecord | None
 
         def tell(text: str) -> None:
             with connection.writing:
@@ -347,8 +346,7 @@ class Server:
         except GuestlaunchError as error:
             with self._lock:
                 self._outcomes["failure"] += 1
-            record = error.record if isinstance(error.record, LaunchRecord) else None
-            return record, protocol.exit_message(1, str(error))
+            return None, protocol.exit_message(1, str(error))
         except Exception as error:  # noqa: BLE001 - the client waits for an answer, whatever went wrong
             with self._lock:
                 self._outcomes["failure"] += 1

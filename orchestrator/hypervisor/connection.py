@@ -115,7 +115,7 @@ class Connection:
                 with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
             hint = "GUESTLAUNCH_DEADLINE_CREATE allows more"
-            raise DeadlineError("cannot start domain", name, f"libvirt gave {error}", hint, domain=name) from error
+            raise DeadlineError("cannot start domain", name, f"libvirt gave {error}", hint) from error
 
     def define(self, xml: str) -> str:
         """Store a domain without starting it, or change a stored one; return its name."""
@@ -129,7 +129,7 @@ class Connection:
         try:
             self._handle.lookupByName(name).undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
         except libvirt.libvirtError as failure:
-            raise translate(failure, "cannot undefine domain", name, domain=name) from failure
+            raise translate(failure, "cannot undefine domain", name) from failure
 
     def start(self, name: str, *, paused: bool = False) -> Guest:
         """Start a stored domain; it outlives this connection when a daemon runs it.
@@ -141,7 +141,7 @@ class Connection:
             domain = self._handle.lookupByName(name)
             summary = summarise(domain.XMLDesc(0))
         except libvirt.libvirtError as failure:
-            raise translate(failure, "cannot start domain", name, domain=name) from failure
+            raise translate(failure, "cannot start domain", name) from failure
 
         def start() -> libvirt.virDomain:
             domain.createWithFlags(flags)
@@ -158,9 +158,9 @@ class Connection:
             domain = self._handle.lookupByName(name)
             active = bool(domain.isActive())
         except libvirt.libvirtError as failure:
-            raise translate(failure, "cannot find domain", name, domain=name) from failure
+            raise translate(failure, "cannot find domain", name) from failure
         if not active:
-            raise NotFoundError("cannot find domain", name, "it is defined but does not run", "start it", domain=name)
+            raise NotFoundError("cannot find domain", name, "it is defined but does not run", "start it")
         return self._guest(domain, None, fresh=False)
 
     def list_names(self) -> list[str]:
@@ -222,7 +222,7 @@ class Connection:
         except libvirt.libvirtError as failure:
             if self.root is not None:
                 self.root.domain_log(summary.name).unlink(missing_ok=True)  # the error holds what QEMU wrote to it
-            error = translate(failure, "cannot start domain", summary.name, domain=summary.name)
+            error = translate(failure, "cannot start domain", summary.name)
             raise self._lacking_emulator(error, summary) from failure
 
     def _held(self, domain: libvirt.virDomain, adoption: Adoption | None) -> Guest:
@@ -238,7 +238,7 @@ class Connection:
         if not self.is_local or not summary.emulator or os.access(summary.emulator, os.X_OK):
             return error
         why, hint = "no such program", "install the QEMU of this arch"
-        return CapabilityError("cannot start QEMU", summary.emulator, why, hint, domain=summary.name)
+        return CapabilityError("cannot start QEMU", summary.emulator, why, hint)
 
     def _guest(self, domain: libvirt.virDomain, adoption: Adoption | None, *, fresh: bool) -> Guest:
         process = adoption.finish() if adoption else None

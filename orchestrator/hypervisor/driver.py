@@ -44,9 +44,7 @@ def folders(root: Path) -> Iterator[None]:
 def not_started(failure: LibvirtFailure, root: Path) -> CapabilityError:
     """Return the error for a driver that did not start, in libvirt's own words, and what can be done about it."""
     error = translate(failure, "libvirt's embedded QEMU driver does not start", root)
-    return CapabilityError(
-        error.what, error.subject, error.why, _hint(failure, error.why), libvirt_code=error.libvirt_code
-    )
+    return CapabilityError(error.what, error.subject, error.why, _hint(failure, error.why))
 
 
 def _hint(failure: LibvirtFailure, why: str) -> str:

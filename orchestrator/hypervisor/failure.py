@@ -160,9 +160,7 @@ def _by_code(what: str, subject: str, code: int | None, text: str, why: str) -> 
     return known or errors.HypervisorError(what, subject, why)
 
 
-def translate(
-    failure: LibvirtFailure, what: str, subject: object = "", *, domain: str | None = None
-) -> errors.GuestlaunchError:
+def translate(failure: LibvirtFailure, what: str, subject: object = "") -> errors.GuestlaunchError:
     """Return the project's error for a failure of libvirt; the caller raises it `from` that failure.
 
     :param what: what was tried, for example "cannot start domain".
@@ -170,7 +168,4 @@ def translate(
     """
     code = code_of(failure)
     text = failure.get_error_message() or str(failure)
-    error = _by_code(what, str(subject), code, text, message_of(failure))
-    error.libvirt_code = code
-    error.domain = domain
-    return error
+    return _by_code(what, str(subject), code, text, message_of(failure))

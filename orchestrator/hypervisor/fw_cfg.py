@@ -90,7 +90,7 @@ def device_tree(guest: Guest, scratch: Path) -> bytes:
         guest.qmp("dumpdtb", {"filename": str(file)})
         return file.read_bytes()
     except OSError as error:
-        raise MonitorError("cannot read the device tree of", guest.name, error, domain=guest.name) from error
+        raise MonitorError("cannot read the device tree of", guest.name, error) from error
     finally:
         with contextlib.suppress(OSError):
             file.unlink(missing_ok=True)

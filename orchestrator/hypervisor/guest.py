@@ -190,7 +190,7 @@ class Guest:
         if "return" not in reply:
             error = reply.get("error", {})
             why = f"{error.get('class', 'no answer')}: {error.get('desc', answer)}"
-            raise MonitorError(what, self.name, why, domain=self.name)
+            raise MonitorError(what, self.name, why)
         return reply["return"]
 
     def attach_device(self, xml: str) -> None:
@@ -215,7 +215,7 @@ class Guest:
             try:
                 peer.connect(path)
             except OSError as error:
-                raise MonitorError("cannot connect to", path, error.strerror or error, domain=self.name) from error
+                raise MonitorError("cannot connect to", path, error.strerror or error) from error
             self.qmp("getfd", {"fdname": alias}, files=[peer.fileno()])
         backend = {"type": "socket", "data": {"addr": {"type": "fd", "data": {"str": alias}}, "server": False}}
         self.qmp("chardev-change", {"id": f"char{alias}", "backend": backend})
@@ -254,9 +254,9 @@ class Guest:
             self._settle_without_event()
         if self._stopped is None:
             if self._lost.is_set():
-                raise ConnectionLostError("cannot watch domain", self.name, "the connection is lost", domain=self.name)
+                raise ConnectionLostError("cannot watch domain", self.name, "the connection is lost")
             why = f"still there after {deadline_s:g} s"
-            raise DeadlineError("domain did not end", self.name, why, domain=self.name)
+            raise DeadlineError("domain did not end", self.name, why)
         return self._ending(self._stopped)
 
     def end(self, deadline_s: float = 60.0) -> Ending:
@@ -354,7 +354,7 @@ class Guest:
         try:
             outcome = answer.get(timeout=deadline_s)
         except queue.Empty:
-            raise kind(what, self.name, f"no answer within {deadline_s:g} s", domain=self.name) from None
+            raise kind(what, self.name, f"no answer within {deadline_s:g} s") from None
         if isinstance(outcome, libvirt.libvirtError):
             raise self._error(outcome, what, kind) from outcome
         if isinstance(outcome, BaseException):
@@ -362,11 +362,11 @@ class Guest:
         return outcome
 
     def _error(self, failure: libvirt.libvirtError, what: str, kind: type[HypervisorError]) -> GuestlaunchError:
-        error = translate(failure, what, self.name, domain=self.name)
+        error = translate(failure, what, self.name)
         if self.exited.is_set() or (failure.get_error_code() in _GONE_CODES and self._inactive()):
             code = self.exit_code
             why = "QEMU has ended" if code is None else f"QEMU has ended with status {code}"
-            return QemuExitedError(what, self.name, why, domain=self.name, libvirt_code=error.libvirt_code)
+            return QemuExitedError(what, self.name, why)
         if type(error) is HypervisorError and kind is not HypervisorError:
-            return kind(what, self.name, error.why, error.hint, domain=self.name, libvirt_code=error.libvirt_code)
+            return kind(what, self.name, error.why, error.hint)
         return error

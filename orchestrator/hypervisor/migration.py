@@ -109,7 +109,7 @@ def _wait(guest: Guest, end: float, what: str) -> None:
         if status == "completed":
             return
         if status in {"failed", "cancelled"}:
-            raise MonitorError(what, guest.name, answer.get("error-desc", f"QEMU says: {status}"), domain=guest.name)
+            raise MonitorError(what, guest.name, answer.get("error-desc", f"QEMU says: {status}"))
         if time.monotonic() > end:
-            raise DeadlineError(what, guest.name, "QEMU took too long", domain=guest.name)
+            raise DeadlineError(what, guest.name, "QEMU took too long")
         time.sleep(_LOOK_S)

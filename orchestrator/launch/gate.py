@@ -133,7 +133,7 @@ def _carry_out(guest: Guest, commands: Iterable[Command]) -> None:
     for command, arguments in commands:
         answer = guest.qmp(command, arguments)
         if command == "human-monitor-command" and answer.strip() != "OK":
-            raise MonitorError("QEMU refused", arguments["command-line"], answer.strip(), domain=guest.name)
+            raise MonitorError("QEMU refused", arguments["command-line"], answer.strip())
 
 
 def attach(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> None:

@@ -46,7 +46,6 @@ from orchestrator.timeline.record import FwCfg
 
 _T = TypeVar("_T")
 
-_TAIL_LINES = 20
 _KILLED_SECONDS = 5.0
 _SIGNALLED = 128  # QEMU's status is above when a signal ended it
 _INTERRUPTIBLE = frozenset({State.REQUESTED, State.PLANNED, State.STAGED, State.CONNECTED, State.CREATED})
@@ -361,11 +360,8 @@ class Launch:
             uri=self._settings.connect,
         )
         error = self._disk_error() if event is Event.DISK_ERROR else diagnose(event, evidence)
-        if error is not None:
-            error.phase, error.domain = str(phase), self.id
-            error.console = "\n".join(self.ring.tail(_TAIL_LINES))
-            if self.error is None:
-                self.error, self.error_phase = error, phase
+        if error is not None and self.error is None:
+            self.error, self.error_phase = error, phase
 
     def _disk_error(self) -> DiskError | None:
         """Return why a disk has stopped the guest, and log it."""

@@ -187,11 +187,12 @@ class Launcher:
     ) -> LaunchRecord:
         """Launch, wait until the domain is gone, write the canonical line, and return the record of it.
 
+        A launch that failed has a record as any: its `outcome` and `error` say so.
+
         :param settings: settings of this launch, where they differ from the process's.
         :param console: descriptors that the guest's console is relayed (from, to).
         :param origin_ns: monotonic time at which the client started; now, when it is not known.
         :param tell: takes a line for whoever waits for the launch.
-        :raise GuestlaunchError: the launch failed; its record is in the error's `record` attribute.
         """
         own = settings or self.settings
         origin = origin_ns or time.monotonic_ns()
@@ -221,12 +222,7 @@ class Launcher:
             # Whatever was raised, each launch has its one line.
             running.recorder.finish()
             record = sum_up(running.launch, own, running.recorder, stop, request)
-            error = running.launch.error
-            if error is not None:
-                error.record = record
             self._write(record, own)
-        if error is not None:
-            raise error
         return record
 
     def _lacks_kvm(self, launch: Launch, settings: Settings, stop: Stop) -> bool:

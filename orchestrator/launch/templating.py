@@ -119,9 +119,6 @@ def _boot_and_save(
         wait_for_marker(GATE, guest, place, stop, lost=connection.lost, deadline_s=allowed_s)
         rehearse(guest, place, stop, lost=connection.lost, deadline_s=settings.deadlines.gate)
         migration.save(guest, directory / STATE, settings.deadlines.restore)
-    except GuestlaunchError as error:
-        error.console = "\n".join(place.console.ring.tail(20))
-        raise
     finally:
         guest.end(_END_SECONDS)
         if guest.log_file is not None:

@@ -241,27 +241,23 @@ def test_watch_hears_of_its_own_launches_first(served: Served, launcher: FakeLau
 
 
 def test_watch_hears_of_failures(served: Served, launcher: FakeLauncher) -> None:
-    """A failed launch's line reaches the watcher, with its record where there is one."""
-    error = LaunchError("cannot launch", "x")
-    error.record = record(outcome="failure")
-    launcher.result, launcher.at_once = error, True
+    """A failed launch's line reaches the client and the watcher, which has its record, too."""
+    launcher.result, launcher.at_once = record(outcome="failure", error="cannot launch: x", exit_status=-9), True
     with Watch(served.path) as watch:
         time.sleep(0.05)
         with served.client() as client:
             client.launch({"GUESTLAUNCH_CLIENT": watch.token})
-            client.receive()
+            said = client.receive()
         [finished] = watch.finished()
-    assert finished.message == "cannot launch: x"
+    assert (said["status"], said["message"], finished.message) == (1, "cannot launch: x", "cannot launch: x")
     assert finished.record is not None
     assert finished.record["outcome"] == "failure"
 
 
 def test_outlet_takes_each_launch_that_has_a_record(served: Served, launcher: FakeLauncher) -> None:
     """Metrics and traces hear of successes and failures alike; a refused launch has nothing to tell."""
-    error = LaunchError("cannot launch", "x")
-    error.record = record(outcome="failure")
     launcher.at_once = True
-    for result in (record(), error, LaunchError("cannot launch", "y")):
+    for result in (record(), record(outcome="failure"), LaunchError("cannot launch", "y")):
         launcher.result = result
         with served.client() as client:
             client.launch()

@@ -18,7 +18,7 @@ from orchestrator.channel.console import Console
 from orchestrator.channel.control import Control
 from orchestrator.channel.port import Port
 from orchestrator.channel.ring import ConsoleRing
-from orchestrator.errors import GuestlaunchError, HypervisorError
+from orchestrator.errors import HypervisorError
 from orchestrator.hypervisor.events import EventSource
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import Boot
@@ -148,12 +148,13 @@ def test_whatever_is_raised_the_guest_ends_and_the_launch_is_recorded(
         assert outcome.alive() == 0, kind
         assert len(outcome.events("launch_finished")) == 1, kind
         assert all(start.did.count("stage") == start.did.count("released") for start in outcome.starts), kind
+        finished = outcome.finished()
         if outcome.raised is None:
             assert outcome.record is not None
+            assert outcome.record.outcome == finished["outcome"], kind
         else:
-            finished = outcome.finished()
-            assert finished["outcome"] == "failure", kind
-            assert finished["error"], kind
+            assert (type(outcome.raised), finished["outcome"]) == (kind, "failure")
+        assert finished["error"] or finished["outcome"] == "success", kind
         del outcome
     if owner is Port:
         gc.collect()  # here, and not in a later test, is it known why a socket is left to it
@@ -165,7 +166,7 @@ def test_any_exception_will_do(settings: Settings, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Watch, "wait", planted(kind, Watch.wait, after=False))
     outcome = Outcome(settings)
     assert (outcome.alive(), outcome.finished()["outcome"]) == (0, "failure")
-    assert isinstance(outcome.raised, SystemExit if kind is SystemExit else GuestlaunchError)
+    assert type(outcome.raised) is (SystemExit if kind is SystemExit else type(None))
 
 
 @pytest.mark.parametrize(
@@ -204,9 +205,8 @@ def test_a_defect_is_told_with_its_traceback(settings: Settings, monkeypatch: py
     """The user has one line, the log the rest."""
     monkeypatch.setattr(Boot, "follow", planted(ZeroDivisionError, Boot.follow, after=False))
     outcome = Outcome(settings)
-    assert isinstance(outcome.raised, GuestlaunchError)
-    assert "internal error: phase" in str(outcome.raised)
-    assert "ZeroDivisionError('planted')" in str(outcome.raised)
+    assert "internal error: phase" in outcome.finished()["error"]
+    assert "ZeroDivisionError('planted')" in outcome.finished()["error"]
     assert "Traceback" in outcome.events("internal_error")[0]["traceback"]
     assert outcome.finished()["outcome"] == "failure"
 
@@ -238,7 +238,7 @@ def test_a_qemu_that_does_not_end_fails_the_launch(settings: Settings) -> None:
         serve_a_tool(start)
 
     outcome = Outcome(settings, story)
-    assert "QEMU did not end: phase shutdown: not within 0.2 s" in str(outcome.raised)
+    assert "QEMU did not end: phase shutdown: not within 0.2 s" in outcome.finished()["error"]
     assert outcome.phases()["shutdown"] == "failure"
     assert outcome.alive() == 0
 
@@ -327,7 +327,7 @@ def test_a_death_a_panic_and_a_lost_connection_are_told_alike(settings: Settings
     for story, says in ((dies, "exit status 1"), (panics, "no init"), (loses, "connection to libvirt broke")):
         Path(settings.log_target).unlink(missing_ok=True)
         outcome = Outcome(settings, story, kind)
-        assert says in str(outcome.raised)
+        assert says in outcome.finished()["error"]
         assert outcome.finished()["outcome"] == "failure"
         assert outcome.phases()["gate" if kind is Start.WARM else "firmware"] == "failure"
 
@@ -347,7 +347,7 @@ def test_a_deadline_counts_from_the_last_sign_of_progress(settings: Settings) ->
     assert outcome.finished()["outcome"] == "success"
     Path(settings.log_target).unlink()
     silent = Outcome(slow, lambda _: None, Start.WARM)
-    assert "the launch took too long: phase gate: not over after 2.0 s" in str(silent.raised)
+    assert "the launch took too long: phase gate: not over after 2.0 s" in silent.finished()["error"]
 
 
 def traced(start: FakeStart, *lines: str) -> None:
@@ -447,7 +447,7 @@ def test_a_full_disk_ends_the_launch_in_order(settings: Settings) -> None:
     """A guest that QEMU has stopped for want of room is told to end; the reason is the error, and one event."""
     outcome = Outcome(settings, full_disk)
     assert "terminate" in outcome.guest.did
-    assert str(outcome.raised).startswith("cannot write to the disk: n1: No space left (free some space there")
+    assert outcome.finished()["error"].startswith("cannot write to the disk: n1: No space left (free some space there")
     assert (outcome.finished()["outcome"], outcome.alive()) == ("failure", 0)
     [event] = outcome.events("disk_error")
     assert (event["file"], event["reason"]) == ("n1", "No space left")
