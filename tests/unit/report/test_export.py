@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import resource
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -91,6 +94,44 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert path.read_bytes() == b"after"
     assert path.stat().st_mode & 0o777 == 0o644
     assert list(tmp_path.iterdir()) == [path]
+
+
+@contextlib.contextmanager
+def no_room(most_bytes: int) -> Iterator[None]:
+    """Have no file grow beyond a size: Python does without the signal, and a write fails."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("size", [5_000, 5_000_000])
+def test_a_failed_write_leaves_nothing(tmp_path: Path, size: int) -> None:
+    """Neither a temporary file nor a part of the new one in the old one's place: small or large, named or cached."""
+    path = tmp_path / "a.html"
+    path.write_text("old")
+    with no_room(1_000), pytest.raises(GuestlaunchError, match="cannot write: .*a.html: File too large"):
+        export.write_file(path, bytes(size))
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("old", [path])
+
+
+def test_a_name_that_cannot_be_had_leaves_nothing(tmp_path: Path) -> None:
+    """A directory of the file's name stays, and no temporary file beside it."""
+    path = tmp_path / "a.html"
+    path.mkdir()
+    with pytest.raises(GuestlaunchError, match="cannot write"):
+        export.write_file(path, b"new")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_of_the_library_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is bundled anew the next time."""
+    monkeypatch.setattr(export, "_bundle", lambda: "x" * 5_000)
+    with no_room(1_000):
+        assert export.library(tmp_path / "cache") == "x" * 5_000
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_the_library_is_bundled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
