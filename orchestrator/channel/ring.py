@@ -18,11 +18,9 @@ class ConsoleRing:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._held = bytearray()
-        self.seen_bytes = 0
 
     def feed(self, block: bytes) -> None:
         """Append bytes; the oldest go when more than the capacity is held."""
-        self.seen_bytes += len(block)
         self._held += block[-self._capacity :]
         del self._held[: -self._capacity]
 

@@ -15,8 +15,6 @@ from typing import TypeVar
 from orchestrator.domain.model import Arch, FirmwareKind, Profile
 from orchestrator.errors import SettingsError, nearest
 
-DEFAULT_PROFILE = "aarch64-uefi"
-
 _E = TypeVar("_E", bound=StrEnum)
 _TEXTS = ("machine", "cpu_tcg", "cpu_kvm", "console")
 _COUNTS = ("memory_mib", "vcpus")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.domain.model import Privileges
-from orchestrator.errors import CapabilityError, DeadlineError, GuestlaunchError, NotFoundError
+from orchestrator.errors import CapabilityError, DeadlineError, GuestlaunchError
 from orchestrator.hypervisor import bounded, confinement, driver, embed, retry
 from orchestrator.hypervisor.binding import libvirt, start_event_loop
 from orchestrator.hypervisor.emulator import emulator_version
@@ -149,20 +149,6 @@ class Connection:
 
         return self._start(summary, start)
 
-    def lookup(self, name: str) -> Guest:
-        """Return a domain that runs already.
-
-        :raise NotFoundError: there is none of that name, or it does not run.
-        """
-        try:
-            domain = self._handle.lookupByName(name)
-            active = bool(domain.isActive())
-        except libvirt.libvirtError as failure:
-            raise translate(failure, "cannot find domain", name) from failure
-        if not active:
-            raise NotFoundError("cannot find domain", name, "it is defined but does not run", "start it")
-        return self._guest(domain, None, fresh=False)
-
     def list_names(self) -> list[str]:
         """Return the names of all domains, running or stored, sorted."""
         try:
@@ -181,13 +167,6 @@ class Connection:
         except libvirt.libvirtError as failure:
             raise translate(failure, "cannot ask for versions", self.uri) from failure
         return Versions(libvirt=own, qemu=_dotted(number) if number else None)
-
-    def capabilities(self) -> str:
-        """Return libvirt's description of the host and of the guests it can run, as XML."""
-        try:
-            return self._handle.getCapabilities()
-        except libvirt.libvirtError as failure:
-            raise translate(failure, "cannot ask for capabilities", self.uri) from failure
 
     def close(self) -> None:
         """Close the connection. End its guests first; libvirt is given the time to clear away those that have ended."""
@@ -228,7 +207,7 @@ class Connection:
     def _held(self, domain: libvirt.virDomain, adoption: Adoption | None) -> Guest:
         """Return the guest of a domain that has just been started; one that nobody comes to hold is ended."""
         try:
-            return self._guest(domain, adoption, fresh=True)
+            return self._guest(domain, adoption)
         except BaseException:
             _ignoring_libvirt(domain.destroy)
             raise
@@ -240,9 +219,9 @@ class Connection:
         why, hint = "no such program", "install the QEMU of this arch"
         return CapabilityError("cannot start QEMU", summary.emulator, why, hint)
 
-    def _guest(self, domain: libvirt.virDomain, adoption: Adoption | None, *, fresh: bool) -> Guest:
+    def _guest(self, domain: libvirt.virDomain, adoption: Adoption | None) -> Guest:
         process = adoption.finish() if adoption else None
-        feed = self._router.feed(domain.UUIDString(), fresh=fresh)
+        feed = self._router.feed(domain.UUIDString())
         guest = Guest(
             domain,
             feed,

@@ -56,18 +56,16 @@ class EventRouter:
                 if not self._starting:
                     self._early.clear()
 
-    def feed(self, uuid: str, *, fresh: bool) -> EventFeed:
-        """Return the feed of a guest, with its early events in it.
+    def feed(self, uuid: str) -> EventFeed:
+        """Return a feed for a guest that has just been started, with its early events in it.
 
-        :param fresh: the guest has just been started: what an earlier one of the same UUID said is not its.
+        What an earlier guest of the same UUID said is not its.
         """
         with self._lock:
-            feed = None if fresh else self._feeds.get(uuid)
-            if feed is None:
-                feed = self._feeds[uuid] = EventFeed()
-                for of, event in self._early:
-                    if of == uuid:
-                        feed.put(event)
+            feed = self._feeds[uuid] = EventFeed()
+            for of, event in self._early:
+                if of == uuid:
+                    feed.put(event)
             return feed
 
     def _deliver(self, uuid: str, event: GuestEvent) -> None:

@@ -33,10 +33,6 @@ class Interval:
     low: float
     high: float
 
-    def contains(self, value: float) -> bool:
-        """Tell whether the value lies in the interval, its ends included."""
-        return self.low <= value <= self.high
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:

@@ -51,11 +51,6 @@ class Recorder:
         with self._lock:
             self._why.setdefault(phase, reason)
 
-    def has(self, phase: Phase) -> bool:
-        """Tell whether the phase's beginning is known."""
-        with self._lock:
-            return phase in self._boundaries
-
     def current(self) -> Phase:
         """Return the phase latest in the order whose beginning is known."""
         with self._lock:

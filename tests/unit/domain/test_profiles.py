@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.domain.model import Arch, FirmwareKind
-from orchestrator.domain.profiles import DEFAULT_PROFILE, configs_dir, load_profile, parse_profile, profile_names
+from orchestrator.domain.profiles import configs_dir, load_profile, parse_profile, profile_names
 from orchestrator.errors import SettingsError
+from orchestrator.settings import Settings
 
 GOOD: dict[str, object] = {
     "arch": "aarch64",
@@ -36,7 +37,7 @@ def test_shipped_profiles() -> None:
         arch, kind = name.rsplit("-", 1)
         assert (profile.name, profile.arch, profile.firmware) == (name, Arch(arch), kinds[kind])
         assert profile.description
-    assert DEFAULT_PROFILE in profile_names()
+    assert Settings(state_dir=Path(), runtime_dir=Path()).profile in profile_names()
     assert (configs_dir() / "profiles").is_dir()
 
 
