@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import TOP, failed_key
 from tests.leftovers import left_behind, look
+from tests.processes import both_guardians
 from tests.running import Guestlaunch, session_environment
 from tests.storage import Storage, make
 
@@ -40,6 +41,8 @@ def embedded(state_dir: Path) -> Iterator[Connection]:
     from orchestrator.hypervisor.connection import open_connection
 
     with open_connection(None, state_dir) as connection:
+        assert connection.root is not None
+        both_guardians(connection.root.path)  # the second comes a little later, and belongs to no test
         yield connection
 
 

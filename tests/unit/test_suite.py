@@ -18,7 +18,7 @@ from tests.running import Guestlaunch
 
 TOP = Path(__file__).resolve().parents[2]
 SHARED = (
-    *("__init__.py", "conftest.py", "running.py", "disks.py", "storage.py", "leftovers.py"),
+    *("__init__.py", "conftest.py", "running.py", "disks.py", "storage.py", "leftovers.py", "processes.py"),
     "functional/conftest.py",
 )
 

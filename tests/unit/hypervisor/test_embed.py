@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 
 from orchestrator.errors import HypervisorError
 from orchestrator.hypervisor import embed
+from tests.processes import both_guardians
 
 TOP = Path(__file__).resolve().parents[3]
 
@@ -103,33 +103,12 @@ def test_killed_owners_root_and_claims_are_removed(short_dir: Path) -> None:
     assert (other / "x").exists()
 
 
-def guardians(root: Path) -> dict[str, int]:
-    """Return the process ids of a root's two guardians, by the names of their programs."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            known = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-            for name in ("leftovers.py", "lifeline.py"):
-                if os.fsencode(root) in known and name.encode() in known:
-                    found[name] = int(process.name)
-    return found
-
-
-def both(root: Path, *, unlike: int = 0) -> dict[str, int]:
-    """Wait until both guardians are there, none of them a given process."""
-    end = time.monotonic() + 20
-    while len(found := guardians(root)) < 2 or unlike in found.values():
-        assert time.monotonic() < end, found
-        time.sleep(0.02)
-    return found
-
-
 def test_guardian_killed_together_with_its_owner(short_dir: Path) -> None:
     """A second guardian, under another name, does what the first one cannot do any more; no next start is needed."""
     folder = short_dir / "gl-0123456789ab"
     folder.mkdir()
     process, root = owner(short_dir, folder)
-    for pid in (process.pid, both(root)["leftovers.py"]):
+    for pid in (process.pid, both_guardians(root)["leftovers.py"]):
         os.kill(pid, signal.SIGKILL)
     process.communicate()
     assert wait_gone(root, folder)
@@ -139,9 +118,9 @@ def test_guardian_killed_together_with_its_owner(short_dir: Path) -> None:
 def test_a_guardian_that_dies_is_replaced(short_dir: Path, name: str) -> None:
     """Each of the two is there again after its death, and both go with their owner."""
     process, root = owner(short_dir)
-    killed = both(root)[name]
+    killed = both_guardians(root)[name]
     os.kill(killed, signal.SIGKILL)
-    both(root, unlike=killed)
+    both_guardians(root, unlike=killed)
     process.communicate("")
     assert process.returncode == 0
     assert wait_gone(root)
@@ -150,7 +129,7 @@ def test_a_guardian_that_dies_is_replaced(short_dir: Path, name: str) -> None:
 def test_an_owner_waits_for_its_guardians(short_dir: Path) -> None:
     """When a process has ended in good order, so have its guardians: none is left for init to reap."""
     process, root = owner(short_dir)
-    pids = both(root).values()
+    pids = both_guardians(root).values()
     process.communicate("")
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
