@@ -27,14 +27,12 @@ IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 failed_key = pytest.StashKey[bool]()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for its marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the folder they are in. Where workers share a run, a file with real guests is one worker's."""
+    """Mark tests by the folder they are in."""
     for item in items:
         folder = item.path.relative_to(TOP).parts[1] if item.path.is_relative_to(TOP / "tests") else ""
         if folder in MARKED_FOLDERS:
             item.add_marker(folder)
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
