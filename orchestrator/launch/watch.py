@@ -123,6 +123,8 @@ class Watch:
         if not self._ready and not self._lost.is_set():
             self._boot.follow()
             if self._boot.flag_sent():
+                # QEMU's trace may be read before the markers that the guest sent earlier.
+                self._ends.control.drain()
                 self._ready = True
                 return Event.LAUNCH_FLAG
         if self._guest.disk_error is not None:  # before a stop: that tool may not have noticed what it has lost

@@ -278,6 +278,8 @@ def test_a_client_that_goes_at_once_leaves_no_clone(
     with socket.socket(socket.AF_UNIX) as client, Path(os.devnull).open("r+b") as null:
         client.connect(str(socket_path(guestlaunch)))
         protocol.send(client, message, [null.fileno()] * 3)
+        asked, _ = protocol.receive(client, time.monotonic() + 60)
+        protocol.send(client, protocol.files_message(asked["names"]))
     wait_for_event(evidence, "launch_finished")
     assert waiting not in wait_for_clones(guestlaunch, session_dir, 1)
     (record,) = records(evidence)  # written after the event, and long before there is another clone

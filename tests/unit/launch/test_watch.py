@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,10 +20,11 @@ def stop() -> Iterator[Stop]:
         yield one
 
 
-def watch(stop: Stop, boot: object) -> Watch:
-    """Return what watches a guest that lives, with this boot."""
+def watch(stop: Stop, boot: object, drain: Callable[[], None] = lambda: None) -> Watch:
+    """Return what watches a guest that lives, with this boot; `drain` reads what is left in its control port."""
     guest = SimpleNamespace(exited=threading.Event(), disk_error=None, on_event=lambda _: lambda: None)
-    ends = SimpleNamespace(written=SimpleNamespace(look=lambda: None, suspicious=False))
+    written = SimpleNamespace(look=lambda: None, suspicious=False)
+    ends = SimpleNamespace(written=written, control=SimpleNamespace(drain=drain))
     return Watch(cast("Any", guest), stop, cast("Any", ends), cast("Any", boot), threading.Event())
 
 
@@ -64,3 +65,12 @@ def test_a_stop_before_the_flag_cancels(stop: Stop) -> None:
     stop.request("the user's wish")
     with watch(stop, boot) as one:
         assert one.wait() is Event.STOP
+
+
+def test_markers_before_the_flag_are_read_first(stop: Stop) -> None:
+    """The trace may show the flag while the markers that the guest sent before it are still in the port."""
+    boot = SimpleNamespace(follow=lambda: None, flag_sent=lambda: True, answered=lambda: False, overdue=lambda _: False)
+    read: list[str] = []
+    with watch(stop, boot, lambda: read.append("guestfsd")) as one:
+        assert one.wait() is Event.LAUNCH_FLAG
+    assert read == ["guestfsd"]
