@@ -40,7 +40,9 @@ class Tool:
 
     def __init__(self, wrapper_pid: int, console: int = -1) -> None:
         self._ended = False
-        self._pidfd = self._open(_maker(console), wrapper_pid)
+        maker = _maker(console)
+        self._pidfd = self._open(maker, wrapper_pid)
+        self._console = os.dup(console) if maker > 0 else -1
         self._sockets = _sockets_of(wrapper_pid)
         self._request: LaunchRequest | None = None
 
@@ -50,7 +52,7 @@ class Tool:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for descriptor in (self._pidfd, self._sockets):
+        for descriptor in (self._pidfd, self._sockets, self._console):
             if descriptor >= 0:
                 os.close(descriptor)
 
@@ -87,11 +89,11 @@ class Tool:
         """Tell whether nobody is there any more for whom the launch could be of use.
 
         A tool that went into the background (guestmount) is another process than the one that launched; it holds its
-        end of guestfsd's connection for as long as it lives.
+        ends of the console and of guestfsd's connection for as long as it lives.
         """
         if self._request is None or self._request.guestfsd_path is None or not self.ended:
             return False
-        return not _is_held(self._sockets, self._request.guestfsd_path)
+        return not _has_peer(self._console) and not _is_held(self._sockets, self._request.guestfsd_path)
 
     def clear(self) -> list[Path]:
         """Remove the tool's folders if it is dead and nobody took them over; return those that were removed.
@@ -145,8 +147,20 @@ def _sockets_of(pid: int) -> int:
     return -1
 
 
+def _has_peer(console: int) -> bool:
+    """Tell whether a process still holds the other end of a pair of sockets; libguestfs's recovery process does not."""
+    if console < 0:
+        return False
+    poll = select.poll()
+    poll.register(console, 0)
+    return not any(flags & (select.POLLHUP | select.POLLERR) for _, flags in poll.poll(0))
+
+
 def _is_held(sockets: int, path: str) -> bool:
-    """Tell whether a process still holds a socket of that name: accepted ones bear their listener's."""
+    """Tell whether a process still holds a socket of that name: accepted ones bear their listener's.
+
+    The kernel lists them in the network namespace of who connected: one that a confined QEMU connected to is not seen.
+    """
     if sockets < 0:
         return True
     os.lseek(sockets, 0, os.SEEK_SET)
