@@ -118,6 +118,31 @@ def test_tool_that_died_before_it_was_looked_for(launch: LaunchRequest) -> None:
         assert watched.is_abandoned()
 
 
+def test_who_took_over_holds_the_console(launch: LaunchRequest) -> None:
+    """A child that goes on for a tool (guestmount) is seen by its end of the console, whatever network QEMU is in."""
+    outer, inner = socket.socketpair()
+    code = (
+        "import array, os, socket, sys\n"
+        f"s = socket.socket(fileno={inner.fileno()})\n"
+        "a, b = socket.socketpair()\n"
+        "s.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [a.fileno()]))])\n"
+        "a.close()\n"
+        "if os.fork() == 0: sys.stdin.read()\n"
+    )
+    with outer, inner:
+        child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, pass_fds=(inner.fileno(),))
+        _, (console,), _, _ = socket.recv_fds(outer, 1, 1)
+        child.wait(timeout=60)
+    assert child.stdin is not None
+    with contextlib.closing(socket.socket(fileno=console)) as ours, Tool(os.getpid(), console) as watched:
+        watched.asks_for(launch)
+        assert watched.ended
+        assert not watched.is_abandoned()
+        child.stdin.close()
+        assert ours.recv(1) == b""  # the child has ended
+        assert watched.is_abandoned()
+
+
 def test_a_console_of_somebody_elses_names_no_tool(tool: tuple[subprocess.Popen[str], int], tmp_path: Path) -> None:
     """A connection to a server, or a file, does not say who the tool is; the wrapper's parent does."""
     process, wrapper = tool
