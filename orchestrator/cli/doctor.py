@@ -20,7 +20,7 @@ from orchestrator.workload.diagnosis import Verdict, examine
 )
 @settings_options
 @json_option
-@click.option("--probe", is_flag=True, help="find out anew whether guests run under KVM")
+@click.option("--probe", is_flag=True, help="Find out anew whether guests run under KVM.")
 def doctor(*, settings: Settings, as_json: bool, probe: bool) -> int:
     """Report programs, firmware, appliances, accelerators and directories; exit status 1 when launches cannot work.
 

@@ -31,9 +31,7 @@ class Entry:
 COMMANDS: Mapping[str, Entry] = {
     "guestfish": Entry("orchestrator.cli.tools", "guestfish", "Run guestfish in a launched appliance."),
     "exec": Entry("orchestrator.cli.tools", "exec_", "Run any libguestfs program in a launched appliance."),
-    "env": Entry(
-        "orchestrator.cli.tools", "env", "Print the exports that make plain libguestfs programs launch through us."
-    ),
+    "env": Entry("orchestrator.cli.tools", "env", "Print exports with which libguestfs programs launch through us."),
     "run": Entry("orchestrator.cli.jobs", "run", "Run a workload described by a job file."),
     "demo": Entry("orchestrator.cli.demo", "demo", "Show what fw_cfg DMA saves, on a disk image made on the spot."),
     "status": Entry("orchestrator.cli.status", "status", "Show the running daemon and its launches."),
@@ -47,6 +45,7 @@ COMMANDS: Mapping[str, Entry] = {
     "appliance": Entry("orchestrator.cli.appliance", "appliance", "Build, list, check and remove appliances."),
     "template": Entry("orchestrator.cli.template", "template", "Build, list, check and remove templates of launches."),
     "domain": Entry("orchestrator.cli.domain", "domain", "Print, define or start a libvirt domain."),
+    "help": Entry("orchestrator.cli.help", "help_", "Show the manual: commands, settings, the daemon."),
     "completion": Entry("orchestrator.cli.completion", "completion", "Print shell completion."),
 }
 
@@ -93,8 +92,8 @@ class LazyGroup(click.Group):
         'eval "$(guestlaunch env)"; guestfish --ro -a disk.img -i',
         "guestlaunch demo",
     )
-    + "\n\nSettings: options win over GUESTLAUNCH_* variables, those over --config, then "
-    "~/.config/guestlaunch/config.toml, then /etc/guestlaunch/config.toml.",
+    + "\n\nThe manual: guestlaunch help. Settings, in options, GUESTLAUNCH_* variables and files: guestlaunch help "
+    "settings.",
 )
 @click.version_option(__version__, prog_name=PROGRAM)
 def cli() -> None:

@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
 
     :raise GuestlaunchError: when it cannot start.
     """
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     names = ("log", "state_dir", "connect", "standby", "metrics_listen", "otlp_endpoint")
     overrides = {name: getattr(options, name) for name in names}
     if options.serve_fd is not None:
@@ -115,26 +115,27 @@ def _for_clients(settings: Settings) -> Settings:
     return replace(settings, timeline=None) if settings.timeline == "-" else settings
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """Return what reads our arguments; the manual is made from it."""
+    made = _Parser(
         prog="guestlaunchd",
         description="Launches appliances for libguestfs tools (through guestlaunch-hv) until told to stop.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--socket", metavar="PATH", help="listen there instead of in the runtime directory")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="settings file")
-    parser.add_argument("--state-dir", metavar="DIR", help="appliances, logs and libvirt's private files")
-    parser.add_argument("-c", "--connect", metavar="URI", help="libvirt connection of launches that name none")
-    parser.add_argument("--log", metavar="FILE", help="where events go; - is stderr")
-    parser.add_argument("--standby", metavar="N", help="keep N clones ready for each kind of launch (default: 1)")
-    parser.add_argument("--metrics-listen", metavar="HOST:PORT", help="answer Prometheus there, at /metrics")
-    parser.add_argument("--otlp-endpoint", metavar="URL", help="send launches as traces to that collector")
-    parser.add_argument("--serve-fd", metavar="N", type=int, help="serve one inherited connection, then end")
-    parser.add_argument("--lifeline", metavar="N", type=int, help="end when an inherited pipe does")
-    parser.add_argument("--version", action="version", version=f"guestlaunchd {__version__}")
-    return parser
+    made.add_argument("--socket", metavar="PATH", help="listen there instead of in the runtime directory")
+    made.add_argument("--config", metavar="FILE", type=Path, help="settings file")
+    made.add_argument("--state-dir", metavar="DIR", help="appliances, logs and libvirt's private files")
+    made.add_argument("-c", "--connect", metavar="URI", help="connection to libvirt, for launches that name none")
+    made.add_argument("--log", metavar="FILE", help="where events go; - is stderr")
+    made.add_argument("--standby", metavar="N", help="keep N clones ready for each kind of launch (default: 1)")
+    made.add_argument("--metrics-listen", metavar="HOST:PORT", help="answer Prometheus there, at /metrics")
+    made.add_argument("--otlp-endpoint", metavar="URL", help="send launches as traces to that collector")
+    made.add_argument("--serve-fd", metavar="N", type=int, help="serve one inherited connection, then end")
+    made.add_argument("--lifeline", metavar="N", type=int, help="end when an inherited pipe does")
+    made.add_argument("--version", action="version", version=f"guestlaunchd {__version__}")
+    return made
 
 
 def _inherited(descriptor: int) -> socket.socket:

@@ -70,21 +70,29 @@ def _one_of(*choices: str) -> Callable[[object, Path], str]:
 
 
 def _path(value: object, cwd: Path) -> Path:
-    text = os.fspath(value) if isinstance(value, Path) else _text(value, cwd)
+    text = os.fspath(value) if isinstance(value, Path) else value
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise BadValueError("expected a path")
     return Path(os.path.normpath(cwd / Path(text).expanduser()))
 
 
 def _folders(value: object, cwd: Path) -> tuple[Path, ...]:
-    """Return directories from a list, or from a text that parts them by colons."""
-    names = value if isinstance(value, list | tuple) else _text(value, cwd).split(":")
-    found = tuple(_path(name, cwd) for name in names)
+    """Return directories from a list, or from a text in which colons separate them."""
+    names = value.split(":") if isinstance(value, str) else value
+    try:
+        found = tuple(_path(name, cwd) for name in names) if isinstance(names, list | tuple) else ()
+    except BadValueError:
+        found = ()
     if not found or any(":" in os.fspath(path) for path in found):
-        raise BadValueError("expected directories, parted by colons")
+        raise BadValueError("expected directories, separated by colons")
     return found
 
 
 def _path_or_dash(value: object, cwd: Path) -> str:
-    return "-" if value == "-" else os.fspath(_path(value, cwd))
+    try:
+        return "-" if value == "-" else os.fspath(_path(value, cwd))
+    except BadValueError:
+        raise BadValueError("expected a path or -") from None
 
 
 CONVERT: Mapping[str, Callable[[Any, Path], object]] = {
@@ -115,4 +123,15 @@ CONVERT: Mapping[str, Callable[[Any, Path], object]] = {
     "metrics_listen": _text,
     "otlp_endpoint": _text,
 }
+
+
+def takes(convert: Callable[[Any, Path], object]) -> str:
+    """Return what a conversion takes, in the words with which it refuses anything else."""
+    try:
+        convert("\0", Path("/"))
+    except BadValueError as error:
+        return str(error).removeprefix("expected ").strip()
+    raise AssertionError("a conversion that takes anything")
+
+
 DEADLINES = tuple(f.name for f in dataclasses.fields(Deadlines))

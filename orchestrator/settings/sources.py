@@ -17,13 +17,15 @@ from orchestrator.surroundings import working_directory
 
 PREFIX = "GUESTLAUNCH_"
 SYSTEM_CONFIG = Path("/etc/guestlaunch/config.toml")
-# Read by the hv wrapper, by load() itself or by the commands: variables of ours that are no settings.
-OWN_VARIABLES = frozenset(
-    {
-        "GUESTLAUNCH_CONFIG", "GUESTLAUNCH_SOCKET", "GUESTLAUNCH_QUIET", "GUESTLAUNCH_KVM", "GUESTLAUNCH_CLIENT",
-        "GUESTLAUNCH_OWN_SERVER",
-    }
-)  # fmt: skip
+# Variables of ours that are no settings, and what they are for: read by the hv wrapper, by load() or by the commands.
+OWN_VARIABLES: Mapping[str, str] = {
+    "GUESTLAUNCH_CONFIG": "The settings file, as `--config` names it.",
+    "GUESTLAUNCH_SOCKET": "The server that is to launch. It must answer.",
+    "GUESTLAUNCH_KVM": "With 1, libguestfs is told that KVM works, so that its own setting `force_kvm` is accepted.",
+    "GUESTLAUNCH_CLIENT": "Set by the commands: the name under which they learn what became of their launches.",
+    "GUESTLAUNCH_QUIET": "Set by the commands, which say themselves why a launch failed: the wrapper does not.",
+    "GUESTLAUNCH_OWN_SERVER": "Set by the commands: GUESTLAUNCH_SOCKET is a command's own server, which ends with it.",
+}
 # What one launch may ask for by itself; the rest belongs to the process that launches.
 PER_LAUNCH = frozenset(
     {

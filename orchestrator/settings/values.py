@@ -11,7 +11,21 @@ from pathlib import Path
 class Deadlines:
     """How long each stage of a launch may go on without a sign of progress, in seconds.
 
-    `transfer` holds for each fw_cfg phase. A clone has at its gate what a boot has in its init, if that is more.
+    The page guestlaunch.toml(5) is made from these lines and from those of `Settings`.
+
+    :ivar connect: connecting to libvirt.
+    :ivar create: the start of QEMU by libvirt.
+    :ivar firmware: the firmware, until it asks for the kernel.
+    :ivar transfer: each of the two downloads over fw_cfg.
+    :ivar handoff: from the end of the downloads to the kernel's start.
+    :ivar kernel: the kernel, until the initrd's init starts.
+    :ivar initrd: the initrd, until the appliance's init starts.
+    :ivar init: the appliance's init, until guestfsd starts.
+    :ivar guestfsd: until guestfsd, once it runs, opens its channel.
+    :ivar restore: loading a template's state into a clone.
+    :ivar gate: from the start of a clone's vCPUs until its guest is past the gate; never less than `init`.
+    :ivar shutdown: the guest's own shutdown, before it is killed.
+    :ivar kvm_probe: the probe guest that shows whether KVM works.
     """
 
     connect: float = 60.0
@@ -33,24 +47,48 @@ class Deadlines:
 class Settings:
     """Everything that can be set. Paths are absolute.
 
-    :ivar connect: libvirt URI; None means the private `qemu:///embed` under the state directory.
-    :ivar accel: "auto", "kvm" or "tcg".
-    :ivar start: "cold", "warm" or "auto": warm where a template serves the launch, else cold.
-    :ivar appliance: a fixed appliance's directory; None means the newest one built for the arch.
-    :ivar timeline: where each launch's canonical line is also written: a file, or "-".
-    :ivar log: where events are logged: a file, or "-" for stderr; None means `state_dir/log/events.jsonl`.
-    :ivar confine: "auto": a QEMU that root starts has a user of its own and no rights; "off": it stays root.
-    :ivar guest_aslr: False has an emulated guest lay out its programs without randomness, which is faster.
-    :ivar console_kib: how much of the guest's console is kept, in KiB.
-    :ivar measure: False turns off all that is only there to date phases.
-    :ivar keep_launches: how many launches the store keeps; `keep_days` how long, in days. 0 keeps all.
-    :ivar standby: how many clones a daemon keeps ready, for each kind of launch; 0 for none.
-    :ivar standby_memory_mib: how much memory of their own all these may have together.
-    :ivar image_policy: "trusted", "untrusted", or None: trusted for a tool's own command line, untrusted for jobs.
-    :ivar image_roots: below which untrusted images, and all that they name, must lie; none: each image's own directory.
-    :ivar image_max_gib: how large a disk an untrusted image may be.
-    :ivar metrics_listen: HOST:PORT where the daemon answers Prometheus; None for nowhere.
-    :ivar otlp_endpoint: base address of an OpenTelemetry collector; None leaves it to OpenTelemetry's own variables.
+    The page guestlaunch.toml(5) is made from these lines; what a key takes and its default are added to them.
+
+    :ivar state_dir: where appliances, templates, logs and libvirt's private files are kept. By default
+        /var/lib/guestlaunch for root, else $XDG_STATE_HOME/guestlaunch (~/.local/state/guestlaunch).
+    :ivar runtime_dir: where sockets are. By default $XDG_RUNTIME_DIR/guestlaunch where that directory is the user's
+        own, else /run/guestlaunch for root and /tmp/guestlaunch-UID for others.
+    :ivar profile: the kind of guest: its architecture, machine, firmware and CPU.
+    :ivar connect: the libvirt connection: qemu:///session, qemu:///system or, for `guestlaunch domain`, a remote one.
+        By default a private qemu:///embed, for which no daemon has to run.
+    :ivar fw_cfg_dma: how the firmware gets kernel and initrd from QEMU: by fw_cfg's DMA interface (on) or a few bytes
+        at a time (off).
+    :ivar accel: the accelerator. `auto` takes KVM for a guest of the host's architecture once a probe guest has booted
+        under it, else TCG.
+    :ivar start: how launches start. `auto` clones a template where one fits the launch, else boots; `warm` makes the
+        template first where there is none; `cold` always boots.
+    :ivar appliance: the directory of a fixed appliance. By default the newest one that was built for the guest's
+        architecture.
+    :ivar memory_mib: the guest's memory in MiB. By default what the tool asks for.
+    :ivar vcpus: the guest's number of virtual CPUs. By default what the tool asks for.
+    :ivar cpu: the guest's CPU model. By default the profile's.
+    :ivar timeline: a file that takes each launch's timeline as one line of JSON; `-` is standard output.
+    :ivar log: the event log. By default log/events.jsonl in the state directory; `-` is standard error, or the journal
+        where standard error leads there.
+    :ivar confine: `auto`: a QEMU that root starts over the private connection runs as a user of its own, without any
+        privileges. `off`: it stays root.
+    :ivar guest_aslr: whether emulated guests, too, lay out their address spaces at random, which is slower. Templates
+        of the two kinds are kept apart. Under KVM guests always do.
+    :ivar console_kib: how much of the end of the guest's console is kept, in KiB.
+    :ivar measure: `off` leaves out all that is only there to date phases.
+    :ivar keep_launches: how many launches the store of launches keeps; 0 keeps all.
+    :ivar keep_days: for how many days it keeps them; 0 keeps them for ever.
+    :ivar standby: how many clones guestlaunchd keeps ready for each kind of launch; 0 for none.
+    :ivar standby_memory_mib: how much memory of their own all these clones may have together, in MiB.
+    :ivar image_policy: what disk images may name. `trusted`: any file or server as their backing or data file, as with
+        libguestfs itself. `untrusted`: only files below `image_roots`; no format is guessed, and nothing is connected
+        to. By default `untrusted` for the disks of a job, `trusted` for those of a tool.
+    :ivar image_roots: the directories below which untrusted images, and all that they name, must lie. By default each
+        image's own directory.
+    :ivar image_max_gib: how large a disk an untrusted image may be, in GiB.
+    :ivar metrics_listen: HOST:PORT where guestlaunchd answers Prometheus at /metrics. By default nowhere.
+    :ivar otlp_endpoint: the base URL of an OpenTelemetry collector that takes launches as traces. By default
+        OpenTelemetry's own variables decide.
     """
 
     state_dir: Path

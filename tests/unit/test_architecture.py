@@ -21,7 +21,7 @@ PACKAGE = TOP / "orchestrator"
 # In the order data flows: a room imports from itself and from those before it.
 ROOMS = (
     "errors", "surroundings", "files", "sockets", "settings", "images", "timeline", "appliance", "firmware", "domain",
-    "hypervisor", "channel", "template", "launch", "wrapper", "workload", "report", "daemon", "cli",
+    "hypervisor", "channel", "template", "launch", "wrapper", "workload", "report", "daemon", "manual", "cli",
 )  # fmt: skip
 
 # Foreign packages that only one room, or one module, may touch.

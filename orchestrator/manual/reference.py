@@ -1,0 +1,123 @@
+"""What holds for all commands: the phases of a launch, exit statuses, variables, files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.errors import GuestlaunchError, UsageError
+from orchestrator.manual.page import Paragraph, Section, entry
+from orchestrator.settings import OWN_VARIABLES, SYSTEM_CONFIG
+from orchestrator.timeline.phases import Phase
+from orchestrator.workload import jobs, tools
+
+PAGES = {"guestlaunch": 1, "guestlaunch-hv": 1, "guestlaunch.toml": 5, "guestlaunchd": 8}
+_OTHERS = "`guestfish`(1), `guestfs`(3), `virt-df`(1)"
+
+# Where a phase begins, and who sees it begin.
+BEGINS: Mapping[Phase, tuple[str, str]] = {
+    Phase.PLAN: ("the wrapper, or the command, starts", "our own clock"),
+    Phase.STAGE: ("the launch is planned; its files are put in place", "our own clock"),
+    Phase.CONNECT: ("libvirt is needed", "our own clock"),
+    Phase.CREATE: ("the domain is handed to libvirt", "our own clock"),
+    Phase.QEMU: ("QEMU is there, paused; its fw_cfg path is read back", "libvirt"),
+    Phase.FIRMWARE: ("the virtual CPUs run", "libvirt"),
+    Phase.FW_CFG_KERNEL: ("the kernel's fw_cfg key is selected", "QEMU's trace"),
+    Phase.FW_CFG_INITRD: ("the initrd's fw_cfg key is selected", "QEMU's trace"),
+    Phase.FIRMWARE_HANDOFF: ("the first fw_cfg key after both is selected", "QEMU's trace"),
+    Phase.KERNEL: ("the kernel's clock starts", "a marker from the guest"),
+    Phase.INITRD: ("the initrd's init starts", "a marker from the guest"),
+    Phase.INIT: ("the appliance's init starts", "a marker from the guest"),
+    Phase.RESTORE: ("a clone's QEMU is there; the template's state is loaded", "libvirt"),
+    Phase.ATTACH: ("the state is loaded, or a clone that was ready is taken; disks are plugged in", "our own clock"),
+    Phase.GATE: ("the guest is let through its gate, and looks at its disks", "our own clock"),
+    Phase.GUESTFSD: ("guestfsd starts, or is let go", "a marker from the guest"),
+    Phase.READY: ("guestfsd opens its channel", "QEMU's trace"),
+    Phase.WORKLOAD: ("the tool has its launch flag", "QEMU's trace"),
+    Phase.SHUTDOWN: ("the tool asks for the end", "our own clock"),
+}
+
+PHASES = Section(
+    "PHASES",
+    (
+        Paragraph(
+            "Phases tile a launch: each begins where the one before it ended, and together they are the whole. One"
+            " whose beginning was not seen is null and says why; nothing is guessed, and nothing that is read slows"
+            " the guest. `restore`, `attach` and `gate` stand for `qemu` to `init` where a template is cloned."
+        ),
+        *(entry(f"`{phase}`", f"Begins when {begins} ({seen}).") for phase, (begins, seen) in BEGINS.items()),
+        Paragraph(
+            "A boot counts as one by DMA only after three witnesses were asked: QEMU's property dma_enabled, the"
+            " register window in the guest's device tree, and the DMA register itself. Times under TCG and KVM are"
+            " never put together, nor are those of cold, warm and standby launches."
+        ),
+    ),
+)
+
+STATUS = Section(
+    "EXIT STATUS",
+    (
+        Paragraph(
+            "`guestlaunch guestfish` and `guestlaunch exec` end as the program that they ran: with its own status, or"
+            f" with {tools.SIGNAL_BASE} plus the number of the signal that ended it. Otherwise:"
+        ),
+        entry("`0`", "It worked."),
+        entry(f"`{GuestlaunchError.exit_status}`", "It did not, and standard error says why, on one line."),
+        entry(f"`{UsageError.exit_status}`", "An option, an argument, a job or a setting is wrong."),
+        entry(f"`{jobs.TIMED_OUT}`", "A job was not done by its deadline (`guestlaunch run`)."),
+        entry(f"`{tools.NOT_EXECUTABLE}`, `{tools.NOT_FOUND}`", "The program cannot be executed, or is not there."),
+        entry("`130`, `141`, `143`", "Interrupted; nobody read the output; ended by SIGTERM."),
+    ),
+)
+
+FILES = Section(
+    "FILES",
+    (
+        Paragraph(
+            "STATE is the setting `state_dir`, RUNTIME is `runtime_dir`; guestlaunch.toml(5) has their defaults."
+        ),
+        entry("~/.config/guestlaunch/config.toml", "The user's settings."),
+        entry(str(SYSTEM_CONFIG), "The system's settings."),
+        entry("STATE/appliances/", "Appliances that were built."),
+        entry("STATE/templates/", "Templates that were built, with the memory of a booted guest each."),
+        entry(
+            "STATE/log/events.jsonl",
+            "The event log; events.jsonl.1 is the one before it. Tracebacks of internal errors.",
+        ),
+        entry(
+            "STATE/launches.sqlite3",
+            "The store of launches that `history`, `timeline` and `report` read. It is made from the log:"
+            " `guestlaunch history --rebuild`.",
+        ),
+        entry("STATE/launches/", "What launches that run now have there."),
+        entry("STATE/bench/", "Results of benchmarks."),
+        entry("STATE/demo/disk.img", "The disk image of `guestlaunch demo`."),
+        entry(
+            "STATE/kvm-verdict.json", "Whether guests run under KVM; found out anew by `guestlaunch doctor --probe`."
+        ),
+        entry("STATE/cache/, STATE/libvirt/", "What can be made again, and the private files of libvirt."),
+        entry("RUNTIME/guestlaunchd.sock", "The daemon's socket."),
+    ),
+)
+
+
+def environment() -> Section:
+    """Return the section about variables."""
+    others = {
+        "GUESTLAUNCH_KEY": "Each setting: guestlaunch.toml(5) lists them.",
+        **OWN_VARIABLES,
+        "LIBGUESTFS_PATH": "A fixed appliance there is launched, unless the settings name one.",
+        "LIBGUESTFS_BACKEND, LIBGUESTFS_HV": (
+            "Set for the programs that launch. Values of the user's own are overruled, and named."
+        ),
+        "LIBGUESTFS_APPEND, LIBGUESTFS_MEMSIZE, ...": "Work as ever.",
+        "XDG_RUNTIME_DIR, XDG_STATE_HOME, XDG_CONFIG_HOME, HOME": "Where directories are by default.",
+        "OTEL_...": "OpenTelemetry's own, where launches are sent as traces.",
+        "PAGER": "Shows pages of `guestlaunch help` where there is no man(1).",
+    }
+    shown = (entry(", ".join(f"`{one}`" for one in name.split(", ")), text) for name, text in others.items())
+    return Section("ENVIRONMENT", tuple(shown))
+
+
+def see_also(name: str) -> str:
+    """Return the pages that a page refers to."""
+    return ", ".join((*(f"`{one}`({number})" for one, number in PAGES.items() if one != name), _OTHERS))
