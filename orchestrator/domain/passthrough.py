@@ -277,10 +277,13 @@ def _memory_arguments(domain: Domain) -> list[str]:
 
 
 def _slot_arguments() -> list[str]:
-    """Return the arguments for a disk at the first disk's place: zeros that are nowhere."""
+    """Return the arguments for a disk at the first disk's place: zeros that are nowhere.
+
+    The guest is not told of disks that are plugged in: its gate looks for them itself, in their order.
+    """
     drive = f"id={SLOT},if=none,driver=null-co,size=1M,read-zeroes=on"
     properties = {"driver": "scsi-hd", **scsi_properties(DiskPlace(bus=DiskBus.SCSI)), "id": SLOT, "drive": SLOT}
-    return ["-drive", drive, *_device_arguments(properties)]
+    return ["-global", "virtio-scsi-device.hotplug=off", "-drive", drive, *_device_arguments(properties)]
 
 
 def _incoming_arguments(domain: Domain) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.RLock()  # a signal handler may come while its own thread holds it
         self._reason: str | None = None
         self._requested_ns: int | None = None
 
@@ -44,15 +46,17 @@ class Stop:
         if self._reason is None:
             self._requested_ns = time.monotonic_ns()
             self._reason = reason
-        if self._fd >= 0:
-            os.eventfd_write(self._fd, 1)
+        with self._lock:
+            if self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
 
     def fileno(self) -> int:
         """Return the eventfd, readable once the end was asked for."""
         return self._fd
 
     def close(self) -> None:
-        """Release the eventfd."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Release the eventfd; whoever asks for the end from then on writes to nothing."""
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1

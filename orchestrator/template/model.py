@@ -18,7 +18,7 @@ from orchestrator.errors import NotFoundError
 
 Facts: TypeAlias = Mapping[str, str | int]
 
-FORMAT = 2  # of the files of a template, its manifest, and what is said at its gate; others are swept
+FORMAT = 3  # of the files of a template, its manifest, and what is said at its gate; others are swept
 MANIFEST = "template.json"
 RAM, STATE, ROOT, NVRAM, FIRMWARE = "ram", "state", "root.qcow2", "nvram.fd", "firmware"
 FILES = (RAM, STATE, ROOT, FIRMWARE)

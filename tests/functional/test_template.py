@@ -20,6 +20,7 @@ from tests.running import Guestlaunch
 
 TCG = ("--accel", "tcg")
 CLONES = 50
+MANY_DISKS = 24
 CLOCK_TOLERANCE_S = 0.050
 
 Guestfish = Callable[..., str]
@@ -86,6 +87,19 @@ def test_disks_in_order(guestfish: Guestfish, disk_image: DiskFactory, template:
         script += [f"blockdev-getsize64 {name}", f"mount-ro {name} /", "cat /n", 'echo ""', "umount /"]
     found = guestfish("warm", *script).split()
     assert found == [*names, *itertools.chain(*((str((10 + index) * MIB), str(index)) for index in range(4)))]
+
+
+@pytest.mark.parametrize("slot", [True, False])
+def test_kernel_names_in_order(guestfish: Guestfish, disk_image: DiskFactory, template: Path, *, slot: bool) -> None:
+    """The kernel calls the disks sda, sdb … in their order, as at a boot: some tools show its names."""
+    path = disk_image(size_mib=1, filesystem=False)
+    adds = [f"add {path} readonly:true"] * MANY_DISKS
+    if slot:
+        adds[0] = f"add {disk_image('first.img', size_mib=1, filesystem=False)} format:raw"
+    lines = guestfish("warm", *adds, "run", "debug sh 'ls -d /sys/bus/scsi/devices/*/block/sd*'").splitlines()
+    found = [re.search(r"/0:0:(\d+):0/block/(\w+)$", line) for line in lines]
+    names = {int(match[1]): match[2] for match in found if match}
+    assert names == {target: f"sd{chr(ord('a') + target)}" for target in range(MANY_DISKS)}
 
 
 @pytest.mark.parametrize("size", [0, 512, MIB], ids=["empty", "one sector", "as large as the template's own"])
