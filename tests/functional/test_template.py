@@ -20,7 +20,7 @@ from tests.running import Guestlaunch
 
 TCG = ("--accel", "tcg")
 CLONES = 50
-MANY_DISKS = 24
+MANY_DISKS = 16
 CLOCK_TOLERANCE_S = 0.050
 
 Guestfish = Callable[..., str]
