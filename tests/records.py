@@ -14,10 +14,11 @@ from orchestrator.timeline.record import schema
 
 
 def records(evidence: Path) -> list[dict[str, Any]]:
-    """Return the canonical lines of the test's launches, each checked against the schema and for tiling."""
+    """Return the canonical lines of the test's launches, each checked: by the schema, for tiling, as a proof."""
     found = [json.loads(line) for line in (evidence / "timeline.jsonl").read_text().splitlines()]
     for record in found:
         jsonschema.validate(record, schema())
+        assert record["proof_failures"] == [], record
         position = 0
         for phase in record["phases"]:
             if phase["start_ns"] is not None:

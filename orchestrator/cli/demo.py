@@ -122,6 +122,9 @@ def _launch(opened: session.Session, image: Path, *, dma: bool) -> Event:
     records = [launch.record for launch in finished if launch.record is not None]
     if status or len(records) != 1:
         raise WorkloadError("guestfish failed", image, f"exit status {status}")
+    if records[0].get("proof_failures"):
+        why = "; ".join(records[0]["proof_failures"])
+        raise WorkloadError("the launch proves nothing", f"{records[0]['launch_id']}, which went well", why)
     return records[0]
 
 

@@ -95,6 +95,8 @@ def show_timeline(event: Event, console: Console | None = None) -> None:
     out.print(headline(event), highlight=False, markup=False)
     if event["error"]:
         out.print(event["error"], style="red", highlight=False, markup=False)
+    for reason in event.get("proof_failures", ()):
+        out.print(f"PROOF FAILED: {reason}", style="bold red", highlight=False, markup=False)
     out.print(_timeline_table(event))
 
 
@@ -125,6 +127,8 @@ def _timeline_lines(event: Event) -> Iterator[str]:
     yield headline(event)
     if event["error"]:
         yield f"error: {event['error']}"
+    for reason in event.get("proof_failures", ()):
+        yield f"PROOF FAILED: {reason}"
     for one in event["phases"]:
         if one["duration_ns"] is None:
             yield f"{one['name']:<17}{'-':>12}  {one['outcome']}: {one.get('reason', '')}"

@@ -1,8 +1,11 @@
 """Firmware for a guest, chosen by QEMU's firmware descriptors (docs/interop/firmware.json in QEMU).
 
 Reads the descriptors in the precedence that the specification gives, and picks the first UEFI build in pflash
-that a throw-away appliance can start from. Says why each other candidate was passed over, whatever it holds: a
-descriptor is somebody else's file. Making the NVRAM copy is `nvram`'s business.
+that a throw-away appliance can start from. A build with Secure Boot, which an appliance has no use for, is taken from
+the packages' directory only where there is no other; what a user or an administrator put first is asked for.
+Says why each other candidate was passed over, whatever it holds: a descriptor is somebody else's file.
+
+Making the NVRAM copy is `nvram`'s business.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import fnmatch
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.errors import FirmwareError
@@ -24,6 +27,8 @@ RAW_ONLY = ("raw",)
 # Descriptors have about a kilobyte; what is longer is none.
 _LONGEST_BYTES = 256 << 10
 _LONGEST_REASON = 200
+
+_SECURE_BOOT = "secure-boot"
 
 # Features that make a build unsuitable, and why.
 _UNSUITABLE = {
@@ -103,17 +108,25 @@ def find_firmware(
 
     :param arch: guest architecture in QEMU's spelling, for example "aarch64".
     :param machine: machine type or alias, for example "virt", "q35" or "pc-q35-7.2".
-    :param dirs: descriptor directories, most important first; None for the specified ones.
+    :param dirs: descriptor directories, most important first, the packages' last; None for the specified ones.
     :param formats: image formats that the caller's libvirt can hand to QEMU as pflash.
     :raise FirmwareError: no descriptor fits; the message names each candidate for the arch and its reason.
     """
     dirs = descriptor_dirs() if dirs is None else dirs
     skipped: list[Skipped] = []
+    secure: Firmware | None = None
     for path in descriptor_files(dirs):
         try:
-            return _accept(path, arch, machine, formats, tuple(skipped))
+            found, features = _accept(path, arch, machine, formats)
         except _UnsuitableError as e:
             skipped.append(Skipped(descriptor=path, reason=_short(str(e))))
+            continue
+        if _SECURE_BOOT not in features or path.parent != dirs[-1]:
+            return replace(found, skipped=tuple(skipped))
+        secure = secure or found
+        skipped.append(Skipped(descriptor=path, reason="it has Secure Boot, which nobody asked for"))
+    if secure is not None:
+        return replace(secure, skipped=tuple(s for s in skipped if s.descriptor != secure.descriptor))
     hint = f"install {_PACKAGES[arch]}" if arch in _PACKAGES else "install UEFI firmware for it"
     searched = ", ".join(str(directory) for directory in dirs)
     reasons = "; ".join(f"{s.descriptor.name}: {s.reason}" for s in skipped if s.reason != _other_arch(arch))
@@ -144,8 +157,8 @@ def _read(path: Path) -> object:
         raise _UnsuitableError(f"cannot be read: {e}") from e
 
 
-def _accept(path: Path, arch: str, machine: str, formats: Sequence[str], skipped: tuple[Skipped, ...]) -> Firmware:
-    """Return the firmware that path describes, or raise _UnsuitableError."""
+def _accept(path: Path, arch: str, machine: str, formats: Sequence[str]) -> tuple[Firmware, frozenset[str]]:
+    """Return the firmware that path describes and its features, or raise _UnsuitableError."""
     document = _read(path)
     if not isinstance(document, dict):
         raise _UnsuitableError(f"not a valid firmware descriptor: a {type(document).__name__}, not an object")
@@ -153,8 +166,9 @@ def _accept(path: Path, arch: str, machine: str, formats: Sequence[str], skipped
         _check_target(document["targets"], arch, machine)
         if "uefi" not in document["interface-types"]:
             raise _UnsuitableError("not UEFI")
+        features = frozenset(map(str, document["features"]))
         for feature, reason in _UNSUITABLE.items():
-            if feature in document["features"]:
+            if feature in features:
                 raise _UnsuitableError(reason)
         mapping = document["mapping"]
         if mapping["device"] != "flash":
@@ -167,15 +181,15 @@ def _accept(path: Path, arch: str, machine: str, formats: Sequence[str], skipped
         description = str(document.get("description", ""))
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as e:
         raise _UnsuitableError(f"not a valid firmware descriptor: {type(e).__name__} {e}") from e
-    return Firmware(
+    firmware = Firmware(
         code=code,
         code_format=code_format,
         nvram_template=template,
         nvram_format=nvram_format,
         description=description,
         descriptor=path,
-        skipped=skipped,
     )
+    return firmware, features
 
 
 def _check_target(targets: object, arch: str, machine: str) -> None:

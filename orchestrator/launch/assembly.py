@@ -21,6 +21,7 @@ from orchestrator.domain.policy import appliance_root, design
 from orchestrator.firmware.nvram import copy_nvram
 from orchestrator.hypervisor import confinement
 from orchestrator.hypervisor.handing import chain_of
+from orchestrator.launch.boot import needs_trace
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.staging import directory, root_overlay, write_secret
@@ -95,7 +96,8 @@ def describe(
     :param root_name: by which the appliance's initrd finds its root; None for its UUID.
     """
     cmdline = request.cmdline
-    if plan.appliance is not None and plan.appliance.markers and root_name is not None:
+    markers = plan.appliance.markers if plan.appliance is not None else ()
+    if markers and root_name is not None:
         cmdline += f" guestlaunch.root={root_name}"
     memory_mib = settings.memory_mib or request.memory_mib or plan.profile.memory_mib
     privileges = confinement.privileges(
@@ -132,7 +134,7 @@ def describe(
         control_path=str(place.sockets / "control"),
         console_path=str(place.sockets / "console"),
         network=request.network,
-        trace_path=str(place.data / "trace.log") if settings.measure else None,
+        trace_path=str(place.data / "trace.log") if needs_trace(measure=settings.measure, markers=markers) else None,
         secret_paths=secret_paths,
         extra_args=request.extra_args,
         run_as=own_user(settings.connect),

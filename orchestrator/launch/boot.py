@@ -24,6 +24,10 @@ NO_MARKER = "the appliance's init is libguestfs's own, which sends no markers"
 NO_TRACE = "QEMU's trace is off"
 NO_FLAG = "QEMU's trace did not show the launch flag"
 FULL_TRACE = "the guest had QEMU trace more than a launch does"
+# QEMU reports of one port at most once a second, and what is true at the end of that second in any case.
+_REPORTED_NS = 2_000_000_000
+# A guest tells its uptime in hundredths of a second.
+_UPTIME_NS = 10_000_000
 
 
 def limits(deadlines: Deadlines) -> Mapping[Phase, float]:
@@ -49,6 +53,7 @@ class Boot:
         cannot be seen is added to the one before it.
     :param guestfsd_alias: libvirt's alias of guestfsd's channel.
     :param awaits: name of the marker that the host is to answer; it is told of once.
+    :param measured: the trace is there to date the launch, and not only to see that it is ready.
     """
 
     def __init__(
@@ -60,22 +65,25 @@ class Boot:
         guestfsd_alias: str | None,
         *,
         awaits: str | None = None,
+        measured: bool = True,
     ) -> None:
-        self._recorder, self._trace = recorder, trace
+        self._recorder, self._trace, self._measured = recorder, trace, measured
         self._alias = guestfsd_alias
         self._transfers = Phase.FW_CFG_KERNEL in observed
         self._allowed = _merge(allowed, observed, recorder.start)
         self._tells_of_guestfsd = Phase.GUESTFSD in observed
         self._awaits, self._answered = awaits, False
-        self._opened: Boundary | None = None  # as QEMU's events tell
-        self._opened_ns: int | None = None  # when we learned that guestfsd's port is open
+        self._opened: Boundary | None = None  # as QEMU's events tell; whoever did it
+        self._heard_ns: int | None = None  # when we learned that the port was opened, by whomever
+        self._opened_ns: int | None = None  # when we learned that guestfsd opened it
         self._sign_ns = 0
         self._markers: dict[str, Marker] = {}
 
     @property
     def flag_due(self) -> bool:
         """Tell whether guestfsd's channel was just opened, so that its launch flag follows at once."""
-        return self._opened_ns is not None and time.monotonic_ns() - self._opened_ns < _FLAG_SOON_NS
+        opened_ns = self._opened_ns if self._tells_of_guestfsd else self._heard_ns
+        return opened_ns is not None and time.monotonic_ns() - opened_ns < _FLAG_SOON_NS
 
     def current(self) -> Phase:
         """Return the latest phase whose beginning was seen."""
@@ -102,6 +110,7 @@ class Boot:
         """Take note that the guest opened or closed a virtio-serial port."""
         if self._alias is not None and alias == self._alias:
             self._opened = Boundary(at_ns=at_ns, source=source) if opened else None
+            self._heard_ns = time.monotonic_ns() if opened else self._heard_ns
 
     def follow(self) -> None:
         """Bring the recorder up to date with the trace and the markers."""
@@ -111,13 +120,58 @@ class Boot:
         # The kernel's start is an estimate that later markers better: it is taken last, in `settle`.
         found = marker_boundaries(self._markers.values())
         self._recorder.take({phase: boundary for phase, boundary in found.items() if phase is not Phase.KERNEL})
-        # Firmware may open all ports, too: where guestfsd is told of, no opening before that is guestfsd's.
-        if not self._tells_of_guestfsd or Phase.GUESTFSD in found:
-            traced = opened_boundary(self._trace, self._recorder.anchor) if self._trace is not None else None
-            opened = traced or self._opened
-            if opened is not None:
-                self._recorder.take({Phase.READY: opened})
-                self._opened_ns = self._opened_ns or time.monotonic_ns()
+        opened = self._opening(found)
+        if opened is not None:
+            self._recorder.take({Phase.READY: opened})
+            self._opened_ns = self._opened_ns or time.monotonic_ns()
+
+    def _opening(self, found: Mapping[Phase, Boundary]) -> Boundary | None:
+        """Return when guestfsd opened its port. Firmware may open all ports, too.
+
+        Where the guest tells of guestfsd, no opening before that is guestfsd's. Where it does not, the launch flag says
+        which one was: the last before it.
+
+        :param found: what the markers say.
+        """
+        trace = self._trace
+        traced = opened_boundary(trace, self._recorder.anchor) if trace is not None else None
+        if not self._tells_of_guestfsd:
+            return traced if trace is not None and trace.flag_ns is not None else None
+        if Phase.GUESTFSD not in found:
+            return None
+        # The trace forgets what firmware did as soon as the kernel's driver takes the device. QEMU's events may tell
+        # of it that late that firmware's opening still stands: its date, or what they have told since, shows it.
+        if traced is not None or self._opened is None:
+            return traced
+        told_ns = self._markers[str(Phase.GUESTFSD)].received_ns
+        late = self._opened.at_ns >= found[Phase.KERNEL].at_ns - _UPTIME_NS
+        return self._opened if late or time.monotonic_ns() - told_ns > _REPORTED_NS else None
+
+    @property
+    def _open_unseen(self) -> bool:
+        """Whether QEMU's events alone tell that the port is open, as its trace can tell nothing."""
+        blind = self._trace is None or self._trace.full or self._trace.why_unreadable is not None
+        return blind and self._opened is not None
+
+    def proof_failures(self) -> tuple[str, ...]:
+        """Return what keeps the dates of a launch that was ready from being proof of anything; nothing if all is well.
+
+        What was not asked for, or could not be had for a reason that holds for all launches alike, is no failure.
+        """
+        if self._trace is None or not self._measured:
+            return ()
+        if self._trace.why_unreadable is not None:
+            return (f"QEMU's trace tells nothing: {self._trace.why_unreadable}",)
+        failures = []
+        if self._transfers:
+            kernel, initrd = (self._recorder.at_ns(phase) is not None for phase in TRANSFER_PHASES)
+            if initrd and not kernel:
+                failures.append("an initrd went over fw_cfg, and no kernel did that is known of")
+            elif not (kernel and initrd):
+                failures.append("no transfer of the initrd was seen" if kernel else "no transfer was seen")
+        if self._recorder.at_ns(Phase.WORKLOAD) is None:
+            failures.append("the launch flag was not seen, although QEMU's trace was on")
+        return tuple(failures)
 
     def flag_sent(self) -> bool:
         """Tell whether the tool has its launch flag, and note when; without a trace, the open port must do."""
@@ -127,7 +181,7 @@ class Boot:
             self._recorder.take({Phase.WORKLOAD: boundary})
             return True
         if self._trace is None or self._trace.full:
-            if self._opened_ns is None:
+            if self._opened_ns is None and (self._tells_of_guestfsd or self._opened is None):
                 return False
             self._recorder.unseen(Phase.WORKLOAD, NO_TRACE if self._trace is None else FULL_TRACE)
             return True
@@ -148,13 +202,16 @@ class Boot:
         if self.flag_sent():
             return True
         whole = self._trace is not None and self._trace.opened_ns is not None
-        if whole or self._opened_ns is None:
+        told = str(Phase.GUESTFSD) in self._markers or not self._tells_of_guestfsd
+        if whole or not (self._opened_ns is not None or (told and self._opened is not None)):
             return False
         self._recorder.unseen(Phase.WORKLOAD, NO_FLAG)
         return True
 
     def overdue(self, now_ns: int) -> bool:
         """Tell whether the current phase has gone on for longer than it may without a sign of progress."""
+        if not self._tells_of_guestfsd and self._open_unseen:
+            return False  # it may be ready, and nothing would tell
         phase = self.current()
         began = self._recorder.at_ns(phase)
         seconds = self._allowed.get(phase)
@@ -184,6 +241,11 @@ def _merge(allowed: Mapping[Phase, float], observed: Collection[Phase], start: S
             merged[phase] = 0.0
         merged[holder] += allowed[phase]
     return merged
+
+
+def needs_trace(*, measure: bool, markers: Collection[str]) -> bool:
+    """Tell whether QEMU is to trace: to date the launch, or as nothing else would tell guestfsd from firmware."""
+    return measure or Phase.GUESTFSD not in markers
 
 
 def observed_phases(*, traced: bool, transfers: bool, markers: Collection[str]) -> set[Phase]:

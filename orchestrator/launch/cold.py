@@ -12,7 +12,16 @@ from orchestrator.domain.xml import domain_xml
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.assembly import assemble
-from orchestrator.launch.boot import GUESTFSD_ALIAS, NO_MARKER, NO_MARKERS, NO_TRACE, Boot, limits, observed_phases
+from orchestrator.launch.boot import (
+    GUESTFSD_ALIAS,
+    NO_MARKER,
+    NO_MARKERS,
+    NO_TRACE,
+    Boot,
+    limits,
+    needs_trace,
+    observed_phases,
+)
 from orchestrator.launch.opened import below, files_of, require_checked
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.verification import verify_fw_cfg
@@ -92,9 +101,10 @@ class Cold:
         uefi = self._plan.profile.firmware is not FirmwareKind.NONE
         markers = frozenset[str]() if self._plan.appliance is None else self._plan.appliance.markers
         self._explain_unseen(transfers=uefi, markers=markers)
-        trace = TraceFile(self._data / "trace.log") if self._measure else None
+        trace = TraceFile(self._data / "trace.log") if needs_trace(measure=self._measure, markers=markers) else None
         observed = observed_phases(traced=self._measure, transfers=uefi, markers=markers)
-        return Boot(self._recorder, trace, limits(self._asked.settings.deadlines), observed, GUESTFSD_ALIAS)
+        allowed = limits(self._asked.settings.deadlines)
+        return Boot(self._recorder, trace, allowed, observed, GUESTFSD_ALIAS, measured=self._measure)
 
     def run(self, guest: Guest) -> None:
         """Resume the vCPUs."""
@@ -108,6 +118,7 @@ class Cold:
     def _explain_unseen(self, *, transfers: bool, markers: Collection[str]) -> None:
         """Tell the recorder why it will not see some phases."""
         if not self._measure:
+            # Of an appliance that tells nothing, the launch flag is traced all the same: it says that it is ready.
             for phase in (*TRANSFER_PHASES, Phase.FIRMWARE_HANDOFF, Phase.WORKLOAD):
                 self._recorder.unseen(phase, NO_TRACE)
         elif not transfers:

@@ -16,6 +16,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.channel.ring import ConsoleRing
@@ -89,6 +90,7 @@ class Launch:
         self.exit_status: int | None = None
         self.ready = False
         self.ran = False  # the guest went on from where it was created
+        self.proof_failures: tuple[str, ...] = ()
 
     @property
     def ring(self) -> ConsoleRing:
@@ -229,7 +231,8 @@ class Launch:
         way, guest, place = _there(self.way), _there(self._guest), _there(self._place)
         self._boot = way.boot()
         place.control.listener = self._boot.on_control_line
-        self._written = Written(guest, place.data / "trace.log" if self._settings.measure else None)
+        trace_path = _there(self.domain).trace_path
+        self._written = Written(guest, Path(trace_path) if trace_path is not None else None)
         ends = Ends(console=place.console, control=place.control.port, written=self._written)
         self._watch = Watch(guest, self._stop, ends, self._boot, _there(self.connection).lost)
         self._files.enter_context(self._watch)
@@ -336,6 +339,8 @@ class Launch:
             guest.log_file.unlink(missing_ok=True)
 
     def _release(self) -> None:
+        if self.ready and self.error is None and self._boot is not None:
+            self.proof_failures = self._boot.proof_failures()
         self._files.close()
 
     def _last_words(self) -> None:

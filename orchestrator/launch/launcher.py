@@ -351,6 +351,9 @@ class Launcher:
             if tile.outcome != "not_reached":
                 self.log.emit(**phase_event(record, tile))
         event = to_event(record)
+        if record.proof_failures:
+            reason = "; ".join(record.proof_failures)
+            self.log.emit("proof_failed", level="error", launch_id=record.launch_id, reason=reason)
         self.log.emit(**event)
         trouble = store.append(
             self.settings.state_dir,

@@ -56,6 +56,7 @@ def sum_up(launch: Launch, settings: Settings, recorder: Recorder, stop: Stop, r
         appliance=appliance_versions(plan) if plan else {},
         console_tail=launch.ring.tail(_TAIL_LINES if error else _SHORT_TAIL_LINES),
         extra_args=request.extra_args,
+        proof_failures=launch.proof_failures,
     )
 
 

@@ -119,6 +119,8 @@ class Watch:
         # A tool may be done before it was seen that it began: that comes first, or it would count as cancelled. What
         # asks for the end is looked at before: a tool that is done since then began since then, too.
         stopping = self._stop.requested
+        if stopping and not self._ready:
+            self._ends.control.drain()  # what the guest has said of it so far
         self._take_guest_events()
         if not self._ready and not self._lost.is_set():
             self._boot.follow()

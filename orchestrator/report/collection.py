@@ -135,7 +135,8 @@ def collect(
         number = len(seen)
         _count(found, event)
         _reservoir(found.sample, event, number, size, chance)
-        if event["outcome"] == "success" and dma_of(event) in {"on", "off"}:
+        proven = event["outcome"] == "success" and not event.get("proof_failures")
+        if proven and dma_of(event) in {"on", "off"}:
             moments.append(_moment(event))
         _keep(slow, (event.get("launch_ns") or -1, number, event))
         if event["outcome"] == "failure":

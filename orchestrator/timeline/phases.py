@@ -94,8 +94,8 @@ class Tile:
 
     @property
     def mb_per_s(self) -> float | None:
-        """Rate of a transfer phase in MB/s (10**6 bytes), None where there is none."""
-        if not self.bytes or not self.duration_ns:
+        """Rate of a transfer phase in MB/s (10**6 bytes), None where there is none, or its end was not seen."""
+        if not self.bytes or not self.duration_ns or self.includes:
             return None
         return self.bytes / self.duration_ns * 1_000.0
 

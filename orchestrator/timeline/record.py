@@ -76,6 +76,7 @@ class LaunchRecord:
     console_tail: tuple[str, ...] = ()
     start_reason: str | None = None  # why the launch is cold, None when that was asked for
     template: str | None = None  # key of the template that was cloned
+    proof_failures: tuple[str, ...] = ()  # why the dates of a launch that was ready prove nothing
     extra_args: tuple[str, ...] = ()  # the user's own QEMU arguments: a launch with them is not like the others
 
     @property
@@ -99,7 +100,7 @@ def to_event(record: LaunchRecord) -> dict[str, Any]:
     return {
         "event": EVENT,
         "schema_version": SCHEMA_VERSION,
-        "level": "info" if record.outcome == "success" else "error",
+        "level": "info" if record.outcome == "success" and not record.proof_failures else "error",
         "timestamp": datetime.fromtimestamp((record.wall_start_ns + record.total_ns) / 1e9, UTC).isoformat(),
         "launch_id": record.launch_id,
         "start": str(record.start),
@@ -140,6 +141,7 @@ def to_event(record: LaunchRecord) -> dict[str, Any]:
         "appliance": dict(record.appliance),
         "console_tail": list(record.console_tail),
         "extra_args": list(record.extra_args),
+        "proof_failures": list(record.proof_failures),
     }
 
 

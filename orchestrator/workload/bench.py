@@ -159,7 +159,7 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
             if late:
                 said.append(f"ended by the benchmark: not done after {deadline_s:g} s (see --deadline)")
         event = _last_line(timeline)
-        why = _other_start(side.start, event) if status == 0 else "\n".join(said) or f"exit status {status}"
+        why = _no_sample(side.start, event) if status == 0 else "\n".join(said) or f"exit status {status}"
         return Sample(
             side=side.name,
             round=number,
@@ -175,8 +175,10 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
         )
 
 
-def _other_start(wanted: Start | None, event: Mapping[str, Any] | None) -> str | None:
-    """Return why a launch is not of the kind it was run for; None when it is."""
+def _no_sample(wanted: Start | None, event: Mapping[str, Any] | None) -> str | None:
+    """Return why a launch is not what it was run for: of another kind, or one whose dates prove nothing; else None."""
+    if event is not None and event.get("proof_failures"):
+        return f"the launch proves nothing: {'; '.join(event['proof_failures'])}"
     if wanted is None:
         return None
     found, reason = (event["start"], event.get("start_reason")) if event is not None else ("none of ours", None)

@@ -23,9 +23,9 @@ from orchestrator.errors import CapabilityError, DeadlineError, QemuExitedError
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.firmware.nvram import copy_nvram
 from orchestrator.hypervisor.pflash import flash_formats
-from orchestrator.timeline.trace import KEY_INITRD_DATA, KEY_KERNEL_DATA
+from orchestrator.timeline.trace_lines import ADD_FILE, PREFIX, SELECT, Blob, Directory, wall_ns
 
-_SELECT = re.compile(rb"^\d+@(\d+)\.(\d{6}):fw_cfg_select 0x[0-9a-f]+ key 0x([0-9a-f]+) ", re.MULTILINE)
+_EVENT = re.compile(PREFIX + rb"(?:" + SELECT + rb"|" + ADD_FILE + rb")", re.MULTILINE)
 _READ = b":fw_cfg_read "
 _CHUNK = 1 << 20
 # The firmware's driver on Arm reads the data register in 64-bit loads.
@@ -102,7 +102,8 @@ def transfer(
             "-m", str(memory_mib or profile.memory_mib), "-nodefaults", "-no-user-config", "-display", "none",
             "-kernel", _quoted(payload.kernel), "-initrd", _quoted(payload.initrd), "-append", "transfer",
             "-global", f"{_FW_CFG_DEVICE[profile.arch]}.dma_enabled={'on' if fw_cfg_dma else 'off'}",
-            "-msg", "timestamp=on", "-trace", "fw_cfg_select", *(("-trace", "fw_cfg_read") if count else ()),
+            "-msg", "timestamp=on", "-trace", "fw_cfg_add_file", "-trace", "fw_cfg_select",
+            *(("-trace", "fw_cfg_read") if count else ()),
             *(("-plugin", plugin) if plugin else ()), *stack.enter_context(_firmware(profile, folder)),
         ]  # fmt: skip
         walk = _Walk()
@@ -171,7 +172,8 @@ def _follow(run: _Started, walk: _Walk, deadline: float) -> None:
     while not walk.over:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise DeadlineError("the fw_cfg transfer did not end", f"QEMU process {run.process.pid}", "deadline passed")
+            why = f"deadline passed; its trace shows {walk.seen}"
+            raise DeadlineError("the fw_cfg transfer did not end", f"QEMU process {run.process.pid}", why)
         ready, _, _ = select.select([run.trace_fd], [], [], min(left, 1.0))
         if not ready:
             continue
@@ -190,9 +192,18 @@ class _Walk:
     _rest: bytes = b""
     _reads: int = 0  # of kernel and initrd
     _reads_total: int = 0
-    _key: int = -1
-    _marks: dict[int, int] = field(default_factory=dict)  # key -> wall ns of its first selection
+    _blob: Blob | None = None  # what is selected
+    _files: Directory = field(default_factory=Directory)
+    _marks: dict[Blob, int] = field(default_factory=dict)  # blob -> wall ns of its first selection
+    _selected: bool = False
     _end_ns: int = 0
+
+    @property
+    def seen(self) -> str:
+        """What was selected so far, in words."""
+        if not self._marks:
+            return "no blob that is known" if self._selected else "no event that could be read"
+        return f"{' and '.join(self._marks)}, and nothing after both"
 
     def feed(self, block: bytes) -> None:
         """Take a block of trace lines."""
@@ -200,30 +211,33 @@ class _Walk:
         self._rest = rest
         text = whole + newline
         position = 0
-        for match in _SELECT.finditer(text):
+        for match in _EVENT.finditer(text):
+            if match[3] is None:
+                self._files.add(int(match[4]), match[5])
+                continue
             self._count(text.count(_READ, position, match.start()))
             position = match.start()
-            self._select(int(match[1]) * 10**9 + int(match[2]) * 1000, int(match[3], 16))
+            self._select(wall_ns(*match.group(1, 2)), self._files.blob(int(match[3], 16)))
             if self.over:
                 return
         self._count(text.count(_READ, position))
 
     def _count(self, reads: int) -> None:
         self._reads_total += reads
-        if self._key in (KEY_KERNEL_DATA, KEY_INITRD_DATA):
+        if self._blob is not None:
             self._reads += reads
 
-    def _select(self, wall_ns: int, key: int) -> None:
-        self._key = key
-        if key in (KEY_KERNEL_DATA, KEY_INITRD_DATA):
-            self._marks.setdefault(key, wall_ns)
-        elif len(self._marks) == 2:
+    def _select(self, wall_ns: int, blob: Blob | None) -> None:
+        self._blob, self._selected = blob, True
+        if blob is not None:
+            self._marks.setdefault(blob, wall_ns)
+        elif self._marks.keys() >= {Blob.KERNEL, Blob.INITRD}:
             self._end_ns = wall_ns
             self.over = True
 
     def result(self, *, fw_cfg_dma: bool, sizes: tuple[int, int], counted: bool) -> Transfer:
         """Return what was seen, once it is over."""
-        kernel, initrd = self._marks[KEY_KERNEL_DATA], self._marks[KEY_INITRD_DATA]
+        kernel, initrd = self._marks[Blob.KERNEL], self._marks[Blob.INITRD]
         return Transfer(
             fw_cfg_dma=fw_cfg_dma,
             duration_ns=self._end_ns - min(kernel, initrd),

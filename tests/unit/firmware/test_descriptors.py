@@ -99,6 +99,29 @@ def test_skipped_with_its_reason(dirs: list[Path], changes: dict[str, Any], reas
     assert reason in skipped.reason
 
 
+def test_a_build_without_secure_boot_is_preferred(dirs: list[Path]) -> None:
+    """The order of names does not decide between them, the features do; the one passed over is named."""
+    secure = write(dirs[2] / "50-secure.json", features=["secure-boot", "verbose-static"])
+    plain = write(dirs[2] / "60-plain.json", features=["verbose-static"])
+    found = find_firmware("aarch64", "virt", dirs)
+    assert found.descriptor == plain
+    [skipped] = found.skipped
+    assert skipped.descriptor == secure
+    assert "Secure Boot" in skipped.reason
+
+
+def test_secure_boot_where_there_is_nothing_else_or_it_is_asked_for(dirs: list[Path]) -> None:
+    """A host that has no other build starts with that one; an administrator's is taken in its order."""
+    secure = write(dirs[2] / "50-secure.json", features=["secure-boot"])
+    write(dirs[2] / "51-secure.json", features=["secure-boot"])
+    found = find_firmware("aarch64", "virt", dirs)
+    assert found.descriptor == secure
+    assert [skipped.descriptor.name for skipped in found.skipped] == ["51-secure.json"]
+    write(dirs[2] / "60-plain.json")
+    asked = write(dirs[1] / "40-secure.json", features=["secure-boot"])
+    assert find_firmware("aarch64", "virt", dirs).descriptor == asked
+
+
 @pytest.mark.parametrize("suffix", [".code", ".vars"])
 def test_missing_file_is_skipped(dirs: list[Path], suffix: str) -> None:
     """A descriptor of an image that is not installed does not count."""

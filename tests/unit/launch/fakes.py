@@ -172,7 +172,7 @@ class FakeStart:
 
     def boot(self) -> Boot:
         awaits = None if self.start is Start.COLD else CLOCK
-        seen = {Phase.FIRMWARE, Phase.GATE}
+        seen = {Phase.FIRMWARE, Phase.GATE, Phase.GUESTFSD}
         return Boot(
             self.asked.recorder, self.trace, limits(self.asked.settings.deadlines), seen, GUESTFSD_ALIAS, awaits=awaits
         )
@@ -200,8 +200,9 @@ class FakeStart:
             self.console.sendall(text)
 
     def open_port(self) -> None:
-        """Have guestfsd open its port."""
+        """Have guestfsd start, and open its port."""
         assert self.guest is not None
+        self.say(b"guestlaunch-marker guestfsd 1.0 1.0\n")
         self.guest.emit("VSERPORT_CHANGE", id=GUESTFSD_ALIAS, open=True)
 
 
@@ -236,6 +237,6 @@ def serve_a_tool(start: FakeStart) -> None:
     """A guest that boots, sends its markers, serves a tool, and is told to end."""
     start.print(b"booting\n")
     for name in (b"initrd", b"init", b"guestfsd"):
-        start.say(b"guestlaunch-marker " + name + b" 0.000001 0.000002\n")
+        start.say(b"guestlaunch-marker " + name + b" 1.0 1.0\n")
     start.open_port()
     start.stop.request("terminate")

@@ -43,6 +43,19 @@ def test_any_blocks_give_the_same_figures(block: int) -> None:
     assert (seen.kernel_ns, seen.initrd_ns, seen.duration_ns) == (310_000, 190_000, 500_000)
 
 
+def test_a_kernel_in_a_named_file() -> None:
+    """Its reads count like those of the kernel's own key; without the directory it is missed, and that is said."""
+    files = "77@1700000000.000000:fw_cfg_add_file 0x55 #0: etc/boot/kernel (240 bytes)\n"
+    named = TRACE.replace("key 0x0011", "key 0x0020")
+    walk = _Walk()
+    walk.feed((files + named).encode())
+    assert walk.over
+    assert walk.result(fw_cfg_dma=False, sizes=(240, 80), counted=True) == walked(64)
+    walk = _Walk()
+    walk.feed(named.encode())
+    assert (walk.over, walk.seen) == (False, "initrd, and nothing after both")
+
+
 def test_not_over_before_both_are_there() -> None:
     """Whatever is selected between kernel and initrd is no end."""
     walk = _Walk()
