@@ -251,6 +251,16 @@ def bad_images(w: Watched) -> list[Case]:
         case("vmdk-inner-descriptor", vmdk_sparse(sectors=0, descriptor=vmdk_descriptor(flat)), not_below, "vmdk"),
         case("vmdk-extents-in-extents", vmdk_descriptor('RW 9 SPARSE "m"'), "in its turn", "vmdk",
              more=(("m", vmdk_sparse(sectors=0, descriptor=vmdk_descriptor(flat))),)),
+        *(
+            case(f"vmdk-odd-extent-{number}", vmdk_descriptor('RW 1 FLAT "m" 0', odd), "not understood", "vmdk",
+                 more=(("m", bytes(512)),))
+            for number, odd in enumerate((
+                f'RW +2048 FLAT "{outside}" 0', f'RW {"0" * 20}2048 FLAT "{outside}" 0', f'RW\n2048 FLAT "{outside}" 0',
+                f'RW 2048 VMFSSPARSE"{outside}"', f'\vRW 2048 FLAT "{outside}" 0', f' RW 2048 FLAT "{outside}" 0',
+                f'RW 2048 FLAT\n"{outside}" 0', f'\rRW 2048 FLAT "{outside}" 0', f'RW 2048 FLAT "{outside}" +0',
+                "NOACCESS 1 ZERO",
+            ))
+        ),
         case("vmdk-without-extent", vmdk_descriptor(), "no extent", "vmdk"),
         case("vmdk-many-extents", vmdk_descriptor(*['RW 1 FLAT "m" 0'] * 100), "more than", "vmdk"),
         case("vdi-parent", vdi(parent=True), "difference", "vdi"),

@@ -12,7 +12,6 @@ import contextlib
 import os
 import re
 import select
-import shutil
 import socket
 import stat
 import struct
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from orchestrator import files
 from orchestrator.domain.model import FileSource
 from orchestrator.launch.request import LaunchRequest
 
@@ -102,14 +102,27 @@ class Tool:
         """
         if self._request is None or not self.is_abandoned():
             return []
-        removed = []
-        for folder in sorted(set(_folders(self._request))):
-            with contextlib.suppress(OSError):  # gone, or not ours to remove
-                status = folder.lstat()
-                if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
-                    shutil.rmtree(folder)
-                    removed.append(folder)
-        return removed
+        return [folder for folder in sorted(set(_folders(self._request))) if _remove(folder)]
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a folder of ours with the files in it; tell whether it is gone. One that holds another folder stays."""
+    try:
+        there = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        if os.fstat(there).st_uid != os.geteuid():
+            return False
+        for name in files.entries(there):
+            with contextlib.suppress(IsADirectoryError):
+                os.unlink(name, dir_fd=there)
+        folder.rmdir()
+    except OSError:
+        return False
+    finally:
+        os.close(there)
+    return True
 
 
 def _maker(console: int) -> int:
@@ -169,12 +182,16 @@ def _is_held(sockets: int, path: str) -> bool:
 
 
 def _folders(request: LaunchRequest) -> Iterator[Path]:
-    """Yield the folders in a launch that only libguestfs can have made."""
-    sources = (disk.source for disk in request.disks)
-    files = [Path(source.path) for source in sources if isinstance(source, FileSource)]
-    files = [path for path in files if _OVERLAY.fullmatch(path.name)]
+    """Yield the folders in a launch that only libguestfs can have made.
+
+    Names alone would not tell: people have folders and overlays of such names. But guestfsd's socket is nobody's to
+    name, and overlays that libguestfs makes are described as no drive of a user's is: without locks on what is below.
+    """
+    overlays = [disk.source for disk in request.disks if disk.shared_read]
+    made = [Path(source.path) for source in overlays if isinstance(source, FileSource)]
+    made = [path for path in made if _OVERLAY.fullmatch(path.name)]
     if request.guestfsd_path is not None and Path(request.guestfsd_path).name == _SOCKET:
-        files.append(Path(request.guestfsd_path))
-    for path in files:
+        made.append(Path(request.guestfsd_path))
+    for path in made:
         if path.is_absolute() and _FOLDER.fullmatch(path.parent.name):
             yield path.parent

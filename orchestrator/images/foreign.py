@@ -12,7 +12,13 @@ _SECTOR = 512
 # QEMU reads this much of a descriptor, and looks for a parent in this much of an image with a descriptor inside.
 _DESCRIPTOR_BYTES = (1 << 20) - 1
 _PARENT_BYTES = 20 * _SECTOR
-_EXTENT = re.compile(rb'\s*RW\s+(\d{1,19})\s+(FLAT|SPARSE|VMFS|VMFSSPARSE|SESPARSE)\s+"([^\n\r"]{1,511})"')
+# All that a line of a descriptor may be. QEMU reads extents by sscanf from the start of each line, with signs and over
+# the ends of lines, and passes over what is none: an eye as lenient as that would be another one.
+_EXTENT = re.compile(
+    rb'RW[ \t]+(\d{1,19})[ \t]+(FLAT|SPARSE|VMFS|VMFSSPARSE|SESPARSE)[ \t]+"([^\n\r"]{1,511})"'
+    rb"(?:[ \t]+\d{1,19})?[ \t\r]*"
+)
+_NO_EXTENT = re.compile(rb"(?:#[^\n]*|[A-Za-z][\w.]*[ \t]*=[^\n]*|[ \t\r]*)")
 _HINT = b"parentFileNameHint"
 _MAX_EXTENTS = 64
 
@@ -48,11 +54,13 @@ def vmdk(read: Read, _size: int) -> Header:
 def _descriptor(text: bytes) -> Header:
     text = text.split(b"\0", 1)[0]
     size, extents = 0, []
-    for line in text.split(b"\n"):
-        found = _EXTENT.match(line)
+    for number, line in enumerate(text.split(b"\n"), start=1):
+        found = _EXTENT.fullmatch(line)
         if found is not None:
             size += int(found[1]) * _SECTOR
             extents.append((b"SPARSE" in found[2], name_of(found[3])))
+        elif _NO_EXTENT.fullmatch(line) is None:
+            raise BadImageError(f"line {number} of its descriptor is not understood")
     if not extents:
         raise BadImageError("its descriptor names no extent")
     if len(extents) > _MAX_EXTENTS:

@@ -22,7 +22,7 @@ from orchestrator.launch.boot import (
     needs_trace,
     observed_phases,
 )
-from orchestrator.launch.opened import below, files_of, require_checked
+from orchestrator.launch.opened import files_of, own_files, require_checked
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.verification import verify_fw_cfg
 from orchestrator.launch.way import Asked, Place
@@ -85,16 +85,14 @@ class Cold:
         return verify_fw_cfg(guest, requested=requested, arch=self._plan.profile.arch, scratch=self._data)
 
     def _check_images(self, guest: Guest) -> None:
-        plan, settings = self._plan, self._asked.settings
-        disks = [disk for disk in plan.disks if disk.graph is not None]
+        disks = [disk for disk in self._plan.disks if disk.graph is not None]
         if not disks:
             return
         files = files_of(guest)
-        ours = [settings.state_dir, settings.runtime_dir]
-        ours += [plan.appliance.path] if plan.appliance else []
-        ours += [Path(plan.firmware.code)] if plan.firmware else []
+        shared = [self._plan.appliance.root] if self._plan.appliance else []
+        shared += [Path(self._plan.firmware.code)] if self._plan.firmware else []
         # Disks that nobody has checked are the network's, and have no files.
-        require_checked(files, disks, below(files, list(map(str, ours))))
+        require_checked(files, disks, own_files(files, self.id, self._data, shared))
 
     def boot(self) -> Boot:
         """Return what follows the boot, and tell the recorder what cannot be seen of it."""

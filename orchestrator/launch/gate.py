@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from orchestrator.domain.cloning import Command, Plug, empty_slot, fits_slot, plugs, split_cmdline
@@ -151,7 +152,7 @@ def _attach_all(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place)
     handed: Mapping[int, tuple[Handed, ...]] = {}
     if guest.confined:
         handed = {number: hand_over(guest, disk) for number, disk in enumerate(disks)}
-    known = files_of(guest) if any(disk.graph for disk in disks) else {}
+    known = files_of(guest) if any(disk.graph for disk in disks) else Counter()
     steps = plugs(disks, arch, store_secrets(disks, place.data), handed)
     for i, (disk, plug) in enumerate(zip(disks, steps, strict=True)):
         if disk.graph is None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.domain.model import Disk
@@ -17,25 +19,43 @@ from orchestrator.hypervisor.guest import Guest
 from orchestrator.images.policy import Identity, ImagePolicyError
 
 _ANONYMOUS = "/memfd:"
+# null, zero, random, urandom, kvm (Linux's devices.txt): nothing is learnt from them.
+_HARMLESS = frozenset({os.makedev(1, 3), os.makedev(1, 5), os.makedev(1, 8), os.makedev(1, 9), os.makedev(10, 232)})
+_FLAGS = "flags:"
 
 
-def opened_files(pid: int) -> Mapping[Identity, str]:
-    """Return the files and block devices that a process has open, with their names.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """Something with a name that a process has open."""
 
-    :raise OSError: they cannot be seen.
+    name: str
+    identity: Identity
+    writable: bool
+
+
+def opened_files(pid: int) -> Counter[Opened]:
+    """Return what a process has open by a name, and how many times: files and devices, but not those that hold nothing.
+
+    :raise OSError: that cannot be seen.
     """
-    found: dict[Identity, str] = {}
+    found: Counter[Opened] = Counter()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
             status, name = entry.stat(), str(entry.readlink())
+            information = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text(encoding="ascii", errors="replace")
         except FileNotFoundError:
             continue  # closed meanwhile
-        if (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)) and not name.startswith(_ANONYMOUS):
-            found[status.st_dev, status.st_ino] = name
+        if not name.startswith("/") or name.startswith(_ANONYMOUS):
+            continue  # a pipe, a socket, an eventfd
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev in _HARMLESS:
+            continue
+        (flags,) = (line.split()[1] for line in information.splitlines() if line.startswith(_FLAGS))
+        writable = int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
+        found[Opened(name=name, identity=(status.st_dev, status.st_ino), writable=writable)] += 1
     return found
 
 
-def files_of(guest: Guest) -> Mapping[Identity, str]:
+def files_of(guest: Guest) -> Counter[Opened]:
     """Return what a guest's QEMU has open.
 
     :raise ImagePolicyError: that cannot be seen.
@@ -49,28 +69,39 @@ def files_of(guest: Guest) -> Mapping[Identity, str]:
         raise ImagePolicyError("cannot use the disks", guest.name, why, "use a connection on this host") from error
 
 
-def require_checked(files: Mapping[Identity, str], disks: Sequence[Disk], known: Mapping[Identity, str]) -> None:
+def require_checked(files: Counter[Opened], disks: Sequence[Disk], known: Counter[Opened]) -> None:
     """Compare what QEMU has open with what was checked.
 
-    :param disks: those that it has opened, besides `known`, which are none of a disk's.
+    :param disks: those that it has opened, besides `known`, which are none of a disk's. A file that it has open once
+        more than `known` says is a disk's.
     :raise ImagePolicyError: a file was put in the place of another since.
     """
     wanted = {identity for disk in disks for identity in disk.identities}
+    more = files - known
     why = "image policy untrusted: "
-    for identity, name in files.items():
-        if identity not in wanted and identity not in known:
-            raise ImagePolicyError("cannot use the disks", name, f"{why}QEMU opened it, and it was not checked")
+    for file in more:
+        if file.identity not in wanted:
+            raise ImagePolicyError("cannot use the disks", file.name, f"{why}QEMU opened it, and it was not checked")
+    seen = {file.identity for file in more}
     for disk in disks:
-        if not files.keys() >= set(disk.identities):
+        if not seen >= set(disk.identities):
             path = getattr(disk.source, "path", "a disk")
             raise ImagePolicyError("cannot use the disk", path, f"{why}a file of it was exchanged after it was checked")
 
 
-def below(files: Mapping[Identity, str], folders: Sequence[str]) -> Mapping[Identity, str]:
-    """Return those files that lie below one of some directories, or are one."""
-    true = [os.path.realpath(folder) for folder in folders]
-    return {
-        identity: name
-        for identity, name in files.items()
-        if any(name == folder or name.startswith(folder.rstrip("/") + "/") for folder in true)
-    }
+def own_files(files: Counter[Opened], launch_id: str, folder: Path, readable: Iterable[Path]) -> Counter[Opened]:
+    """Return those that a QEMU has open for its own launch, and not for a disk.
+
+    They are what lies in the launch's own folder, the log and the process id that libvirt names after the domain, and
+    what all launches share; that is only read.
+    """
+    below, shared = f"{os.path.realpath(folder)}/", {os.path.realpath(path) for path in readable}
+    return Counter(
+        {
+            file: times
+            for file, times in files.items()
+            if file.name.startswith(below)
+            or Path(file.name).name in {f"{launch_id}.log", f"{launch_id}.pid"}
+            or (file.name in shared and not file.writable)
+        }
+    )

@@ -32,22 +32,24 @@ def tool() -> Iterator[tuple[subprocess.Popen[str], int]]:
             subprocess.run(["kill", str(wrapper)], check=False, capture_output=True)
 
 
-def request(guestfsd: Path, *disks: Path) -> LaunchRequest:
-    """Return a launch with that socket and those disks."""
-    files = tuple(Disk(source=FileSource(path=str(path))) for path in disks)
+def request(guestfsd: Path, *overlays: Path, drives: tuple[Path, ...] = ()) -> LaunchRequest:
+    """Return a launch with that socket, with overlays of libguestfs's and drives of the user's."""
+    files = tuple(Disk(source=FileSource(path=str(path)), shared_read=True) for path in overlays)
+    files += tuple(Disk(source=FileSource(path=str(path))) for path in drives)
     return LaunchRequest(kernel="/k", initrd="/i", cmdline="", disks=files, guestfsd_path=str(guestfsd))
 
 
 @pytest.fixture
 def launch(tmp_path: Path) -> LaunchRequest:
     """A launch as libguestfs asks for it, with its folders and a disk of the user's in a folder of his."""
-    sockets, overlays, own = (tmp_path / name for name in ("libguestfsAb1234", "libguestfsXYZ789", "images"))
-    for folder in (sockets, overlays, own):
+    names = ("libguestfsAb1234", "libguestfsXYZ789", "images", "libguestfsimages")
+    sockets, overlays, *own = (tmp_path / name for name in names)
+    for folder in (sockets, overlays, *own):
         folder.mkdir()
-    disks = (overlays / "overlay1.qcow2", own / "overlay1.qcow2")
-    for disk in disks:
+    drives = tuple(folder / "overlay1.qcow2" for folder in own)
+    for disk in (overlays / "overlay1.qcow2", *drives):
         disk.touch()
-    return request(sockets / "guestfsd.sock", *disks)
+    return request(sockets / "guestfsd.sock", overlays / "overlay1.qcow2", drives=drives)
 
 
 def left(folder: Path) -> list[str]:
@@ -65,7 +67,21 @@ def test_killed_tools_folders_go(
         process.kill()
         process.wait()
         assert watched.clear() == [tmp_path / "libguestfsAb1234", tmp_path / "libguestfsXYZ789"]
-    assert left(tmp_path) == ["images"]
+    assert left(tmp_path) == ["images", "libguestfsimages"]
+    assert left(tmp_path / "libguestfsimages") == ["overlay1.qcow2"]
+
+
+def test_folders_below_stay(tmp_path: Path, tool: tuple[subprocess.Popen[str], int], launch: LaunchRequest) -> None:
+    """What libguestfs makes there is files: what is in a folder is somebody's."""
+    process, wrapper = tool
+    (tmp_path / "libguestfsXYZ789" / "work").mkdir()
+    (tmp_path / "libguestfsXYZ789" / "work" / "thesis").touch()
+    with Tool(wrapper) as watched:
+        watched.asks_for(launch)
+        process.kill()
+        process.wait()
+        assert watched.clear() == [tmp_path / "libguestfsAb1234"]
+    assert left(tmp_path / "libguestfsXYZ789" / "work") == ["thesis"]
 
 
 def test_living_tool_keeps_its_folders(
@@ -75,7 +91,7 @@ def test_living_tool_keeps_its_folders(
     with Tool(tool[1]) as watched:
         watched.asks_for(launch)
         assert watched.clear() == []
-    assert len(left(tmp_path)) == 3
+    assert len(left(tmp_path)) == 4
 
 
 def test_child_that_took_over_keeps_the_folders(
@@ -97,7 +113,7 @@ def test_child_that_took_over_keeps_the_folders(
             assert watched.clear() == []
         guest.close()
         assert len(watched.clear()) == 2
-    assert left(tmp_path) == ["images"]
+    assert left(tmp_path) == ["images", "libguestfsimages"]
 
 
 def test_tool_that_died_before_it_was_looked_for(launch: LaunchRequest) -> None:
@@ -183,4 +199,4 @@ def test_tool_that_was_never_seen(tmp_path: Path, launch: LaunchRequest) -> None
         with Tool(pid) as watched:
             watched.asks_for(launch)
             assert watched.clear() == []
-    assert len(left(tmp_path)) == 3
+    assert len(left(tmp_path)) == 4

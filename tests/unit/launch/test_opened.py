@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.domain.model import Disk, FileSource, NetworkSource
 from orchestrator.images.policy import ImagePolicyError, Policy, confine
-from orchestrator.launch.opened import below, opened_files, require_checked
+from orchestrator.launch.opened import opened_files, own_files, require_checked
 from orchestrator.launch.plan import resolve
 from orchestrator.settings import Settings
 from tests.images import MIB, qcow2
@@ -30,17 +30,24 @@ def chain(tmp_path: Path) -> Path:
 @pytest.fixture
 def opener() -> Iterator[subprocess.Popen[bytes]]:
     """A process that opens files as it is told: in QEMU's place."""
-    code = "import sys\nkept = []\nfor line in sys.stdin: kept.append(open(line.rstrip())); print(flush=True)"
+    code = """
+import os, sys
+kept = []
+for line in sys.stdin:
+    mode, path = line.rstrip().split(" ", 1)
+    kept.append(os.open(path, os.O_RDONLY if mode == "r" else os.O_RDWR))
+    print(flush=True)
+"""
     with subprocess.Popen(["python3", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield process
         process.kill()
 
 
-def opens(process: subprocess.Popen[bytes], *paths: Path) -> None:
+def opens(process: subprocess.Popen[bytes], *paths: Path, mode: str = "r") -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     for path in paths:
-        process.stdin.write(os.fsencode(path) + b"\n")
+        process.stdin.write(mode.encode() + b" " + os.fsencode(path) + b"\n")
         process.stdin.flush()
         process.stdout.readline()
 
@@ -72,14 +79,38 @@ def test_a_file_that_was_exchanged(chain: Path, tmp_path: Path, opener: subproce
         require_checked(opened_files(opener.pid), [disk], opened_files(opener.pid))
 
 
-def test_files_of_our_own(chain: Path, tmp_path: Path, opener: subprocess.Popen[bytes]) -> None:
-    """What lies in the launch's own directories may be open; what only begins with the same letters may not."""
-    for name in ("own", "own-not"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "f").touch()
-    opens(opener, tmp_path / "own/f", tmp_path / "own-not/f", chain)
-    found = below(opened_files(opener.pid), [str(tmp_path / "own"), str(chain)])
-    assert sorted(found.values()) == [str(tmp_path / "own/f"), str(chain)]
+def test_files_of_our_own(tmp_path: Path, opener: subprocess.Popen[bytes]) -> None:
+    """What lies in the launch's own folder may be open, and what libvirt names after it; what all share, to be read."""
+    names = ("own/f", "own-not/f", "log/gl-1.log", "log/gl-2.log", "code", "code-not", "written")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    opens(opener, *(tmp_path / name for name in names[:-1]))
+    opens(opener, tmp_path / "written", mode="r+")
+    found = own_files(opened_files(opener.pid), "gl-1", tmp_path / "own", [tmp_path / "code", tmp_path / "written"])
+    assert sorted(file.name for file in found) == [str(tmp_path / name) for name in ("code", "log/gl-1.log", "own/f")]
+
+
+def test_a_known_file_once_more(chain: Path, tmp_path: Path, opener: subprocess.Popen[bytes]) -> None:
+    """A disk that leads to a file which QEMU has open anyway is noticed, as is one that leads to a device."""
+    (tmp_path / "known").touch()
+    opens(opener, tmp_path / "known", Path("/dev/null"))
+    known = opened_files(opener.pid)
+    disk = checked(chain)
+    opens(opener, chain, chain.parent / "base", Path("/dev/null"))
+    require_checked(opened_files(opener.pid), [disk], known)
+    opens(opener, tmp_path / "known")
+    with pytest.raises(ImagePolicyError, match="known.*was not checked"):
+        require_checked(opened_files(opener.pid), [disk], known)
+
+
+def test_devices_and_fifos_count(tmp_path: Path, opener: subprocess.Popen[bytes]) -> None:
+    """A character device tells a guest something, and so does a named pipe."""
+    before = opened_files(opener.pid)
+    os.mkfifo(tmp_path / "fifo")
+    opens(opener, Path("/dev/full"))
+    opens(opener, tmp_path / "fifo", mode="r+")
+    assert sorted(file.name for file in opened_files(opener.pid) - before) == ["/dev/full", str(tmp_path / "fifo")]
 
 
 def test_who_decides(chain: Path, tmp_path: Path) -> None:
