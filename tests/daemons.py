@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.bench_standby import all_ready
+from orchestrator.bench.daemons import all_ready
 from orchestrator.daemon import client
 from tests.running import Guestlaunch
 

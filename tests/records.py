@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 
-from orchestrator.timeline.record import schema
+from orchestrator.records.record import schema
 
 
 def records(evidence: Path) -> list[dict[str, Any]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from orchestrator.records.record import FwCfg, LaunchRecord, to_event
 from orchestrator.timeline.phases import SEQUENCE, Boundary, Phase, Start, Tile, tile
-from orchestrator.timeline.record import FwCfg, LaunchRecord, to_event
 
 KERNEL_BYTES = 32_956_352
 INITRD_BYTES = 1_900_000

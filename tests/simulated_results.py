@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.report.bench_record import Recording
-from orchestrator.report.result import Result
-from orchestrator.workload.bench import Sample, Side
-from orchestrator.workload.bench_start import COLD, COLD_WITHOUT_DMA, REFERENCE, STANDBY, WARM
-from orchestrator.workload.firmware_run import Transfer
+from orchestrator.bench.recording import Recording
+from orchestrator.bench.result import Result
+from orchestrator.bench.rounds import Sample, Side
+from orchestrator.bench.start_sides import COLD, COLD_WITHOUT_DMA, REFERENCE, STANDBY, WARM
+from orchestrator.bench.transfer import Transfer
 from tests import simulated_launches
 
 MS = 10**6

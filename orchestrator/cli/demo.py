@@ -15,9 +15,9 @@ import click
 from orchestrator.cli import render, session
 from orchestrator.cli.main import PROGRAM
 from orchestrator.cli.options import examples, json_option, settings_options
-from orchestrator.daemon.boundary import complain
 from orchestrator.domain.profiles import configs_dir
 from orchestrator.errors import WorkloadError
+from orchestrator.program import complain
 from orchestrator.settings import Settings, variable
 from orchestrator.workload import tools
 from orchestrator.workload.job import load_job

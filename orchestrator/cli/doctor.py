@@ -10,7 +10,7 @@ import click
 from orchestrator.cli.options import examples, json_option, settings_options
 from orchestrator.hypervisor.accel import forget_verdicts
 from orchestrator.settings import Settings
-from orchestrator.workload.diagnosis import Verdict, examine
+from orchestrator.workload.doctor import Verdict, examine
 
 
 @click.command(

@@ -14,7 +14,7 @@ from orchestrator.domain.model import Domain
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.settings import Settings
-from orchestrator.workload.provision import Boot, Wish, plan_domain
+from orchestrator.workload.user_domain import Boot, Wish, plan_domain
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)

@@ -16,10 +16,10 @@ from typing import Any
 import click
 
 from orchestrator import settings
-from orchestrator.cli.bench_options import plan_options
+from orchestrator.cli.bench.options import plan_options
+from orchestrator.cli.filters import selection_options
 from orchestrator.cli.main import COMMANDS, PROGRAM, cli
 from orchestrator.cli.options import examples, settings_options
-from orchestrator.cli.selecting import selection_options
 from orchestrator.daemon.main import parser
 from orchestrator.errors import GuestlaunchError, UsageError, nearest
 from orchestrator.manual import commands, daemon, plain, roff

@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
+from orchestrator.cli.filters import selection_options
 from orchestrator.cli.options import examples, json_option
 from orchestrator.cli.render import WIDTH
-from orchestrator.cli.selecting import selection_options
 from orchestrator.errors import NotFoundError
+from orchestrator.records import store
+from orchestrator.records.filters import Selection
 from orchestrator.report.rows import duration
 from orchestrator.settings import Settings, load
-from orchestrator.timeline import store
-from orchestrator.timeline.selection import Selection
 
 _DMA = {True: "on", False: "off", None: "-"}
 _WRONG = {"failure": "failed"}

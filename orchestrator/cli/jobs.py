@@ -14,7 +14,7 @@ import click
 from orchestrator.cli import session
 from orchestrator.cli.main import PROGRAM
 from orchestrator.cli.options import examples, json_option, settings_options, verbose_option
-from orchestrator.daemon.boundary import complain
+from orchestrator.program import complain
 from orchestrator.settings import Settings, merged
 from orchestrator.workload.job import Job, load_job
 from orchestrator.workload.jobs import Outcome, carry_out, confined

@@ -12,8 +12,8 @@ import click
 
 from orchestrator import __version__, surroundings
 from orchestrator.cli.options import examples
-from orchestrator.daemon.boundary import complain, guarded
 from orchestrator.errors import nearest
+from orchestrator.program import complain, guarded
 
 PROGRAM = "guestlaunch"
 
@@ -40,7 +40,7 @@ COMMANDS: Mapping[str, Entry] = {
     "top": Entry("orchestrator.cli.top", "top", "Show running launches live."),
     "history": Entry("orchestrator.cli.history", "history", "List recorded launches."),
     "report": Entry("orchestrator.cli.report", "report", "Report on launches: a page, a trace, figures."),
-    "bench": Entry("orchestrator.cli.bench", "bench", "Measure what fw_cfg DMA saves; compare with others."),
+    "bench": Entry("orchestrator.cli.bench.commands", "bench", "Measure what fw_cfg DMA saves; compare with others."),
     "doctor": Entry("orchestrator.cli.doctor", "doctor", "Report what this host has and lacks."),
     "appliance": Entry("orchestrator.cli.appliance", "appliance", "Build, list, check and remove appliances."),
     "template": Entry("orchestrator.cli.template", "template", "Build, list, check and remove templates of launches."),

@@ -8,8 +8,8 @@ import click
 
 from orchestrator.cli.main import PROGRAM
 from orchestrator.cli.options import examples
-from orchestrator.daemon.boundary import complain
 from orchestrator.errors import CapabilityError, UsageError
+from orchestrator.program import complain
 from orchestrator.settings import load
 
 TEXTFILE_FOLDER = "/var/lib/prometheus/node-exporter"
@@ -42,17 +42,17 @@ def metrics(
             "cannot count launches", "log -", "events on stderr cannot be read again", "name a file: --log"
         )
     try:
-        from orchestrator.report import metrics_textfile
+        from orchestrator.telemetry.textfile import count, exposition, write
     except ImportError as error:
         hint = "pip install 'guestlaunch[report]'"
         raise CapabilityError("cannot show metrics", "", "prometheus_client is not installed", hint) from error
     path = Path(settings.log_target)
-    counted = metrics_textfile.count(path, totals or path.with_name(f"{path.name}.metrics"))
+    counted = count(path, totals or path.with_name(f"{path.name}.metrics"))
     if counted.broken:
         lines = "line" if counted.broken == 1 else "lines"
         complain(PROGRAM, f"{path}: {counted.broken} broken {lines} of launches: not counted")
     if textfile is not None:
-        metrics_textfile.write(counted.registry, textfile)
+        write(counted.registry, textfile)
     else:
-        click.echo(metrics_textfile.exposition(counted.registry), nl=False)
+        click.echo(exposition(counted.registry), nl=False)
     return 0

@@ -1,6 +1,6 @@
 """Timelines on a terminal: one as a table with bars, two side by side with ratios; plain lines elsewhere.
 
-Takes canonical lines (`orchestrator.timeline.record`), as dictionaries. rich is imported only when something is drawn.
+Takes canonical lines (`orchestrator.records.record`), as dictionaries. rich is imported only when something is drawn.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.records.filters import is_modelled
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase
-from orchestrator.timeline.selection import is_modelled
 
 if TYPE_CHECKING:
     from rich.console import Console

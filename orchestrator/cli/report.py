@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli.filters import selection_options
 from orchestrator.cli.options import examples, json_option
-from orchestrator.cli.selecting import selection_options
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError
+from orchestrator.records.filters import Selection
 from orchestrator.settings import Settings, load
-from orchestrator.timeline.selection import Selection
 
 if TYPE_CHECKING:  # imported where they are used: the chart library and SciPy take their time
     from orchestrator.report.collection import Collection
@@ -57,10 +57,11 @@ def report(
         return 0
     collection, broken = _collected(logs, selection, settings)
     if page is not None:
-        from orchestrator.report import export, html
+        from orchestrator.report.export import write_file
+        from orchestrator.report.page import render
 
-        text = html.render(collection, broken=broken, cache=settings.state_dir / "cache", title=title)
-        export.write_file(page, text.encode())
+        text = render(collection, broken=broken, cache=settings.state_dir / "cache", title=title)
+        write_file(page, text.encode())
     if figure is not None and out is not None:
         from orchestrator.report import export
 
@@ -79,9 +80,9 @@ def _collected(logs: Sequence[Path], selection: Selection, settings: Settings) -
 
     :raise NotFoundError: when there is nothing to report.
     """
+    from orchestrator.records.store import open_store
     from orchestrator.report.collection import collect, from_store
     from orchestrator.report.reader import Broken, Reading
-    from orchestrator.timeline.store import open_store
 
     if not logs:
         with open_store(settings.state_dir) as store:
@@ -100,10 +101,10 @@ def _why_empty(reading: Reading) -> str:
 
 
 def _write_trace(logs: Sequence[Path], selection: Selection, settings: Settings, path: Path) -> None:
+    from orchestrator.records.record import EVENT
+    from orchestrator.records.store import open_store
     from orchestrator.report.reader import Reading
     from orchestrator.report.trace import write_trace
-    from orchestrator.timeline.record import EVENT
-    from orchestrator.timeline.store import open_store
 
     try:
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.main import PROGRAM
-from orchestrator.daemon import client, private
-from orchestrator.daemon.boundary import complain
+from orchestrator.daemon import client, own_server
 from orchestrator.daemon.client import Finished, Watch
 from orchestrator.errors import ProtocolError
+from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.workload.environment import ToolEnvironment, tool_environment
 from orchestrator.wrapper import connect
@@ -74,7 +74,7 @@ def _server(settings: Settings, *, verbose: bool) -> Iterator[tuple[Path, Watch,
         if verbose:
             complain(PROGRAM, f"launching through {path}" if path else f"launching by itself: {why}")
         if path is None or watch is None:
-            path, watch = stack.enter_context(private.serving(settings))
+            path, watch = stack.enter_context(own_server.serving(settings))
             own = True
         yield path, watch, own
 
@@ -99,6 +99,6 @@ def report(finished: list[Finished], settings: Settings, *, as_json: bool) -> No
 def write_timeline(settings: Settings, record: Mapping[str, Any]) -> None:
     """Write a launch's canonical line where `--timeline` says, if it does."""
     if settings.timeline is not None:
-        from orchestrator.timeline import log  # here: most commands write none
+        from orchestrator.records import log  # here: most commands write none
 
         log.write_timeline(settings.timeline, record)

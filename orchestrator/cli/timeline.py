@@ -10,8 +10,8 @@ import click
 from orchestrator.cli.options import examples, json_option
 from orchestrator.cli.render import show_comparison, show_timeline
 from orchestrator.errors import NotFoundError
+from orchestrator.records.store import open_store
 from orchestrator.settings import load
-from orchestrator.timeline.store import open_store
 
 
 @click.command(

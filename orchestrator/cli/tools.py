@@ -12,7 +12,7 @@ import click
 from orchestrator.cli import session
 from orchestrator.cli.main import PROGRAM
 from orchestrator.cli.options import describe, examples, json_option, settings_options, verbose_option
-from orchestrator.daemon.boundary import complain
+from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.workload import tools
 from orchestrator.workload.environment import tool_environment

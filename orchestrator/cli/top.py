@@ -58,8 +58,8 @@ def top(interval: float, socket: Path | None, config: Path | None) -> int:
 
 def latest(settings: Settings) -> list[dict[str, Any]]:
     """Return the launches that ended last, none when there is no store."""
-    from orchestrator.timeline.selection import Selection
-    from orchestrator.timeline.store import open_store
+    from orchestrator.records.filters import Selection
+    from orchestrator.records.store import open_store
 
     try:
         with open_store(settings.state_dir) as store:

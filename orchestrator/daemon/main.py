@@ -17,8 +17,8 @@ from typing import NoReturn
 
 from orchestrator import __version__, surroundings
 from orchestrator.daemon import listen
-from orchestrator.daemon.boundary import guarded
 from orchestrator.errors import GuestlaunchError, UsageError, nearest
+from orchestrator.program import guarded
 from orchestrator.settings import Settings, load
 from orchestrator.wrapper import protocol
 
@@ -69,7 +69,7 @@ def _serve_inherited(sock: socket.socket, settings: Callable[[], Settings]) -> i
     try:
         own = settings()
         surroundings.leave_directory()
-        from orchestrator.daemon import run as running  # here: what libvirt lacks must not break --help
+        from orchestrator.daemon import service as running  # here: what libvirt lacks must not break --help
 
         return running.serve_connection(sock, own)
     except GuestlaunchError as error:
@@ -92,7 +92,7 @@ def _tell(sock: socket.socket, text: str) -> bool:
 
 
 def _serve_publicly(path: Path, settings: Settings, lifeline: int | None) -> int:
-    from orchestrator.daemon import run as running  # here: see run()
+    from orchestrator.daemon import service as running  # here: see run()
 
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen.public(path))

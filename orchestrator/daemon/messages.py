@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.errors import ProtocolError
-from orchestrator.timeline.record import LaunchRecord
+from orchestrator.records.record import LaunchRecord
 from orchestrator.wrapper import protocol
 
 # A start older than this is no start of a program that has just been connected to us.

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator import __version__
-from orchestrator.daemon.abandoned import Tool
 from orchestrator.daemon.budgets import Budgets, BusyError
+from orchestrator.daemon.libguestfs_leftovers import Tool
 from orchestrator.daemon.messages import Asked, Running, answer, describe
 from orchestrator.daemon.peer import Peer, credentials, require_own
 from orchestrator.daemon.sameness import ElsewhereError, named_files, require_same
@@ -36,9 +36,9 @@ from orchestrator.errors import GuestlaunchError, ProtocolError
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.standby import Waiting
 from orchestrator.launch.stop import Stop
+from orchestrator.records.log import EventLog
+from orchestrator.records.record import LaunchRecord, to_event
 from orchestrator.settings import Settings, for_launch
-from orchestrator.timeline.log import EventLog
-from orchestrator.timeline.record import LaunchRecord, to_event
 from orchestrator.wrapper import argv, protocol
 
 _REQUEST_SECONDS = 10.0

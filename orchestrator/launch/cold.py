@@ -26,8 +26,8 @@ from orchestrator.launch.opened import files_of, own_files, require_checked
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.verification import verify_fw_cfg
 from orchestrator.launch.way import Asked, Place
+from orchestrator.records.record import FwCfg
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start
-from orchestrator.timeline.record import FwCfg
 from orchestrator.timeline.trace import TraceFile
 
 

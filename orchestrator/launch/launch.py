@@ -41,9 +41,9 @@ from orchestrator.launch.stop import Stop
 from orchestrator.launch.watch import Ends, Watch
 from orchestrator.launch.way import Asked, Place, Way
 from orchestrator.launch.written import Written
+from orchestrator.records.record import FwCfg
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Phase, Start
-from orchestrator.timeline.record import FwCfg
 
 _T = TypeVar("_T")
 

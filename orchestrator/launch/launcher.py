@@ -29,12 +29,12 @@ from orchestrator.launch.sum_up import sum_up
 from orchestrator.launch.templating import build_template
 from orchestrator.launch.warm import Standby, Warm
 from orchestrator.launch.way import Asked, Way
+from orchestrator.records import store
+from orchestrator.records.log import EventLog, write_timeline
+from orchestrator.records.record import LaunchRecord, phase_event, to_event
 from orchestrator.settings import Settings, private_state
 from orchestrator.template import store as templates
-from orchestrator.timeline import store
-from orchestrator.timeline.log import EventLog, write_timeline
 from orchestrator.timeline.phases import Phase, Start
-from orchestrator.timeline.record import LaunchRecord, phase_event, to_event
 from orchestrator.timeline.recorder import Recorder
 
 

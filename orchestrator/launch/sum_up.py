@@ -10,9 +10,9 @@ from orchestrator.launch.launch import Launch
 from orchestrator.launch.plan import appliance_versions
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.stop import Stop
+from orchestrator.records.record import LaunchRecord
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import TRANSFER_PHASES
-from orchestrator.timeline.record import LaunchRecord
 from orchestrator.timeline.recorder import Recorder
 
 _TAIL_LINES = 40

@@ -8,7 +8,7 @@ from orchestrator.domain.model import Arch
 from orchestrator.errors import TransferPathError
 from orchestrator.hypervisor.fw_cfg import examine
 from orchestrator.hypervisor.guest import Guest
-from orchestrator.timeline.record import FwCfg
+from orchestrator.records.record import FwCfg
 
 
 def verify_fw_cfg(guest: Guest, *, requested: bool, arch: Arch, scratch: Path) -> FwCfg:

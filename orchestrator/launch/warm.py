@@ -15,9 +15,9 @@ from orchestrator.launch.clone import Clone, restore, stage_clone
 from orchestrator.launch.gate import CLOCK, attach, let_through, open_gate
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.way import Asked, Place
+from orchestrator.records.record import FwCfg
 from orchestrator.template.model import Template
 from orchestrator.timeline.phases import Phase, Start
-from orchestrator.timeline.record import FwCfg
 from orchestrator.timeline.trace import TraceFile
 
 

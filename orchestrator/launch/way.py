@@ -20,9 +20,9 @@ from orchestrator.launch.boot import Boot
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.stop import Stop
+from orchestrator.records.record import FwCfg
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Start
-from orchestrator.timeline.record import FwCfg
 from orchestrator.timeline.recorder import Recorder
 
 Claim = Callable[[Path], contextlib.AbstractContextManager[None]]

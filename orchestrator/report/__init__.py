@@ -1,1 +1,1 @@
-"""Statistics, comparison, pages, traces and metrics, all from log lines and result files."""
+"""Reports on log lines and result files: the page, charts, traces."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orchestrator.bench.result import Result
 from orchestrator.errors import NotFoundError
-from orchestrator.report.result import Result
+from orchestrator.records.filters import Selection, is_modelled
+from orchestrator.records.store import Store
 from orchestrator.timeline.phases import Start
-from orchestrator.timeline.selection import Selection, is_modelled
-from orchestrator.timeline.store import Store
 
 SAMPLE = 4_000
 # Launches that comparisons look at, the newest: a random sample would tear those apart that ran side by side.

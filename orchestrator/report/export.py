@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError, nearest
-from orchestrator.report import figures, looks, rows
+from orchestrator.report import charts, rows, theme
 from orchestrator.report.collection import Collection, dma_of
 
 _WIDTH = 640
@@ -55,16 +55,16 @@ def figure(name: str, collection: Collection) -> dict[str, Any]:
     :raise UsageError: there is no such figure.
     :raise NotFoundError: there is nothing to draw it from.
     """
-    if name not in figures.FIGURES:
-        hint = nearest(name, figures.FIGURES) or f"figures: {', '.join(figures.FIGURES)}"
+    if name not in charts.FIGURES:
+        hint = nearest(name, charts.FIGURES) or f"figures: {', '.join(charts.FIGURES)}"
         raise UsageError("unknown figure", name, "", hint)
     found, subtitle = _rows(name, collection)
     if not found:
         raise NotFoundError("nothing to draw", name, "the input has no data for it")
-    spec = looks.themed(figures.FIGURES[name]())
+    spec = theme.themed(charts.FIGURES[name]())
     spec |= {"width": _WIDTH, "background": "white", "datasets": {"rows": found}, "padding": 12}
-    spec["title"] = {"text": (figures.FIGURES[name].__doc__ or "").split(". Rows")[0], "subtitle": subtitle}
-    text = re.sub(r"var\(--([a-z]+)\)", lambda match: looks.LIGHT[match[1]], json.dumps(spec))
+    spec["title"] = {"text": (charts.FIGURES[name].__doc__ or "").split(". Rows")[0], "subtitle": subtitle}
+    text = re.sub(r"var\(--([a-z]+)\)", lambda match: theme.LIGHT[match[1]], json.dumps(spec))
     return dict(json.loads(text))
 
 

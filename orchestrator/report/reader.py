@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from orchestrator.bench import result
 from orchestrator.errors import UsageError
-from orchestrator.report import result
-from orchestrator.timeline.record import EVENT, SCHEMA_VERSION
+from orchestrator.records.record import EVENT, SCHEMA_VERSION
 
 _NAMED = 20
 _PEEK_BYTES = 4096

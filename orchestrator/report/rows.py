@@ -1,12 +1,12 @@
-"""The rows that fill the charts: launches and results to flat values. Drawing is for `figures`."""
+"""The rows that fill the charts: launches and results to flat values. Drawing is for `charts`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.bench.result import Result
 from orchestrator.report.collection import dma_of
-from orchestrator.report.result import Result
 from orchestrator.timeline.phases import TRANSFER_PHASES
 
 Rows = list[dict[str, Any]]

@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
+from orchestrator.records.record import EVENT, PHASE_EVENT
 from orchestrator.report.collection import Group, group_of
 from orchestrator.report.rows import PART_OF
-from orchestrator.timeline.record import EVENT, PHASE_EVENT
 
 _WATCHED = ("QEMU", "libvirt")
 

@@ -1,1 +1,1 @@
-"""Timeline: the phases of a launch, who saw their boundaries, and the log schema they are written in."""
+"""Timeline: the phases of a launch, and who saw their boundaries."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.report import result
+from orchestrator.bench import result
 from tests.disks import DiskFactory
 from tests.running import Guestlaunch
 

@@ -20,9 +20,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from orchestrator.report.metrics import LaunchMetrics
-from orchestrator.report.metrics_http import serve
-from orchestrator.report.metrics_textfile import exposition
+from orchestrator.telemetry.http import serve
+from orchestrator.telemetry.metrics import LaunchMetrics
+from orchestrator.telemetry.textfile import exposition
 from tests.dashboards import FOLDER, LOKI, PROMETHEUS, load, queries
 from tests.simulated_launches import mixture
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.bench_standby import all_ready
+from orchestrator.bench.daemons import all_ready
 from tests.daemons import daemon, wait_for_status
 from tests.disks import host
 from tests.records import records

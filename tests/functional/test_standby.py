@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.bench_standby import all_ready
+from orchestrator.bench.daemons import all_ready
 from orchestrator.wrapper import protocol
 from tests.daemons import daemon, socket_path, wait_for_status
 from tests.disks import DiskFactory, by_name, naming_relatively

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.bench.rounds import Side
+from orchestrator.bench.sides import direct, make_work
 from orchestrator.domain.model import Accel
 from orchestrator.domain.profiles import load_profile
-from orchestrator.workload.bench import Side
-from orchestrator.workload.bench_sides import direct, make_work
 from tests.disks import DiskFactory
 from tests.running import Guestlaunch
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.timeline import store
+from orchestrator.records import store
 from tests.conftest import TOP
 from tests.simulated_launches import mixture
 

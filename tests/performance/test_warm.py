@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.bench_standby import standing_by
+from orchestrator.bench.daemons import standing_by
 from orchestrator.settings import load
 from orchestrator.workload.environment import tool_environment
 from tests.disks import DiskFactory

@@ -1,4 +1,4 @@
-"""What the dashboard of metrics shows: PromQL over what orchestrator/report/metrics.py counts.
+"""What the dashboard of metrics shows: PromQL over what orchestrator/telemetry/metrics.py counts.
 
 TCG and KVM are never pooled, nor are cold and warm launches: accelerator and start are chosen one at a time.
 """

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from orchestrator.bench import statistics
 from orchestrator.cli import main
-from orchestrator.cli.bench import bench, cells
+from orchestrator.cli.bench.commands import bench, cells
 from orchestrator.errors import UsageError
-from orchestrator.report import statistics
 from tests import simulated_results
 
 

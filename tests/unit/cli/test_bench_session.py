@@ -13,23 +13,24 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.report import result
-from orchestrator.report.bench_text import not_complete
+from orchestrator.bench import result
+from orchestrator.bench.text import not_complete
 
 TOP = Path(__file__).resolve().parents[3]
 # A benchmark whose sides are shells; the second one waits for ever once round 2 has come.
 BENCHMARK = """
 import os, sys
 from pathlib import Path
-from orchestrator.cli import main, bench
-from orchestrator.cli.bench_options import plan_options
-from orchestrator.cli.bench_session import measure, recorded, show
+from orchestrator.cli import main
+from orchestrator.cli.bench import commands
+from orchestrator.cli.bench.options import plan_options
+from orchestrator.cli.bench.session import measure, recorded, show
 from orchestrator.cli.options import settings_options
-from orchestrator.report import statistics
-from orchestrator.workload.bench import Side
+from orchestrator.bench import statistics
+from orchestrator.bench.rounds import Side
 statistics.RESAMPLES = 99
 
-@bench.bench.command("shells")
+@commands.bench.command("shells")
 @settings_options
 @plan_options
 def shells(settings, plan):
@@ -107,8 +108,8 @@ def test_nothing_measured_says_so(tmp_path: Path) -> None:
 
 def test_every_benchmark_is_recorded() -> None:
     """Each bench command that measures does so within `recorded`, which is what keeps its rounds."""
-    for name in ("bench", "bench_start"):
-        tree = ast.parse((TOP / "orchestrator" / "cli" / f"{name}.py").read_text())
+    for name in ("commands", "start"):
+        tree = ast.parse((TOP / "orchestrator" / "cli" / "bench" / f"{name}.py").read_text())
         commands = [
             node for node in tree.body
             if isinstance(node, ast.FunctionDef) and any("plan_options" in ast.dump(d) for d in node.decorator_list)

@@ -12,9 +12,9 @@ import pytest
 from orchestrator.cli.history import table
 from orchestrator.cli.main import invoke
 from orchestrator.errors import NotFoundError
-from orchestrator.timeline import store
+from orchestrator.records import store
+from orchestrator.records.filters import INSTRUMENT_MARK, Selection
 from orchestrator.timeline.phases import Phase, Start
-from orchestrator.timeline.selection import INSTRUMENT_MARK, Selection
 from tests.simulated_launches import event, mixture
 
 

@@ -67,7 +67,7 @@ def test_overview_names_all_commands_without_importing_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["orchestrator.cli.tools", "orchestrator.cli.session", "orchestrator.daemon.private"]
+    "module", ["orchestrator.cli.tools", "orchestrator.cli.session", "orchestrator.daemon.own_server"]
 )
 def test_launching_commands_stay_light(module: str) -> None:
     """What a launch waits for imports nothing heavy."""

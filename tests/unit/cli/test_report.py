@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.cli.main import invoke
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError
-from orchestrator.timeline import store
+from orchestrator.records import store
 from tests import simulated_results
 from tests.simulated_launches import mixture
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from orchestrator.cli import render
 from orchestrator.cli.main import invoke
 from orchestrator.errors import NotFoundError
-from orchestrator.timeline import store
+from orchestrator.records import store
 from orchestrator.timeline.phases import SEQUENCE, Phase, Start
 from tests.simulated_launches import event, mixture
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from orchestrator.cli import top
 from orchestrator.cli.main import invoke
 from orchestrator.errors import NotFoundError
+from orchestrator.records import store
 from orchestrator.settings import load
-from orchestrator.timeline import store
 from orchestrator.timeline.phases import SEQUENCE, Start
 from tests.simulated_launches import mixture
 

@@ -12,8 +12,8 @@ import pytest
 
 from orchestrator.daemon.server import Server
 from orchestrator.launch.stop import Stop
+from orchestrator.records.log import EventLog
 from orchestrator.settings import Settings
-from orchestrator.timeline.log import EventLog
 from tests.unit.daemon.support import SECONDS, FakeLauncher, Served
 
 

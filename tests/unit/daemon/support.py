@@ -17,8 +17,8 @@ from orchestrator.errors import GuestlaunchError
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.standby import Waiting
 from orchestrator.launch.stop import Stop
+from orchestrator.records.record import FwCfg, LaunchRecord
 from orchestrator.timeline.phases import Boundary, Phase, Start, tile
-from orchestrator.timeline.record import FwCfg, LaunchRecord
 from orchestrator.wrapper import protocol
 
 SECONDS = 10.0

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.daemon import boundary, main
+from orchestrator import program
+from orchestrator.daemon import main
 from orchestrator.errors import LaunchError, UsageError
 from orchestrator.wrapper import protocol
 
@@ -86,7 +87,7 @@ def test_failures_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> int:
         raise UsageError("what", "sub\nject", "why")
 
-    assert boundary.guarded("prog", fail) == 2
+    assert program.guarded("prog", fail) == 2
     assert capsys.readouterr().err == "prog: what: sub\\nject: why\n"
 
 
@@ -96,7 +97,7 @@ def test_interruption_is_130(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt() -> int:
         raise KeyboardInterrupt
 
-    assert boundary.guarded("prog", interrupt) == 130
+    assert program.guarded("prog", interrupt) == 130
     assert capsys.readouterr().err == ""
 
 
@@ -109,7 +110,7 @@ def test_defect_is_one_line_and_a_file(
     def fail() -> int:
         raise ZeroDivisionError("oops")
 
-    assert boundary.guarded("prog", fail) == 1
+    assert program.guarded("prog", fail) == 1
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "this is a bug" in line
@@ -126,14 +127,14 @@ def test_defect_with_nowhere_to_write(monkeypatch: pytest.MonkeyPatch, capsys: p
     def fail() -> int:
         raise ZeroDivisionError
 
-    assert boundary.guarded("prog", fail) == 1
+    assert program.guarded("prog", fail) == 1
     assert "nowhere to write" in capsys.readouterr().err
 
 
 def test_closed_pipe_is_quiet() -> None:
     """A reader that goes away (| head) costs no line."""
     code = (
-        "import sys\nfrom orchestrator.daemon.boundary import guarded\n"
+        "import sys\nfrom orchestrator.program import guarded\n"
         "def body():\n  while True: print('x' * 1000)\nsys.exit(guarded('prog', body))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -27,9 +27,9 @@ from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.way import Asked, Place, Way
+from orchestrator.records.record import FwCfg
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Phase, Start
-from orchestrator.timeline.record import FwCfg
 from orchestrator.timeline.trace import TraceFile
 from tests.golden.domains import bare_minimum
 

@@ -27,9 +27,9 @@ from orchestrator.launch.launch import Launch
 from orchestrator.launch.lifecycle import Instruction
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.watch import Watch
+from orchestrator.records.record import FwCfg, LaunchRecord
 from orchestrator.settings import Deadlines, Settings
 from orchestrator.timeline.phases import Start
-from orchestrator.timeline.record import FwCfg, LaunchRecord
 from tests.unit.launch.fakes import REQUEST, FakeGuest, FakeLauncher, FakeStart, Story, serve_a_tool
 
 

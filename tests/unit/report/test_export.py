@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError
-from orchestrator.report import export, figures
+from orchestrator.report import charts, export
 from orchestrator.report.collection import Collection, collect
 from tests import simulated_results
 from tests.simulated_launches import event, mixture
@@ -30,7 +30,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     return found
 
 
-@pytest.mark.parametrize("name", figures.FIGURES)
+@pytest.mark.parametrize("name", charts.FIGURES)
 def test_every_chart_as_svg(name: str, collection: Collection, tmp_path: Path) -> None:
     """A well-formed picture with a title, real colours and no name of the page's left."""
     path = tmp_path / f"{name}.svg"

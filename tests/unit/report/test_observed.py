@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.records import store
+from orchestrator.records.filters import INSTRUMENT_MARK, Selection
 from orchestrator.report.collection import collect, from_store
 from orchestrator.report.observed import Observed, _place_of_bound, observe
-from orchestrator.timeline import store
-from orchestrator.timeline.selection import INSTRUMENT_MARK, Selection
 from tests.simulated_launches import event
 
 Line = dict[str, Any]
@@ -193,7 +193,7 @@ def test_the_interval_holds_its_95_percent(count: int) -> None:
     assert 0.01 < out / 2000 < 0.06
 
 
-@pytest.mark.parametrize("module", ["report.html", "report.observed", "report.export", "cli.report"])
+@pytest.mark.parametrize("module", ["report.page", "report.observed", "report.export", "cli.report"])
 def test_reports_start_without_scipy(module: str) -> None:
     """Loading SciPy alone takes most of the second in which a day's report is to be there."""
     code = f"import sys, orchestrator.{module}\nprint([name for name in sys.modules if name.split('.')[0] == 'scipy'])"

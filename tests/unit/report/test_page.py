@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.report import html, looks
+from orchestrator.records.filters import INSTRUMENT_MARK
+from orchestrator.report import theme
 from orchestrator.report.collection import Collection, Group, collect
 from orchestrator.report.observed import Observed, Ratio
+from orchestrator.report.page import render as page_of
 from orchestrator.report.reader import Broken
-from orchestrator.report.verdict_box import observed_tiles, result_tiles
+from orchestrator.report.tiles import observed_tiles, result_tiles
 from orchestrator.timeline.phases import Phase
-from orchestrator.timeline.selection import INSTRUMENT_MARK
 from tests import simulated_results
 from tests.simulated_launches import event, mixture
 
-PAGE = Path(html.__file__).parent / "page"
+PAGE = Path(theme.__file__).parent / "assets"
 EVIL = "</script><b>&\"'\u2028"
 
 
@@ -67,12 +68,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def render(collection: Collection, cache: Path, broken: Broken | None = None, title: str = "Launches") -> Page:
     """Return a page, parsed."""
-    return Page(html.render(collection, broken=broken or Broken(), cache=cache, title=title))
+    return Page(page_of(collection, broken=broken or Broken(), cache=cache, title=title))
 
 
 def test_the_page_needs_nothing_else(cache: Path) -> None:
     """Nothing in it refers to another file or host, and its policy forbids the browser to ask."""
-    text = html.render(collect(mixture()), broken=Broken(), cache=cache)
+    text = page_of(collect(mixture()), broken=Broken(), cache=cache)
     page = Page(text)
     assert page.links == ["data:,"]
     assert "default-src 'none'" in text
@@ -171,12 +172,12 @@ def test_every_colour_is_there_in_light_and_dark() -> None:
     css = (PAGE / "page.css").read_text()
     light, dark = (set(re.findall(r"--([a-z-]+):", block)) for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL))
     assert light == dark
-    parts = (PAGE / "page.html.j2").read_text() + css + json.dumps(looks.themed(looks.PART_SCALE | looks.DMA_SCALE))
+    parts = (PAGE / "page.html.j2").read_text() + css + json.dumps(theme.themed(theme.PART_SCALE | theme.DMA_SCALE))
     used = set(re.findall(r"var\(--([a-z-]+)\)", parts))
     assert used <= light
-    assert set(looks.LIGHT) <= light
+    assert set(theme.LIGHT) <= light
     values = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", css[: css.index("@media")]))
-    assert {name: values[name] for name in looks.LIGHT} == looks.LIGHT
+    assert {name: values[name] for name in theme.LIGHT} == theme.LIGHT
 
 
 def luminance(colour: str) -> float:

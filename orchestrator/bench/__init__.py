@@ -1,0 +1,1 @@
+"""Benchmarks: the sides that are compared, their runs, the result file, statistics and verdicts."""

@@ -1,0 +1,36 @@
+"""The samples of a benchmark's result as columns of numbers, and their summary as JSON-ready values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.bench.compare import Columns
+from orchestrator.bench.result import Result
+from orchestrator.bench.statistics import Summary
+
+
+def columns(result: Result, side: str, rounds: Sequence[int] | None = None) -> Columns:
+    """Return metric name to values of one side's good runs, in the order of the rounds.
+
+    :param rounds: those to take, a missing run as None; by default the side's own, warm-ups left out.
+    """
+    good: dict[int, dict[str, float]] = {}
+    for sample in result["samples"]:
+        if sample["side"] == side and sample["ok"] and sample["round"] >= 0:
+            # A side may have several runs a round: by payload size, or one for each of its boundaries.
+            size = sample.get("size_bytes")
+            seen = {name: value for name, value in sample["metrics"].items() if value is not None}
+            named = {f"{name} {size / 1e6:g} MB": value for name, value in seen.items()} if size else seen
+            good.setdefault(sample["round"], {}).update(named)
+    taken = sorted(good) if rounds is None else rounds
+    names = dict.fromkeys(name for metrics in good.values() for name in metrics)
+    return {name: [good.get(number, {}).get(name) for number in taken] for name in names}
+
+
+def summary(found: Summary) -> dict[str, Any]:
+    """Return a summary as JSON-ready values."""
+    value = dataclasses.asdict(found)
+    value["outliers"] = list(found.outliers)
+    return value

@@ -1,0 +1,82 @@
+"""The benchmark of starts, computed: each side against the reference, and what DMA saves of a cold launch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.bench.result import Result
+from orchestrator.bench.samples import columns, summary
+from orchestrator.bench.start_sides import COLD, COLD_WITHOUT_DMA, REFERENCE
+from orchestrator.bench.statistics import Interval, ratio_interval, summarize
+
+KIND = "start"
+# What is timed, and the metric that it is in a sample.
+TIMED: Mapping[str, str] = {"launch": "wall", "list-filesystems": "answer", "inspection": "inspection"}
+
+
+def analyse_starts(result: Result) -> dict[str, Any]:
+    """Return `starts`, a row for each side with what it took and its ratio to the reference, and `dma`."""
+    rounds = sorted({sample["round"] for sample in result["samples"] if sample["round"] >= 0})
+    sides = {side["name"]: columns(result, side["name"], rounds) for side in result["sides"]}
+    known = sides.get(REFERENCE, {})
+    rows = [
+        {
+            "side": name,
+            "times": {timed: _against(side.get(metric, ()), known.get(metric, ())) for timed, metric in TIMED.items()},
+        }
+        for name, side in sides.items()
+    ]
+    return {"starts": rows, "dma": _dma(sides.get(COLD_WITHOUT_DMA, {}), sides.get(COLD, {}))}
+
+
+def _against(values: Sequence[float | None], reference: Sequence[float | None]) -> dict[str, Any] | None:
+    """Return the summary of times in ns with their ratio to the reference's; None when there are none.
+
+    Runs of a round ran one after the other: what the host did in it is in both, so they are compared as pairs.
+    """
+    seen = [value for value in values if value is not None]
+    if not seen:
+        return None
+    ratio, interval = _ratio(values, reference)
+    return {**summary(summarize(seen)), "ratio": ratio, "ratio_interval": interval and dataclasses.asdict(interval)}
+
+
+def _ratio(values: Sequence[float | None], base: Sequence[float | None]) -> tuple[float | None, Interval | None]:
+    """Return median / median of the rounds in which both were seen, with its interval."""
+    if not base:
+        return None, None
+    pairs = [(a, b) for a, b in zip(values, base, strict=True) if a is not None and b is not None]
+    if not pairs:
+        return None, None
+    own, others = [a for a, _ in pairs], [b for _, b in pairs]
+    return summarize(own).median / summarize(others).median, ratio_interval(own, others, paired=True)
+
+
+def _dma(off: Mapping[str, Sequence[float | None]], on: Mapping[str, Sequence[float | None]]) -> dict[str, Any] | None:
+    """Return what DMA saves of the cold launch without it: in ns, as a share, and what the transfer alone accounts for.
+
+    None when either side is missing.
+    """
+    if not off.get("wall") or not on.get("wall"):
+        return None
+    medians = {
+        f"{metric}_{name}_ns": _median(side.get(metric, ()))
+        for metric in ("wall", "transfer")
+        for name, side in (("off", off), ("on", on))
+    }
+    ratio, interval = _ratio(on["wall"], off["wall"])
+    before, after = medians["transfer_off_ns"], medians["transfer_on_ns"]
+    launch = medians["wall_off_ns"]
+    return {
+        **medians,
+        "saved_share": None if ratio is None else 1 - ratio,
+        "saved_share_interval": interval and {"low": 1 - interval.high, "high": 1 - interval.low},
+        "transfer_saved_share": (before - after) / launch if before and after and launch else None,
+    }
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    seen = [value for value in values if value is not None]
+    return summarize(seen).median if seen else None

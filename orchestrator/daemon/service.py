@@ -1,0 +1,134 @@
+"""Runs a server with a real launcher behind it until it is told to stop, and ends what it launched."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from orchestrator.daemon.listen import remove_private
+from orchestrator.daemon.server import Server
+from orchestrator.errors import GuestlaunchError
+from orchestrator.hypervisor import embed
+from orchestrator.launch.launcher import Launcher
+from orchestrator.launch.stop import Stop
+from orchestrator.records.log import EventLog
+from orchestrator.settings import Settings
+from orchestrator.telemetry import outlets
+
+# On top of the deadline for a guest's own shutdown: killing it, and removing its files.
+_CLEANUP_SECONDS = 15.0
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Yield a Stop that SIGTERM, SIGINT and SIGHUP request, unless ignored; handlers are put back afterwards."""
+    with Stop() as stop:
+        before = {
+            number: signal.signal(number, lambda received, _: stop.request(signal.Signals(received).name))
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+        try:
+            yield stop
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def serve_listener(
+    listener: socket.socket,
+    settings: Settings,
+    *,
+    lonely_end: bool = False,
+    ready: Callable[[], None] | None = None,
+    stopping: Callable[[], None] | None = None,
+    lifeline: int | None = None,
+) -> int:
+    """Serve a listening socket until a signal comes; return the exit status.
+
+    :param lonely_end: also end when the last client has gone, as a command's own server does: it shows no metrics and
+        keeps no clones ready.
+    :param ready: called once clients are answered; `stopping` once no new ones are.
+    :param lifeline: an inherited descriptor at whose end to end, too.
+    """
+    listen, standby = (None, 0) if lonely_end else (settings.metrics_listen, settings.standby)
+    with _server(settings, metrics_listen=listen, standby=standby) as (server, stop):
+        if lifeline is not None:
+            _follow(lifeline, stop)
+        path = Path(listener.getsockname())
+        _claim(path, settings, private=lonely_end)
+        if ready is not None:
+            ready()
+        server.serve(listener, stop, lonely_end=lonely_end, ending=functools.partial(remove_private, path))
+        listener.close()
+        if stopping is not None:
+            stopping()
+        status = _end(server, stop, settings)
+    embed.leave()
+    return status
+
+
+def _follow(lifeline: int, stop: Stop) -> None:
+    """Ask for the end once nobody holds the other end of an inherited pipe any more: whoever started us is dead."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(lifeline, 4096):
+                pass
+        stop.request("who started it has ended")
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def _claim(path: Path, settings: Settings, *, private: bool) -> None:
+    """Have a socket, with a private one's folder, removed should this process be killed."""
+    # What stands in the way of libvirt's folder is the first launch's error to tell.
+    with contextlib.suppress(GuestlaunchError, OSError):
+        embed.private_root(settings.state_dir).claim(path.parent if private else path)
+
+
+def serve_connection(sock: socket.socket, settings: Settings) -> int:
+    """Serve one connection that somebody else made, and return the exit status."""
+    with _server(settings, metrics_listen=None) as (server, stop):
+        server.adopt(sock)
+        server.serve(None, stop, lonely_end=True)
+        status = _end(server, stop, settings)
+    embed.leave()
+    return status
+
+
+@contextlib.contextmanager
+def _own_files() -> Iterator[None]:
+    """Have all that a server makes be its user's alone."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextlib.contextmanager
+def _server(settings: Settings, *, metrics_listen: str | None, standby: int = 0) -> Iterator[tuple[Server, Stop]]:
+    log = EventLog(settings.log_target)
+    with _own_files(), stop_on_signals() as stop, Launcher(settings, standby=standby) as launcher:
+        launcher.prewarm()
+        outlet = outlets.opened(
+            metrics_listen=metrics_listen,
+            otlp_endpoint=settings.otlp_endpoint,
+            environ=os.environ,
+            in_flight=lambda: len(launcher.running()),
+            complain=lambda why: log.emit("outlet_failed", level="warning", reason=why),
+        )
+        with outlet as take:
+            yield Server(launcher, settings, log, take), stop
+
+
+def _end(server: Server, stop: Stop, settings: Settings) -> int:
+    reason = f"guestlaunchd is stopping ({stop.reason})" if stop.requested else "the last client has gone"
+    return 0 if server.close(reason, settings.deadlines.shutdown + _CLEANUP_SECONDS) else 1

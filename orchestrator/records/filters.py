@@ -1,0 +1,61 @@
+"""Which launches are asked for: the same conditions for log lines and for the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+# In the user's own QEMU arguments: the file name of a plugin that models something (bench/trapcost).
+INSTRUMENT_MARK = "guestlaunch-trapcost"
+
+
+def is_modelled(event: Mapping[str, Any]) -> bool:
+    """Tell whether an instrument of ours changed the launch: such launches are never counted with the others."""
+    return any(INSTRUMENT_MARK in argument for argument in event.get("extra_args", ()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which launches are asked for; None stands for any. Times are wall-clock nanoseconds since the epoch."""
+
+    since_ns: int | None = None
+    until_ns: int | None = None
+    profile: str | None = None
+    accel: str | None = None
+    start: str | None = None
+    fw_cfg_dma: bool | None = None
+    outcome: str | None = None
+
+    def failures(self) -> Selection:
+        """Return the same, failures only."""
+        return replace(self, outcome="failure")
+
+    def takes(self, event: Mapping[str, Any]) -> bool:
+        """Tell whether a canonical line is asked for."""
+        at = event["wall_start_ns"]
+        wanted = (self.profile, self.accel, self.start, self.fw_cfg_dma, self.outcome)
+        names = ("profile", "accel", "start", "fw_cfg_dma", "outcome")
+        return (
+            (self.since_ns is None or at >= self.since_ns)
+            and (self.until_ns is None or at <= self.until_ns)
+            and all(value is None or event.get(name) == value for name, value in zip(names, wanted, strict=True))
+        )
+
+    def where(self) -> tuple[str, list[object]]:
+        """Return the SQL condition and its values."""
+        terms: list[str] = []
+        values: list[object] = []
+        for term, value in (
+            ("wall_start_ns >= ?", self.since_ns),
+            ("wall_start_ns <= ?", self.until_ns),
+            ("profile = ?", self.profile),
+            ("accel = ?", self.accel),
+            ("start = ?", self.start),
+            ("fw_cfg_dma = ?", self.fw_cfg_dma),
+            ("outcome = ?", self.outcome),
+        ):
+            if value is not None:
+                terms.append(term)
+                values.append(value)
+        return (" WHERE " + " AND ".join(terms) if terms else ""), values

@@ -1,0 +1,198 @@
+"""The report as one self-contained HTML page: values into the template. No network, then or later.
+
+Charts are `charts`; what is counted is `collection`'s. The page's own style and filters are in `assets/`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from orchestrator import __version__
+from orchestrator.bench.result import Result
+from orchestrator.report import charts, rows, theme
+from orchestrator.report.collection import Collection, Group, dma_of, group_of
+from orchestrator.report.export import library
+from orchestrator.report.observed import Observed, observe
+from orchestrator.report.reader import Broken
+from orchestrator.report.tiles import observed_tiles, result_tiles
+
+_ON_PAGE = ("waterfall", "phases", "phase-ab", "launch-ecdf", "trend")
+
+
+def render(collection: Collection, *, broken: Broken, cache: Path | None, title: str = "Launches") -> str:
+    """Return the page.
+
+    :param cache: directory in which the bundled chart library is kept between calls.
+    """
+    import jinja2
+
+    template = jinja2.Environment(autoescape=True, trim_blocks=False, undefined=jinja2.StrictUndefined).from_string(
+        _asset("page.html.j2")
+    )
+    results = [_result(path, result, number) for number, (path, result) in enumerate(collection.results)]
+    return template.render(
+        title=title,
+        subtitle=_subtitle(collection),
+        version=__version__,
+        css=_markup(_asset("page.css")),
+        results=results,
+        observed=[_observed(found) for found in observe(collection)],
+        count=collection.count,
+        counted=_counted(collection),
+        totals=[
+            {"group": total.group, "dma": total.dma, "outcome": total.outcome, "count": count}
+            for total, count in sorted(collection.totals.items())
+        ],
+        slowest=_shown(collection.slowest),
+        failures=_shown(collection.failures),
+        broken=broken,
+        data=_json(_data(collection, results)),
+        library=library(cache),
+        script=_asset("page.js"),
+        parts=list(rows.PARTS),
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath("assets", name).read_text("utf-8")
+
+
+def _markup(text: str) -> Any:  # noqa: ANN401 - a type of the template library, imported when a page is made
+    import markupsafe
+
+    return markupsafe.Markup(text)  # noqa: S704 - our own style sheet
+
+
+def _json(value: object) -> str:
+    """Return JSON that can stand in a script element: no text in it can end the element."""
+    return (
+        json.dumps(value, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    )
+
+
+def _data(collection: Collection, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    first = collection.groups()[0] if collection.count else None
+    names = {*_ON_PAGE, *(result["figure"] for result in results if result["figure"])}
+    return {
+        "launches": [_compact(event) for event in collection.sample],
+        "parts": rows.PART_OF,
+        "figures": {name: theme.themed(charts.FIGURES[name]()) for name in sorted(names)},
+        "fixed": {result["chart"]: result["rows"] for result in results if result["chart"]},
+        "first": {} if first is None else {"profile": first.profile, "accel": _accel(first), "start": first.start},
+    }
+
+
+def _accel(group: Group) -> str:
+    """Return the accelerator as the page filters by it: launches with a modelled trap cost are a kind of their own."""
+    return f"{group.accel}, MODELLED trap cost" if group.modelled else group.accel
+
+
+def _compact(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page's charts and filters need of a launch; times in ms."""
+    return {
+        "id": event["launch_id"],
+        "at": event["wall_start_ns"] // 10**6,
+        "profile": event["profile"],
+        "accel": _accel(group_of(event)),
+        "start": event["start"],
+        "dma": dma_of(event),
+        "outcome": event["outcome"],
+        "launch": _ms(event.get("launch_ns")),
+        "transfer": _ms(event.get("transfer_ns")),
+        "total": _ms(event["total_ns"]),
+        "phases": [
+            [phase["name"], _ms(phase["start_ns"]), _ms(phase["duration_ns"]), phase.get("source", "")]
+            for phase in event["phases"]
+            if phase["duration_ns"] is not None
+        ],
+    }
+
+
+def _ms(ns: int | None) -> float | None:
+    return None if ns is None else round(ns / 1e6, 3)
+
+
+def _subtitle(collection: Collection) -> str:
+    if not collection.count:
+        return f"{len(collection.results)} benchmark results"
+    return f"{collection.count:,} launches from {_when(collection.first_ns)} to {_when(collection.last_ns)} UTC"
+
+
+def _counted(collection: Collection) -> str:
+    if len(collection.sample) >= collection.count:
+        return "Counted exactly; all of them are in the charts."
+    return f"Counted exactly; the charts show a random sample of {len(collection.sample):,}."
+
+
+def _when(wall_ns: int) -> str:
+    return dt.datetime.fromtimestamp(wall_ns / 1e9, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _shown(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the launches of a list; their bars have one scale."""
+    longest_ns = max((event["total_ns"] for event in events), default=1)
+    return [_launch(event, longest_ns) for event in events]
+
+
+def _launch(event: Mapping[str, Any], longest_ns: int) -> dict[str, Any]:
+    """Return a launch of the lists, with its phases as parts of a bar."""
+    seen = [phase for phase in event["phases"] if phase["duration_ns"]]
+    longest = sorted(seen, key=lambda phase: -int(phase["duration_ns"]))[:4]
+    launch_ns = event.get("launch_ns")
+    return {
+        "launch_id": event["launch_id"],
+        "at": event["wall_start_ns"] // 10**6,
+        "when": _when(event["wall_start_ns"]),
+        "profile": event["profile"],
+        "accel": _accel(group_of(event)),
+        "start": event["start"],
+        "dma": dma_of(event),
+        "outcome": event["outcome"],
+        "took": rows.duration(launch_ns) if launch_ns else f"ended after {rows.duration(event['total_ns'])}",
+        "error": event.get("error"),
+        "longest": ", ".join(f"{phase['name']} {rows.duration(phase['duration_ns'])}" for phase in longest),
+        "bar": [
+            (rows.PART_OF[phase["name"]], round(100 * phase["duration_ns"] / longest_ns, 2), phase["name"])
+            for phase in seen
+        ],
+        "console": "\n".join(event.get("console_tail", ())),
+    }
+
+
+def _observed(found: Observed) -> dict[str, Any]:
+    return {
+        "title": found.group.title,
+        "modelled": found.group.modelled,
+        "tiles": observed_tiles(found),
+        "text": found.text,
+        "basis": found.basis,
+    }
+
+
+def _result(path: Path, result: Result, number: int) -> dict[str, Any]:
+    analysis = result["analysis"] or {}
+    cost = result["modelled_trap_cost_ns"]
+    kind = {"fw-cfg": "ratios", "launch": "ratios", "sweep": "sweep"}.get(result["kind"])
+    chart_rows = rows.sweep_rows(result) if kind == "sweep" else rows.ratio_rows(result) if kind else []
+    measured = [sample for sample in result["samples"] if sample["round"] >= 0]
+    note = f"{path.name}: {len(measured)} runs on {result['environment']['launches'].get('accel')}"
+    if analysis.get("failed_runs"):
+        note += f", {analysis['failed_runs']} of them failed"
+    host, launches = result["environment"]["host"], result["environment"]["launches"]
+    return {
+        "title": f"Benchmark {result['kind']}" + ("" if result["complete"] else " (not complete)"),
+        "modelled": f"{cost / 1e3:g} µs an access" if cost else "",
+        "verdict": analysis.get("verdict", ""),
+        "tiles": result_tiles(result),
+        "note": note,
+        "chart": f"result-{number}" if chart_rows else "",
+        "figure": kind if chart_rows else "",
+        "rows": chart_rows,
+        "counts": result["counts"],
+        "environment": [*host.items(), *launches.items(), ("firmware", result["environment"]["firmware"]["path"])],
+    }

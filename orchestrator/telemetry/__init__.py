@@ -1,0 +1,1 @@
+"""Telemetry: launches as they end, to Prometheus, node_exporter and OpenTelemetry."""

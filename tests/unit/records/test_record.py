@@ -1,0 +1,103 @@
+"""The canonical line, its schema, and the recorder behind it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from orchestrator.errors import GuestlaunchError
+from orchestrator.records.log import EventLog, write_timeline
+from orchestrator.records.record import FwCfg, LaunchRecord, schema, to_event
+from orchestrator.timeline.phases import Phase, Start
+from orchestrator.timeline.recorder import Recorder
+
+
+def recorded(*phases: Phase, outcome: str = "success") -> LaunchRecord:
+    """Return a record whose phases began one millisecond after another."""
+    recorder = Recorder(origin_ns=10**9)
+    for index, phase in enumerate(phases, 1):
+        recorder.begin(phase, "test", 10**9 + index * 1_000_000)
+    recorder.finish(10**9 + (len(phases) + 1) * 1_000_000)
+    return LaunchRecord(
+        launch_id="gl-1",
+        start=Start.COLD,
+        profile="aarch64-uefi",
+        arch="aarch64",
+        accel="tcg",
+        accel_reason="asked for",
+        fw_cfg=FwCfg(requested=True, dma_property=True, window_base=0x9020000, window_size=24, window_has_dma=True),
+        outcome=outcome,
+        tiles=recorder.tiles(outcome=outcome, sizes={Phase.FW_CFG_KERNEL: 1_000_000}),
+        wall_start_ns=recorder.wall_start_ns,
+        connection="qemu:///embed",
+        kernel_bytes=1_000_000,
+        initrd_bytes=0,
+    )
+
+
+def test_complete_and_failed_lines_fit_the_schema() -> None:
+    """Both a full launch and one that failed early validate."""
+    full = recorded(*list(Phase)[1:16])
+    failed = replace(recorded(Phase.STAGE, outcome="failure"), error="disk: gone", error_phase="stage")
+    unheard = replace(full, fw_cfg=replace(full.fw_cfg, register_answers=None, unseen="install python3-libfdt"))
+    assert to_event(unheard)["fw_cfg"]["unseen"] == "install python3-libfdt"
+    for record in (full, failed, unheard):
+        jsonschema.validate(to_event(record), schema())
+    assert to_event(full)["total_ns"] == 16_000_000
+    assert to_event(full)["launch_ns"] == 14_000_000
+    assert to_event(failed)["launch_ns"] is None
+
+
+def test_schema_refuses_a_duration_for_an_unseen_phase() -> None:
+    """The schema is not a rubber stamp: a guessed duration is refused."""
+    event = to_event(recorded(Phase.STAGE))
+    unseen = next(p for p in event["phases"] if p["outcome"] == "not_reached")
+    unseen["duration_ns"] = 0
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(event, schema())
+
+
+def test_dma_counts_only_as_verified() -> None:
+    """Asked for is not enough; a window without the DMA register is not DMA either."""
+    assert FwCfg(requested=True).verified is None
+    assert FwCfg(requested=True, dma_property=True).verified is True
+    assert FwCfg(requested=True, dma_property=True, window_has_dma=False).verified is False
+    assert FwCfg(requested=True, dma_property=False, window_has_dma=True).verified is False
+
+
+def test_first_note_of_a_boundary_counts() -> None:
+    """A boundary seen twice keeps its first date."""
+    recorder = Recorder(origin_ns=0)
+    recorder.begin(Phase.STAGE, "first", 5)
+    recorder.begin(Phase.STAGE, "second", 7)
+    assert recorder.at_ns(Phase.STAGE) == 5
+    assert recorder.current() is Phase.STAGE
+
+
+def test_timeline_lines_append(tmp_path: Path) -> None:
+    """Each launch adds one line of JSON."""
+    path = tmp_path / "t.jsonl"
+    event = to_event(recorded(Phase.STAGE))
+    write_timeline(str(path), event)
+    write_timeline(str(path), event)
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["launch_finished"] * 2
+
+
+def test_unwritable_timeline_is_one_clear_error(tmp_path: Path) -> None:
+    """The error names the file."""
+    with pytest.raises(GuestlaunchError, match="cannot write the timeline: .*no-such"):
+        write_timeline(str(tmp_path / "no-such" / "t"), {})
+
+
+def test_event_log_writes_json_lines(tmp_path: Path) -> None:
+    """Events carry their name, level and a timestamp."""
+    path = tmp_path / "log" / "events.jsonl"
+    log = EventLog(str(path))
+    log.emit("phase_finished", launch_id="gl-1", phase="plan")
+    entry = json.loads(path.read_text())
+    assert (entry["event"], entry["level"], entry["launch_id"]) == ("phase_finished", "info", "gl-1")
+    assert "timestamp" in entry

@@ -1,0 +1,192 @@
+"""The store of launches: what is written is found again, by several processes at once and after a crash."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import GuestlaunchError, NotFoundError
+from orchestrator.records import store
+from orchestrator.records.filters import Selection
+from tests.simulated_launches import event as simulated
+from tests.simulated_launches import mixture
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+def _append_many(state_dir: Path, seed: int, count: int) -> None:
+    for number in range(count):
+        why = store.append(state_dir, simulated(1000 * seed + number))
+        assert why is None, why
+
+
+def _append_for_ever(state_dir: Path, ready: Path) -> None:
+    number = 0
+    while True:
+        store.append(state_dir, simulated(9000 + number))
+        number += 1
+        if number == 20:
+            ready.touch()
+
+
+def test_what_is_appended_is_found(tmp_path: Path) -> None:
+    """A line comes back whole, by id, by prefix and as the last one."""
+    events = mixture(count=20)
+    events[3]["launch_id"] = "5f3a0c94d1e2"
+    for event in events:
+        assert store.append(tmp_path, event) is None
+    with store.open_store(tmp_path) as reader:
+        assert list(reader.lines(Selection())) == events
+        assert reader.find("last") == events[-1]
+        assert reader.find(events[3]["launch_id"][:10]) == events[3]
+        assert reader.find("no such") is None
+        with pytest.raises(NotFoundError, match="several"):
+            reader.find("")
+
+
+def test_selection_and_order(tmp_path: Path) -> None:
+    """Each condition filters, and rows come newest first."""
+    events = mixture(count=200)
+    store.rebuild(tmp_path, events)
+    with store.open_store(tmp_path) as reader:
+        for selection, keep in (
+            (Selection(profile="x86_64-seabios"), lambda e: e["profile"] == "x86_64-seabios"),
+            (Selection(accel="kvm"), lambda e: e["accel"] == "kvm"),
+            (Selection(fw_cfg_dma=False), lambda e: e["fw_cfg_dma"] is False),
+            (Selection(outcome="failure"), lambda e: e["outcome"] == "failure"),
+            (Selection(start="warm", accel="tcg"), lambda e: e["start"] == "warm" and e["accel"] == "tcg"),
+            (
+                Selection(since_ns=events[150]["wall_start_ns"]),
+                lambda e: e["wall_start_ns"] >= events[150]["wall_start_ns"],
+            ),
+        ):
+            expected = [e["launch_id"] for e in events if keep(e)][::-1]
+            assert expected
+            assert [row["launch_id"] for row in reader.rows(selection)] == expected
+        assert sum(row["launches"] for row in reader.totals(Selection())) == 200
+        slowest = next(reader.lines(Selection(), order="-launch_ns", limit=1))
+        assert slowest["launch_ns"] == max(e["launch_ns"] or 0 for e in events)
+        assert len(list(reader.sample(Selection(), 50))) == 50
+
+
+def test_several_processes_at_once(tmp_path: Path) -> None:
+    """Four processes create and fill the store together; nothing is lost."""
+    workers = [_SPAWN.Process(target=_append_many, args=(tmp_path, seed, 25)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+    with store.open_store(tmp_path) as reader:
+        assert len(reader.rows(Selection())) == 100
+
+
+def test_survives_sigkill_in_mid_write(tmp_path: Path) -> None:
+    """A writer killed while it writes leaves a whole store that others can go on with."""
+    for round_ in range(3):
+        ready = tmp_path / f"ready{round_}"
+        writer = _SPAWN.Process(target=_append_for_ever, args=(tmp_path / "state", ready))
+        writer.start()
+        deadline = time.monotonic() + 60
+        while not ready.exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert writer.pid is not None
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join(10)
+    assert store.append(tmp_path / "state", simulated(77)) is None
+    with sqlite3.connect(tmp_path / "state" / store.FILE_NAME) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert db.execute("SELECT count(*) FROM launches").fetchone()[0] >= 21
+    db.close()
+
+
+def test_same_launch_is_kept_once(tmp_path: Path) -> None:
+    """Importing a line that is there already changes nothing."""
+    event = simulated(1)
+    assert [store.append(tmp_path, event) for _ in range(2)] == [None, None]
+    with store.open_store(tmp_path) as reader:
+        assert len(reader.rows(Selection())) == 1
+
+
+def test_retention(tmp_path: Path) -> None:
+    """Launches beyond the number, or the age, that is kept go; the newest stay."""
+    events = mixture(count=300)
+    for event in events:
+        assert store.append(tmp_path, event, keep_launches=20, keep_days=0) is None
+    with store.open_store(tmp_path) as reader:
+        rows = reader.rows(Selection())
+    assert 20 <= len(rows) < 20 + 256
+    assert rows[0]["launch_id"] == events[-1]["launch_id"]
+
+
+def test_retention_by_age(tmp_path: Path) -> None:
+    """Launches older than the days that are kept go, counted from the newest; without a limit none ever goes."""
+    day_ns = 86_400 * 10**9
+    old = [simulated(number, wall_start_ns=number * day_ns // 100) for number in range(300)]
+    store.rebuild(tmp_path, old)
+    for number in range(300, 600):
+        assert store.append(tmp_path, simulated(number, wall_start_ns=(number - 290) * day_ns)) is None
+    with store.open_store(tmp_path) as reader:
+        assert len(reader.rows(Selection())) == 600
+    for number in range(600, 600 + 256):
+        event = simulated(number, wall_start_ns=(number - 290) * day_ns)
+        assert store.append(tmp_path, event, keep_days=30) is None
+    with store.open_store(tmp_path) as reader:
+        kept = sorted(row["wall_start_ns"] // day_ns for row in reader.rows(Selection()))
+    pruned_at = 768  # the row at which a writer looks, between 600 and 856
+    assert kept == list(range(pruned_at - 1 - 290 - 30, 856 - 290))
+
+
+def test_trouble_is_returned_not_raised(tmp_path: Path) -> None:
+    """A store that cannot be written, or a line that is none, never fails the launch."""
+    (tmp_path / store.FILE_NAME).write_bytes(b"this is no database, whatever its name says" * 100)
+    assert "not a database" in (store.append(tmp_path, simulated(0)) or "")
+    (tmp_path / "file").touch()
+    assert store.append(tmp_path / "file", simulated(0)) is not None
+    assert store.append(tmp_path / "other", {"event": "launch_finished"}) is not None
+
+
+def test_rebuild_replaces_a_broken_store(tmp_path: Path) -> None:
+    """The lines are the truth: from them a broken store is made anew."""
+    (tmp_path / store.FILE_NAME).write_bytes(b"this is no database, whatever its name says" * 100)
+    with pytest.raises(GuestlaunchError, match="rebuild"), store.open_store(tmp_path):
+        pass
+    assert store.rebuild(tmp_path, mixture(count=20)) == 20
+    with store.open_store(tmp_path) as reader:
+        assert len(reader.rows(Selection())) == 20
+
+
+def test_a_busy_store_does_not_hold_a_launch_up(tmp_path: Path) -> None:
+    """A writer that never ends costs a launch the busy time-out at most, and is told."""
+    assert store.append(tmp_path, simulated(1)) is None
+    db = sqlite3.connect(tmp_path / store.FILE_NAME, isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    before = time.monotonic()
+    assert "locked" in (store.append(tmp_path, simulated(2)) or "")
+    assert time.monotonic() - before < 5
+    db.close()
+
+
+def test_nothing_launched_yet(tmp_path: Path) -> None:
+    """Reading before the first launch says so."""
+    with pytest.raises(NotFoundError, match="no launches"), store.open_store(tmp_path):
+        pass
+
+
+def test_store_is_its_owners_alone(tmp_path: Path) -> None:
+    """The store holds what guests wrote on their consoles: nobody else reads it, nor the files beside it."""
+    before = os.umask(0o022)
+    try:
+        (tmp_path / "state").mkdir(mode=0o755)
+        (tmp_path / "state" / store.FILE_NAME).touch(mode=0o644)  # as earlier versions made it
+        assert store.append(tmp_path / "state", simulated(1)) is None
+    finally:
+        os.umask(before)
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "state").iterdir()} == {0o600}
