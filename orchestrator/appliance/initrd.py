@@ -36,7 +36,7 @@ _APPLETS = ("sh", "hexdump", "insmod", "mount", "reboot", "sleep", "strings", "s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class CpioEntry:
     """One member of the archive."""
 
     name: str
@@ -45,9 +45,9 @@ class Entry:
     device: tuple[int, int] = (0, 0)
 
 
-def write_cpio(entries: Iterable[Entry], out: IO[bytes]) -> None:
+def write_cpio(entries: Iterable[CpioEntry], out: IO[bytes]) -> None:
     """Write a "newc" archive, the one format the kernel unpacks; all of it owned by root, dated 0."""
-    for inode, entry in enumerate([*entries, Entry(name="TRAILER!!!", mode=0)], 1):
+    for inode, entry in enumerate([*entries, CpioEntry(name="TRAILER!!!", mode=0)], 1):
         name = entry.name.encode() + b"\0"
         links = 2 if stat.S_ISDIR(entry.mode) else 1
         fields = (inode, entry.mode, 0, 0, links, 0, len(entry.data), 0, 0, *entry.device, len(name), 0)
@@ -104,24 +104,24 @@ def _filtered(command: Sequence[str], data: bytes) -> bytes:
     return subprocess.run(program, input=data, capture_output=True, check=True, timeout=60).stdout
 
 
-def _module_entries(directory: str, modules: Iterable[Path]) -> Iterator[Entry]:
+def _module_entries(directory: str, modules: Iterable[Path]) -> Iterator[CpioEntry]:
     """Yield a directory of modules whose names sort in loading order."""
-    yield Entry(name=directory, mode=stat.S_IFDIR | 0o755)
+    yield CpioEntry(name=directory, mode=stat.S_IFDIR | 0o755)
     for number, path in enumerate(modules):
         name = f"{directory}/{number:02}-{_canonical(path.name)}.ko"
-        yield Entry(name=name, mode=stat.S_IFREG | 0o644, data=_plain_module(path))
+        yield CpioEntry(name=name, mode=stat.S_IFREG | 0o644, data=_plain_module(path))
 
 
-def _entries(busybox: Path) -> Iterator[Entry]:
+def _entries(busybox: Path) -> Iterator[CpioEntry]:
     for name in ("bin", "dev", "proc", "root", "sys"):
-        yield Entry(name=name, mode=stat.S_IFDIR | 0o755)
-    yield Entry(name="dev/console", mode=stat.S_IFCHR | 0o600, device=(5, 1))
+        yield CpioEntry(name=name, mode=stat.S_IFDIR | 0o755)
+    yield CpioEntry(name="dev/console", mode=stat.S_IFCHR | 0o600, device=(5, 1))
     for name in INITRD_FILES:
         known_as, mode = ("init", 0o755) if name == INITRD_INIT else (name, 0o644)
-        yield Entry(name=known_as, mode=stat.S_IFREG | mode, data=guest_file(name))
-    yield Entry(name="bin/busybox", mode=stat.S_IFREG | 0o755, data=busybox.read_bytes())
+        yield CpioEntry(name=known_as, mode=stat.S_IFREG | mode, data=guest_file(name))
+    yield CpioEntry(name="bin/busybox", mode=stat.S_IFREG | 0o755, data=busybox.read_bytes())
     for applet in _APPLETS:
-        yield Entry(name=f"bin/{applet}", mode=stat.S_IFLNK | 0o777, data=b"busybox")
+        yield CpioEntry(name=f"bin/{applet}", mode=stat.S_IFLNK | 0o777, data=b"busybox")
 
 
 def write_initrd(path: Path, busybox: Path, modules: Path) -> list[str]:

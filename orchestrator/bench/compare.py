@@ -13,7 +13,7 @@ from enum import StrEnum
 from orchestrator.bench.statistics import (
     ALPHA,
     Interval,
-    Summary,
+    SampleSummary,
     adjust,
     cliffs_delta,
     difference_p,
@@ -54,8 +54,8 @@ class Comparison:
 
     metric: str
     paired: bool
-    first: Summary
-    second: Summary
+    first: SampleSummary
+    second: SampleSummary
     ratio: float | None
     interval: Interval | None
     p_value: float | None

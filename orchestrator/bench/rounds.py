@@ -29,7 +29,7 @@ _STDERR_LINES = 20
 ANSWER = "answer"
 
 
-class Boundary(StrEnum):
+class RunEnd(StrEnum):
     """Where a run's time ends; it begins with the program's start."""
 
     EXIT = "exit"
@@ -41,7 +41,7 @@ class Side:
     """One side: a program to run and what distinguishes it. A side may have several programs, by the same name.
 
     :ivar command: program and arguments; `timeline` is put in for an argument `{timeline}`.
-    :ivar boundaries: what this program is run for; the rest of what it shows is not taken.
+    :ivar ends: what this program is run for; the rest of what it shows is not taken.
     :ivar facts: what distinguishes this side, for the result file (`fw_cfg_dma`, `profile`, …).
     :ivar answer: what the time to its answer is called in the result.
     :ivar start: how its launches must have come about to count (`cold`, `warm`, `standby`); None: any way.
@@ -50,7 +50,7 @@ class Side:
     name: str
     command: tuple[str, ...]
     environ: Mapping[str, str]
-    boundaries: frozenset[Boundary] = frozenset(Boundary)
+    ends: frozenset[RunEnd] = frozenset(RunEnd)
     facts: Mapping[str, str | int | bool | None] = field(default_factory=dict)
     answer: str = ANSWER
     start: Start | None = None
@@ -165,11 +165,11 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
             round=number,
             position=position,
             started_wall_ns=wall,
-            wall_ns=end - start if Boundary.EXIT in side.boundaries else None,
-            answer_ns=first - start if first is not None and Boundary.ANSWER in side.boundaries else None,
+            wall_ns=end - start if RunEnd.EXIT in side.ends else None,
+            answer_ns=first - start if first is not None and RunEnd.ANSWER in side.ends else None,
             status=status,
             load=load,
-            event=event if Boundary.EXIT in side.boundaries else None,
+            event=event if RunEnd.EXIT in side.ends else None,
             error=why,
             answer=side.answer,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.bench.compare import Columns
 from orchestrator.bench.result import Result
-from orchestrator.bench.statistics import Summary
+from orchestrator.bench.statistics import SampleSummary
 
 
 def columns(result: Result, side: str, rounds: Sequence[int] | None = None) -> Columns:
@@ -29,7 +29,7 @@ def columns(result: Result, side: str, rounds: Sequence[int] | None = None) -> C
     return {name: [good.get(number, {}).get(name) for number in taken] for name in names}
 
 
-def summary(found: Summary) -> dict[str, Any]:
+def summary(found: SampleSummary) -> dict[str, Any]:
     """Return a summary as JSON-ready values."""
     value = dataclasses.asdict(found)
     value["outliers"] = list(found.outliers)

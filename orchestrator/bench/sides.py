@@ -1,6 +1,6 @@
 """The sides that benchmarks compare, as programs with environments: ours, stock libguestfs, QEMU started directly.
 
-All sides do the same work: guestfish with the same disk runs the same script. Running them is `bench`'s business.
+All sides do the same work: guestfish with the same disk runs the same script. Running them is `rounds`'s business.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.bench import disks
-from orchestrator.bench.rounds import ANSWER, Boundary, Side
+from orchestrator.bench.rounds import ANSWER, RunEnd, Side
 from orchestrator.domain.model import Accel, Arch, FirmwareKind, Profile
 from orchestrator.errors import UsageError
 from orchestrator.firmware.descriptors import find_firmware
@@ -36,7 +36,7 @@ class Script:
     """What guestfish does in one run, and what that run is timed for."""
 
     path: Path
-    boundaries: frozenset[Boundary]
+    ends: frozenset[RunEnd]
     answer: str = ANSWER
     inspects: bool = False  # by `-i`: finds the operating system and mounts it before the script
 
@@ -70,24 +70,24 @@ def make_work(
     first = "".join(f"{command} {arguments}\n" for command, arguments in parameters)
     whole, run_only = f"{first}run\nlist-filesystems\n", f"{first}run\n"
     if not apart:
-        scripts: tuple[Script, ...] = (_script(folder / "work.fish", whole, *Boundary),)
+        scripts: tuple[Script, ...] = (_script(folder / "work.fish", whole, *RunEnd),)
     else:
         scripts = (
-            _script(folder / "run.fish", run_only, Boundary.EXIT),
-            _script(folder / "answer.fish", whole, Boundary.ANSWER),
+            _script(folder / "run.fish", run_only, RunEnd.EXIT),
+            _script(folder / "answer.fish", whole, RunEnd.ANSWER),
         )
     return Work(disk=disk.absolute(), scripts=scripts)
 
 
 def with_inspection(work: Work, folder: Path) -> Work:
     """Return the work with inspection (`-i`) added, timed to its answer: the operating system that was found."""
-    script = _script(folder / "inspection.fish", "inspect-get-roots\n", Boundary.ANSWER)
+    script = _script(folder / "inspection.fish", "inspect-get-roots\n", RunEnd.ANSWER)
     return replace(work, scripts=(*work.scripts, replace(script, answer="inspection", inspects=True)))
 
 
-def _script(path: Path, text: str, *boundaries: Boundary) -> Script:
+def _script(path: Path, text: str, *ends: RunEnd) -> Script:
     path.write_text(text, encoding="utf-8")
-    return Script(path=path.absolute(), boundaries=frozenset(boundaries))
+    return Script(path=path.absolute(), ends=frozenset(ends))
 
 
 def plugin_parameter(plugin: str) -> tuple[str, str]:
@@ -143,7 +143,7 @@ def _sides(
             name=name,
             command=(*program, *work.guestfish(script)),
             environ=environ,
-            boundaries=script.boundaries,
+            ends=script.ends,
             facts=facts,
             answer=script.answer,
             start=start,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.bench import disks, sides
-from orchestrator.bench.rounds import Boundary, Side, run
+from orchestrator.bench.rounds import RunEnd, Side, run
 from orchestrator.bench.sides import Work
 from orchestrator.domain.model import Accel, Profile
 from orchestrator.timeline.phases import Start
@@ -83,6 +83,6 @@ def tried(sides: tuple[Side, ...], *, deadline_s: float) -> LeftOut | None:
 
     :raise CapabilityError: its program is not there.
     """
-    first = next(side for side in sides if Boundary.EXIT in side.boundaries)
+    first = next(side for side in sides if RunEnd.EXIT in side.ends)
     error = run(first, -1, 0, deadline_s=deadline_s).error
     return None if error is None else LeftOut(side=first.name, reason=error.strip().splitlines()[-1])

@@ -35,7 +35,7 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class SampleSummary:
     """One side's samples in short; unit as given. `outliers` are positions in the samples, shown but never dropped."""
 
     n: int
@@ -46,14 +46,14 @@ class Summary:
     outliers: tuple[int, ...]
 
 
-def summarize(values: Sequence[float]) -> Summary:
+def summarize(values: Sequence[float]) -> SampleSummary:
     """Return median with its bootstrap interval, extremes and outliers.
 
     :raise ValueError: when there are no values.
     """
     if not values:
         raise ValueError("no samples")
-    return Summary(
+    return SampleSummary(
         n=len(values),
         median=float(np.median(values)),
         interval=_bootstrap((values,), _median, paired=False),

@@ -106,7 +106,7 @@ def transfer(
             *(("-trace", "fw_cfg_read") if count else ()),
             *(("-plugin", plugin) if plugin else ()), *stack.enter_context(_firmware(profile, folder)),
         ]  # fmt: skip
-        walk = _Walk()
+        walk = _TraceReader()
         _follow(stack.enter_context(_started(command, folder)), walk, time.monotonic() + deadline_s)
     kernel_bytes, initrd_bytes = payload.sizes
     return walk.result(fw_cfg_dma=fw_cfg_dma, sizes=(kernel_bytes, initrd_bytes), counted=count)
@@ -167,7 +167,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait(30)
 
 
-def _follow(run: _Started, walk: _Walk, deadline: float) -> None:
+def _follow(run: _Started, walk: _TraceReader, deadline: float) -> None:
     """Feed the trace to the walk until the transfer is over."""
     while not walk.over:
         left = deadline - time.monotonic()
@@ -185,7 +185,7 @@ def _follow(run: _Started, walk: _Walk, deadline: float) -> None:
 
 
 @dataclass(slots=True)
-class _Walk:
+class _TraceReader:
     """State of one pass over the trace."""
 
     over: bool = False

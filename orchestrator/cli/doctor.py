@@ -10,7 +10,7 @@ import click
 from orchestrator.cli.options import examples, json_option, settings_options
 from orchestrator.hypervisor.accel import forget_verdicts
 from orchestrator.settings import Settings
-from orchestrator.workload.doctor import Verdict, examine
+from orchestrator.workload.doctor import Severity, examine
 
 
 @click.command(
@@ -32,9 +32,9 @@ def doctor(*, settings: Settings, as_json: bool, probe: bool) -> int:
     for finding in examine(settings, os.environ):
         findings.append(finding)
         if not as_json:
-            mark = {Verdict.OK: "ok  ", Verdict.NOTE: "note", Verdict.BAD: "BAD "}[finding.verdict]
+            mark = {Severity.OK: "ok  ", Severity.NOTE: "note", Severity.BAD: "BAD "}[finding.verdict]
             click.echo(f"{mark} {finding.topic:<22} {finding.detail}")
-    bad = [finding for finding in findings if finding.verdict is Verdict.BAD]
+    bad = [finding for finding in findings if finding.verdict is Severity.BAD]
     if as_json:
         listed = [{"topic": one.topic, "verdict": str(one.verdict), "detail": one.detail} for one in findings]
         click.echo(json.dumps({"profile": settings.profile, "usable": not bad, "findings": listed}, indent=2))

@@ -14,7 +14,7 @@ from orchestrator.domain.model import Domain
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.settings import Settings
-from orchestrator.workload.user_domain import Boot, Wish, plan_domain
+from orchestrator.workload.user_domain import BootSource, Wish, plan_domain
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
@@ -34,7 +34,7 @@ def domain() -> None:
 
 def _wish_options(function: _F) -> _F:
     for option in (
-        click.option("--boot", type=click.Choice([str(one) for one in Boot]), help="What the domain starts."),
+        click.option("--boot", type=click.Choice([str(one) for one in BootSource]), help="What the domain starts."),
         click.option("--cmdline", metavar="TEXT", default="", help="Kernel command line."),
         click.option("--initrd", metavar="FILE", type=_FILE, help="Initial RAM disk."),
         click.option("--kernel", metavar="FILE", type=_FILE, help="Kernel, loaded by the firmware over fw_cfg."),
@@ -53,7 +53,7 @@ def _wish_options(function: _F) -> _F:
 @json_option
 def xml(*, settings: Settings, as_json: bool, **wish: Any) -> int:  # noqa: ANN401 - the options above
     """Print the domain's XML: of an appliance launch, or of what the options describe."""
-    planned = plan_domain(_wish(wish, Boot.APPLIANCE), settings)
+    planned = plan_domain(_wish(wish, BootSource.APPLIANCE), settings)
     text = domain_xml(planned)
     if as_json:
         text = json.dumps({"name": planned.name, "uuid": planned.uuid, "accel": str(planned.accel), "xml": text}) + "\n"
@@ -67,7 +67,7 @@ def xml(*, settings: Settings, as_json: bool, **wish: Any) -> int:  # noqa: ANN4
 @json_option
 def define(*, settings: Settings, as_json: bool, **wish: Any) -> int:  # noqa: ANN401 - the options above
     """Store the domain in libvirt on --connect, without starting it."""
-    return _hand_over(settings, _wish(wish, Boot.DISK), as_json=as_json, start=False)
+    return _hand_over(settings, _wish(wish, BootSource.DISK), as_json=as_json, start=False)
 
 
 @domain.command(epilog=examples("guestlaunch domain start -c qemu:///session --name vm1 --disk vm1.img"))
@@ -76,13 +76,13 @@ def define(*, settings: Settings, as_json: bool, **wish: Any) -> int:  # noqa: A
 @json_option
 def start(*, settings: Settings, as_json: bool, **wish: Any) -> int:  # noqa: ANN401 - the options above
     """Store the domain in libvirt on --connect, and start it."""
-    return _hand_over(settings, _wish(wish, Boot.DISK), as_json=as_json, start=True)
+    return _hand_over(settings, _wish(wish, BootSource.DISK), as_json=as_json, start=True)
 
 
-def _wish(given: dict[str, Any], default: Boot) -> Wish:
+def _wish(given: dict[str, Any], default: BootSource) -> Wish:
     """Return what the options describe."""
-    boot = Boot(given["boot"]) if given["boot"] else Boot.KERNEL if given["kernel"] else default
-    if boot is not Boot.KERNEL and (given["kernel"] or given["initrd"]):
+    boot = BootSource(given["boot"]) if given["boot"] else BootSource.KERNEL if given["kernel"] else default
+    if boot is not BootSource.KERNEL and (given["kernel"] or given["initrd"]):
         raise UsageError("options exclude each other", f"--boot {boot}", "with --kernel or --initrd")
     return Wish(
         name=given["name"],

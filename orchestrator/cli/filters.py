@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import click
 
-from orchestrator.records.filters import Selection
+from orchestrator.records.filters import Filters
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _AGO = re.compile(r"(\d+)\s*(m|h|d|w)")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-class Moment(click.ParamType[int]):
+class PointInTime(click.ParamType[int]):
     """A point in time: an ISO date or time (local), or an age such as 90m, 12h, 1d, 2w. In ns since the epoch."""
 
     name = "time"
@@ -34,12 +34,12 @@ class Moment(click.ParamType[int]):
             self.fail(f"{value!r} is neither a date such as 2026-01-31 nor an age such as 12h or 2d", param, ctx)
 
 
-def selection_options(function: _F) -> _F:
-    """Add the options to a command; it receives them together as `selection`."""
+def filter_options(function: _F) -> _F:
+    """Add the options to a command; it receives them together as `filters`."""
 
-    def with_selection(**options: Any) -> object:  # noqa: ANN401 - click's options
+    def with_filters(**options: Any) -> object:  # noqa: ANN401 - click's options
         dma = options.pop("fw_cfg_dma_chosen")
-        selection = Selection(
+        filters = Filters(
             since_ns=options.pop("since"),
             until_ns=options.pop("until"),
             profile=options.pop("only_profile"),
@@ -48,10 +48,10 @@ def selection_options(function: _F) -> _F:
             fw_cfg_dma=None if dma is None else dma == "on",
             outcome=options.pop("outcome"),
         )
-        return function(selection=selection, **options)
+        return function(filters=filters, **options)
 
-    with_selection.__name__, with_selection.__doc__ = function.__name__, function.__doc__
-    decorated: Any = with_selection
+    with_filters.__name__, with_filters.__doc__ = function.__name__, function.__doc__
+    decorated: Any = with_filters
     outcomes = click.Choice(["success", "failure", "cancelled"])
     for option in (
         click.option("--outcome", type=outcomes, help="Only launches that ended so."),
@@ -59,8 +59,8 @@ def selection_options(function: _F) -> _F:
         click.option("--start", "only_start", type=click.Choice(["cold", "warm", "standby"]), help="Kind of start."),
         click.option("--accel", "only_accel", type=click.Choice(["kvm", "tcg"]), help="Accelerator."),
         click.option("--profile", "only_profile", metavar="NAME", help="Kind of guest."),
-        click.option("--until", type=Moment(), help="A date, a time or an age."),
-        click.option("--since", type=Moment(), help="A date, a time or an age such as 12h or 2d."),
+        click.option("--until", type=PointInTime(), help="A date, a time or an age."),
+        click.option("--since", type=PointInTime(), help="A date, a time or an age such as 12h or 2d."),
     ):
         decorated = option(decorated)
     decorated.__click_params__ = [*getattr(function, "__click_params__", []), *decorated.__click_params__]

@@ -17,7 +17,7 @@ import click
 
 from orchestrator import settings
 from orchestrator.cli.bench.options import plan_options
-from orchestrator.cli.filters import selection_options
+from orchestrator.cli.filters import filter_options
 from orchestrator.cli.main import COMMANDS, PROGRAM, cli
 from orchestrator.cli.options import examples, settings_options
 from orchestrator.daemon.main import parser
@@ -161,7 +161,7 @@ def _shared() -> tuple[commands.Shared, ...]:
         commands.Shared(
             title="options that choose launches",
             about="Which recorded launches are meant; those that all of the options fit.",
-            options=_added_by(selection_options),
+            options=_added_by(filter_options),
         ),
         commands.Shared(
             title="benchmark options",

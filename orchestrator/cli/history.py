@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.filters import selection_options
+from orchestrator.cli.filters import filter_options
 from orchestrator.cli.options import examples, json_option
 from orchestrator.cli.render import WIDTH
 from orchestrator.errors import NotFoundError
 from orchestrator.records import store
-from orchestrator.records.filters import Selection
+from orchestrator.records.filters import Filters
 from orchestrator.report.rows import duration
 from orchestrator.settings import Settings, load
 
@@ -31,14 +31,14 @@ _HEAD_TIMES = f"{'launch':>8} {'transfer':>8}"
         "guestlaunch history --rebuild",
     )
 )
-@selection_options
+@filter_options
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest so many.")
 @click.option("--rebuild", is_flag=True, help="Make the store anew from the log, which is the truth.")
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
 @click.option("--state-dir", metavar="DIR", help="Where launches are recorded.")
 @json_option
 def history(
-    selection: Selection, limit: int, config: Path | None, state_dir: str | None, *, rebuild: bool, as_json: bool
+    filters: Filters, limit: int, config: Path | None, state_dir: str | None, *, rebuild: bool, as_json: bool
 ) -> int:
     """List recorded launches, the newest first."""
     settings = load(config=config, overrides={"state_dir": state_dir})
@@ -46,7 +46,7 @@ def history(
         _rebuild(settings)
         return 0
     with store.open_store(settings.state_dir) as opened:
-        rows = opened.rows(selection, limit=limit)
+        rows = opened.rows(filters, limit=limit)
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return 0

@@ -19,7 +19,7 @@ PROGRAM = "guestlaunch"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Lazy:
     """A command: where its click command is, and its line in the overview."""
 
     module: str
@@ -28,25 +28,25 @@ class Entry:
 
 
 # The registry. A line here is all it takes to add a command.
-COMMANDS: Mapping[str, Entry] = {
-    "guestfish": Entry("orchestrator.cli.tools", "guestfish", "Run guestfish in a launched appliance."),
-    "exec": Entry("orchestrator.cli.tools", "exec_", "Run any libguestfs program in a launched appliance."),
-    "env": Entry("orchestrator.cli.tools", "env", "Print exports with which libguestfs programs launch through us."),
-    "run": Entry("orchestrator.cli.jobs", "run", "Run a workload described by a job file."),
-    "demo": Entry("orchestrator.cli.demo", "demo", "Show what fw_cfg DMA saves, on a disk image made on the spot."),
-    "status": Entry("orchestrator.cli.status", "status", "Show the running daemon and its launches."),
-    "metrics": Entry("orchestrator.cli.metrics", "metrics", "Show launches as Prometheus metrics."),
-    "timeline": Entry("orchestrator.cli.timeline", "timeline", "Draw a recorded launch again."),
-    "top": Entry("orchestrator.cli.top", "top", "Show running launches live."),
-    "history": Entry("orchestrator.cli.history", "history", "List recorded launches."),
-    "report": Entry("orchestrator.cli.report", "report", "Report on launches: a page, a trace, figures."),
-    "bench": Entry("orchestrator.cli.bench.commands", "bench", "Measure what fw_cfg DMA saves; compare with others."),
-    "doctor": Entry("orchestrator.cli.doctor", "doctor", "Report what this host has and lacks."),
-    "appliance": Entry("orchestrator.cli.appliance", "appliance", "Build, list, check and remove appliances."),
-    "template": Entry("orchestrator.cli.template", "template", "Build, list, check and remove templates of launches."),
-    "domain": Entry("orchestrator.cli.domain", "domain", "Print, define or start a libvirt domain."),
-    "help": Entry("orchestrator.cli.help", "help_", "Show the manual: commands, settings, the daemon."),
-    "completion": Entry("orchestrator.cli.completion", "completion", "Print shell completion."),
+COMMANDS: Mapping[str, Lazy] = {
+    "guestfish": Lazy("orchestrator.cli.tools", "guestfish", "Run guestfish in a launched appliance."),
+    "exec": Lazy("orchestrator.cli.tools", "exec_", "Run any libguestfs program in a launched appliance."),
+    "env": Lazy("orchestrator.cli.tools", "env", "Print exports with which libguestfs programs launch through us."),
+    "run": Lazy("orchestrator.cli.jobs", "run", "Run a workload described by a job file."),
+    "demo": Lazy("orchestrator.cli.demo", "demo", "Show what fw_cfg DMA saves, on a disk image made on the spot."),
+    "status": Lazy("orchestrator.cli.status", "status", "Show the running daemon and its launches."),
+    "metrics": Lazy("orchestrator.cli.metrics", "metrics", "Show launches as Prometheus metrics."),
+    "timeline": Lazy("orchestrator.cli.timeline", "timeline", "Draw a recorded launch again."),
+    "top": Lazy("orchestrator.cli.top", "top", "Show running launches live."),
+    "history": Lazy("orchestrator.cli.history", "history", "List recorded launches."),
+    "report": Lazy("orchestrator.cli.report", "report", "Report on launches: a page, a trace, figures."),
+    "bench": Lazy("orchestrator.cli.bench.commands", "bench", "Measure what fw_cfg DMA saves; compare with others."),
+    "doctor": Lazy("orchestrator.cli.doctor", "doctor", "Report what this host has and lacks."),
+    "appliance": Lazy("orchestrator.cli.appliance", "appliance", "Build, list, check and remove appliances."),
+    "template": Lazy("orchestrator.cli.template", "template", "Build, list, check and remove templates of launches."),
+    "domain": Lazy("orchestrator.cli.domain", "domain", "Print, define or start a libvirt domain."),
+    "help": Lazy("orchestrator.cli.help", "help_", "Show the manual: commands, settings, the daemon."),
+    "completion": Lazy("orchestrator.cli.completion", "completion", "Print shell completion."),
 }
 
 

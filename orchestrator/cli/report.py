@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.filters import selection_options
+from orchestrator.cli.filters import filter_options
 from orchestrator.cli.options import examples, json_option
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError
-from orchestrator.records.filters import Selection
+from orchestrator.records.filters import Filters
 from orchestrator.settings import Settings, load
 
 if TYPE_CHECKING:  # imported where they are used: the chart library and SciPy take their time
@@ -34,7 +34,7 @@ _PATH = click.Path(path_type=Path)
     )
 )
 @click.argument("logs", nargs=-1, type=_PATH)
-@selection_options
+@filter_options
 @click.option("--html", "page", type=_PATH, metavar="FILE", help="Write one self-contained HTML page.")
 @click.option("--trace", type=_PATH, metavar="FILE", help="Write Chrome trace events, for Perfetto.")
 @click.option("--figure", metavar="NAME", help="Draw one chart: waterfall, phases, phase-ab, trend, launch-ecdf, ...")
@@ -44,7 +44,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--state-dir", metavar="DIR", help="Where launches are recorded.")
 @json_option
 def report(
-    *, logs: Sequence[Path], selection: Selection, page: Path | None, trace: Path | None, figure: str | None,
+    *, logs: Sequence[Path], filters: Filters, page: Path | None, trace: Path | None, figure: str | None,
     out: Path | None, title: str, config: Path | None, state_dir: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Report on launches: from LOGs (log files, timelines, results of bench), or from the store of launches."""
@@ -52,10 +52,10 @@ def report(
         raise UsageError("incomplete", "--figure and --out", "each needs the other")
     settings = load(config=config, overrides={"state_dir": state_dir})
     if trace is not None:
-        _write_trace(logs, selection, settings, trace)
+        _write_trace(logs, filters, settings, trace)
     if trace is not None and page is None and figure is None and not as_json:
         return 0
-    collection, broken = _collected(logs, selection, settings)
+    collection, broken = _collected(logs, filters, settings)
     if page is not None:
         from orchestrator.report.export import write_file
         from orchestrator.report.page import render
@@ -75,7 +75,7 @@ def report(
     return 0
 
 
-def _collected(logs: Sequence[Path], selection: Selection, settings: Settings) -> tuple[Collection, Broken]:
+def _collected(logs: Sequence[Path], filters: Filters, settings: Settings) -> tuple[Collection, Broken]:
     """Return the launches to report on, from files or else from the store.
 
     :raise NotFoundError: when there is nothing to report.
@@ -86,9 +86,9 @@ def _collected(logs: Sequence[Path], selection: Selection, settings: Settings) -
 
     if not logs:
         with open_store(settings.state_dir) as store:
-            return from_store(store, selection), Broken()
+            return from_store(store, filters), Broken()
     reading = Reading(paths=logs)
-    collection = collect(reading.launches(), selection=selection)
+    collection = collect(reading.launches(), filters=filters)
     collection.results = reading.results
     if not collection.count and not collection.results:
         raise NotFoundError("nothing to report", ", ".join(map(str, logs)), _why_empty(reading))
@@ -100,7 +100,7 @@ def _why_empty(reading: Reading) -> str:
     return f"no launch that fits among {reading.lines} lines, {reading.broken.count} of them broken{named}"
 
 
-def _write_trace(logs: Sequence[Path], selection: Selection, settings: Settings, path: Path) -> None:
+def _write_trace(logs: Sequence[Path], filters: Filters, settings: Settings, path: Path) -> None:
     from orchestrator.records.record import EVENT
     from orchestrator.records.store import open_store
     from orchestrator.report.reader import Reading
@@ -110,10 +110,10 @@ def _write_trace(logs: Sequence[Path], selection: Selection, settings: Settings,
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
             if logs:
                 events = Reading(paths=logs).events()
-                write_trace((e for e in events if e["event"] != EVENT or selection.takes(e)), file)
+                write_trace((e for e in events if e["event"] != EVENT or filters.takes(e)), file)
             else:
                 with open_store(settings.state_dir) as store:
-                    write_trace(store.lines(selection), file)
+                    write_trace(store.lines(filters), file)
         Path(file.name).chmod(0o644)
         Path(file.name).replace(path)
     except OSError as error:

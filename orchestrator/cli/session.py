@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.cli.main import PROGRAM
 from orchestrator.daemon import client, own_server
-from orchestrator.daemon.client import Finished, Watch
+from orchestrator.daemon.client import Finished, LaunchFeed
 from orchestrator.errors import ProtocolError
 from orchestrator.program import complain
 from orchestrator.settings import Settings
@@ -27,7 +27,7 @@ class Session:
     :ivar environment: for the programs that launch.
     """
 
-    watch: Watch
+    watch: LaunchFeed
     environment: ToolEnvironment
     settings: Settings
 
@@ -55,7 +55,7 @@ def opened(settings: Settings, *, verbose: bool = False) -> Iterator[Session]:
 
 
 @contextlib.contextmanager
-def _server(settings: Settings, *, verbose: bool) -> Iterator[tuple[Path, Watch, bool]]:
+def _server(settings: Settings, *, verbose: bool) -> Iterator[tuple[Path, LaunchFeed, bool]]:
     """Yield the socket and watch of the server to use, and whether it is this command's own."""
     connect.forget_ended_server(os.environ)
     named = os.environ.get("GUESTLAUNCH_SOCKET")
@@ -64,7 +64,7 @@ def _server(settings: Settings, *, verbose: bool) -> Iterator[tuple[Path, Watch,
         watch, own = None, False
         if path is not None:
             try:
-                watch = stack.enter_context(Watch(path))
+                watch = stack.enter_context(LaunchFeed(path))
                 watch.require_accepted()
             except ProtocolError as error:
                 if named:

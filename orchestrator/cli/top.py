@@ -58,12 +58,12 @@ def top(interval: float, socket: Path | None, config: Path | None) -> int:
 
 def latest(settings: Settings) -> list[dict[str, Any]]:
     """Return the launches that ended last, none when there is no store."""
-    from orchestrator.records.filters import Selection
+    from orchestrator.records.filters import Filters
     from orchestrator.records.store import open_store
 
     try:
         with open_store(settings.state_dir) as store:
-            return store.rows(Selection(), limit=_LATEST)
+            return store.rows(Filters(), limit=_LATEST)
     except GuestlaunchError:
         return []
 

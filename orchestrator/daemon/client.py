@@ -33,7 +33,7 @@ class Finished:
     message: str
 
 
-class Watch:
+class LaunchFeed:
     """A connection on which a server reports the launches of one client; a context manager.
 
     :ivar token: what the client's programs carry as GUESTLAUNCH_CLIENT.

@@ -69,9 +69,9 @@ def _serve_inherited(sock: socket.socket, settings: Callable[[], Settings]) -> i
     try:
         own = settings()
         surroundings.leave_directory()
-        from orchestrator.daemon import service as running  # here: what libvirt lacks must not break --help
+        from orchestrator.daemon.service import Role, serve  # here: what libvirt lacks must not break --help
 
-        return running.serve_connection(sock, own)
+        return serve(Role.INHERITED, sock, own)
     except GuestlaunchError as error:
         if not _tell(sock, str(error)):
             raise
@@ -92,7 +92,7 @@ def _tell(sock: socket.socket, text: str) -> bool:
 
 
 def _serve_publicly(path: Path, settings: Settings, lifeline: int | None) -> int:
-    from orchestrator.daemon import service as running  # here: see run()
+    from orchestrator.daemon.service import Role, serve  # here: as above
 
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen.public(path))
@@ -103,11 +103,9 @@ def _serve_publicly(path: Path, settings: Settings, lifeline: int | None) -> int
 
         def stopping() -> None:
             notify(os.environ, "STOPPING=1")
-            stack.close()  # the socket goes first: who comes now serves himself
+            stack.close()  # the socket goes first: tools that start from now on find their own server
 
-        return running.serve_listener(
-            listener, _for_clients(settings), ready=ready, stopping=stopping, lifeline=lifeline
-        )
+        return serve(Role.PUBLIC, listener, _for_clients(settings), ready=ready, stopping=stopping, lifeline=lifeline)
 
 
 def _for_clients(settings: Settings) -> Settings:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from orchestrator.errors import ProtocolError
+from orchestrator.launch.launcher import Snapshot
 from orchestrator.records.record import LaunchRecord
 from orchestrator.wrapper import protocol
 
@@ -15,44 +16,8 @@ from orchestrator.wrapper import protocol
 _ORIGIN_LIMIT_NS = 600 * 10**9
 
 
-class Running(Protocol):
-    """What is shown of a launch under way (`orchestrator.launch.launcher.Snapshot`)."""
-
-    @property
-    def launch_id(self) -> str:
-        """Name of the launch in the log."""
-
-    @property
-    def profile(self) -> str:
-        """Its profile."""
-
-    @property
-    def accel(self) -> str | None:
-        """Its accelerator, once decided."""
-
-    @property
-    def phase(self) -> str:
-        """The phase it is in."""
-
-    @property
-    def started_ns(self) -> int:
-        """Monotonic time of its start, in ns."""
-
-    @property
-    def client_pid(self) -> int | None:
-        """Process that asked for it."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether the tool has its appliance."""
-
-    @property
-    def error(self) -> str | None:
-        """Why it is at its end, when it failed."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class LaunchMessage:
     """A launch message, checked. `console` are the client's standard input and output."""
 
     argv: tuple[str, ...]
@@ -62,7 +27,7 @@ class Asked:
     console: tuple[int, int]
 
     @classmethod
-    def read(cls, message: dict[str, Any], fds: Sequence[int]) -> Asked:
+    def read(cls, message: dict[str, Any], fds: Sequence[int]) -> LaunchMessage:
         """Check a launch message.
 
         :raise ProtocolError: when it is not one, or of another version.
@@ -99,12 +64,12 @@ def answer(record: LaunchRecord) -> dict[str, Any]:
     return protocol.exit_message(status, record.error or "" if status else "")
 
 
-def describe(snapshot: Running, now_ns: int) -> dict[str, Any]:
+def describe(snapshot: Snapshot, now_ns: int) -> dict[str, Any]:
     """Return a running launch as it is shown."""
     return {
         "launch_id": snapshot.launch_id,
         "profile": snapshot.profile,
-        "accel": snapshot.accel and str(snapshot.accel),
+        "accel": snapshot.accel,
         "phase": str(snapshot.phase),
         "ready": snapshot.ready,
         "error": snapshot.error,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from orchestrator import surroundings
 from orchestrator.daemon import client, listen
-from orchestrator.daemon.client import Watch
+from orchestrator.daemon.client import LaunchFeed
 from orchestrator.errors import ProtocolError
 from orchestrator.program import guarded
 from orchestrator.settings import Settings
@@ -27,7 +27,7 @@ _END_SECONDS = 5.0
 
 
 @contextlib.contextmanager
-def serving(settings: Settings) -> Iterator[tuple[Path, Watch]]:
+def serving(settings: Settings) -> Iterator[tuple[Path, LaunchFeed]]:
     """Serve launches on a private socket while the context lasts, and longer while launches do.
 
     The caller must not have started threads: this forks.
@@ -37,7 +37,7 @@ def serving(settings: Settings) -> Iterator[tuple[Path, Watch]]:
     """
     with listen.private(settings.runtime_dir) as (listener, path):
         try:
-            watch = Watch(path)  # connected before the fork: the server never sees itself without a client
+            watch = LaunchFeed(path)  # connected before the fork: the server never sees itself without a client
             pid = os.fork()
         except BaseException:
             listen.remove_private(path)
@@ -84,9 +84,9 @@ def _become_server(listener: socket.socket, path: Path, settings: Settings) -> N
 
 
 def _serve(listener: socket.socket, settings: Settings) -> int:
-    from orchestrator.daemon.service import serve_listener  # here: the command itself launches nothing
+    from orchestrator.daemon.service import Role, serve  # here: the command itself launches nothing
 
-    return serve_listener(listener, settings, lonely_end=True)
+    return serve(Role.OWN, listener, settings)
 
 
 def _detach(listener: socket.socket, *, keep_stderr: bool) -> None:

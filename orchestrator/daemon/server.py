@@ -21,20 +21,19 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from orchestrator import __version__
 from orchestrator.daemon.budgets import Budgets, BusyError
 from orchestrator.daemon.libguestfs_leftovers import Tool
-from orchestrator.daemon.messages import Asked, Running, answer, describe
+from orchestrator.daemon.messages import LaunchMessage, answer, describe
 from orchestrator.daemon.peer import Peer, credentials, require_own
 from orchestrator.daemon.sameness import ElsewhereError, named_files, require_same
 from orchestrator.errors import GuestlaunchError, ProtocolError
-from orchestrator.launch.request import LaunchRequest
-from orchestrator.launch.standby import Waiting
+from orchestrator.launch.launcher import Launcher
 from orchestrator.launch.stop import Stop
 from orchestrator.records.log import EventLog
 from orchestrator.records.record import LaunchRecord, to_event
@@ -50,31 +49,8 @@ _SUCCESSOR_TICK_MS = 500.0
 _FIRST_CLIENT_SECONDS = 60.0
 
 
-class Launching(Protocol):
-    """What the server needs of `orchestrator.launch.launcher.Launcher`."""
-
-    def run(
-        self,
-        request: LaunchRequest,
-        *,
-        settings: Settings | None = None,
-        console: tuple[int, int] | None = None,
-        origin_ns: int | None = None,
-        stop: Stop,
-        client_pid: int | None = None,
-        tell: Callable[[str], None] | None = None,
-    ) -> LaunchRecord:
-        """Carry out one launch; blocks until its domain is gone."""
-
-    def running(self) -> Sequence[Running]:
-        """Return snapshots of the launches under way."""
-
-    def waiting(self) -> Sequence[Waiting]:
-        """Return the clones that wait for a launch."""
-
-
 @dataclass(slots=True)
-class _Connection:
+class _Client:
     """One client; `stop` is there while it launches, `token` while it watches."""
 
     sock: socket.socket
@@ -96,7 +72,7 @@ class Server:
     """
 
     def __init__(
-        self, launcher: Launching, settings: Settings, log: EventLog, outlet: Callable[[Mapping[str, Any]], None]
+        self, launcher: Launcher, settings: Settings, log: EventLog, outlet: Callable[[Mapping[str, Any]], None]
     ) -> None:
         self._launcher = launcher
         self._settings = settings
@@ -105,7 +81,7 @@ class Server:
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._budgets = Budgets()
-        self._connections: dict[int, _Connection] = {}
+        self._clients: dict[int, _Client] = {}
         self._threads: set[threading.Thread] = set()
         self._outcomes: Counter[str] = Counter()
         self._served = False
@@ -117,13 +93,13 @@ class Server:
         listener: socket.socket | None,
         stop: Stop,
         *,
-        lonely_end: bool = False,
+        ends_with_last_client: bool = False,
         ending: Callable[[], None] = lambda: None,
     ) -> None:
         """Accept connections until stop is requested.
 
         :param listener: None when all clients are adopted ones.
-        :param lonely_end: also end once the last client has gone, as a command's private server does.
+        :param ends_with_last_client: also return once the last client has gone.
         :param ending: called before that: nobody connects any more then, and who has done so just now is still served.
         """
         with selectors.DefaultSelector() as selector:
@@ -133,11 +109,11 @@ class Server:
                 listener.setblocking(False)
                 selector.register(listener, selectors.EVENT_READ)
             while not stop.requested:
-                if lonely_end and self._lonely():
+                if ends_with_last_client and self._last_has_gone():
                     ending()
                     if listener is None or not self._accept(listener):
                         return
-                for key, _ in selector.select(timeout=1.0 if lonely_end else None):
+                for key, _ in selector.select(timeout=1.0 if ends_with_last_client else None):
                     if key.fileobj is listener:
                         self._accept(listener)
                     elif key.fileobj == self._changed:
@@ -162,8 +138,8 @@ class Server:
         """Serve one connection in the caller's thread, and close it."""
         with sock:
             try:
-                connection = _Connection(sock=sock, peer=credentials(sock))
-                self._serve_one(connection)
+                client = _Client(sock=sock, peer=credentials(sock))
+                self._serve_one(client)
             except EOFError:
                 return  # the client changed its mind before asking for anything
             except BusyError as error:
@@ -207,18 +183,18 @@ class Server:
         deadline = time.monotonic() + seconds
         with self._lock:
             self._stopping = reason
-            connections = list(self._connections.values())
+            clients = list(self._clients.values())
             threads = list(self._threads)
-        for connection in connections:
-            if connection.stop is not None:
-                connection.stop.request(reason)
+        for client in clients:
+            if client.stop is not None:
+                client.stop.request(reason)
             else:
-                _hang_up(connection.sock)
+                _hang_up(client.sock)
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in threads)
 
-    def _lonely(self) -> bool:
+    def _last_has_gone(self) -> bool:
         with self._lock:
             if self._threads:
                 return False
@@ -247,78 +223,76 @@ class Server:
             os.eventfd_write(self._changed, 1)
 
     @contextlib.contextmanager
-    def _registered(self, connection: _Connection) -> Iterator[None]:
+    def _registered(self, client: _Client) -> Iterator[None]:
         with self._lock:
             if self._stopping is not None:
                 raise ProtocolError("launch refused", "guestlaunchd", self._stopping)
-            self._connections[id(connection)] = connection
+            self._clients[id(client)] = client
         try:
             yield
         finally:
             with self._lock:
-                del self._connections[id(connection)]
+                del self._clients[id(client)]
 
-    def _serve_one(self, connection: _Connection) -> None:
+    def _serve_one(self, client: _Client) -> None:
         """Read the request and answer it."""
-        require_own(connection.peer)
+        require_own(client.peer)
         with self._budgets.one_more("connect"):
-            message, fds = protocol.receive(connection.sock, time.monotonic() + _REQUEST_SECONDS)
+            message, fds = protocol.receive(client.sock, time.monotonic() + _REQUEST_SECONDS)
         try:
             handler = self._handlers().get(message["type"])
             if handler is None:
                 raise ProtocolError("request refused", message["type"], "there is no such request")
-            with self._budgets.one_more(message["type"]), self._registered(connection):
-                handler(connection, message, fds)
+            with self._budgets.one_more(message["type"]), self._registered(client):
+                handler(client, message, fds)
         finally:
             for descriptor in fds:
                 os.close(descriptor)
 
-    def _handlers(self) -> dict[str, Callable[[_Connection, dict[str, Any], list[int]], None]]:
+    def _handlers(self) -> dict[str, Callable[[_Client, dict[str, Any], list[int]], None]]:
         return {"launch": self._launch, "status": self._answer_status, "watch": self._watch}
 
-    def _answer_status(self, connection: _Connection, _message: dict[str, Any], _fds: list[int]) -> None:
-        protocol.send(connection.sock, self.status(), deadline=time.monotonic() + _ANSWER_SECONDS)
+    def _answer_status(self, client: _Client, _message: dict[str, Any], _fds: list[int]) -> None:
+        protocol.send(client.sock, self.status(), deadline=time.monotonic() + _ANSWER_SECONDS)
 
-    def _watch(self, connection: _Connection, message: dict[str, Any], _fds: list[int]) -> None:
+    def _watch(self, client: _Client, message: dict[str, Any], _fds: list[int]) -> None:
         """Keep the connection until the watcher closes it; launches report to it meanwhile."""
         token = message.get("client")
         if not isinstance(token, str) or not token:
             raise ProtocolError("request refused", "watch", "it names no client")
-        protocol.send(connection.sock, {"type": "watching"}, deadline=time.monotonic() + _ANSWER_SECONDS)
-        connection.token = token
+        protocol.send(client.sock, {"type": "watching"}, deadline=time.monotonic() + _ANSWER_SECONDS)
+        client.token = token
         with contextlib.suppress(EOFError, ProtocolError):
-            protocol.receive(connection.sock)
+            protocol.receive(client.sock)
 
-    def _launch(self, connection: _Connection, message: dict[str, Any], fds: list[int]) -> None:
+    def _launch(self, client: _Client, message: dict[str, Any], fds: list[int]) -> None:
         """Carry out one launch for a client and tell it how it ended."""
-        asked = Asked.read(message, fds)
-        with Stop() as stop, Tool(connection.peer.pid, asked.console[0]) as tool:
-            connection.stop = stop
+        launch = LaunchMessage.read(message, fds)
+        with Stop() as stop, Tool(client.peer.pid, launch.console[0]) as tool:
+            client.stop = stop
             with self._lock:
                 if self._stopping is not None:
                     stop.request(self._stopping)
-            listener = threading.Thread(
-                target=_listen, args=(connection.sock, tool, stop), name="client-stop", daemon=True
-            )
+            listener = threading.Thread(target=_listen, args=(client.sock, tool, stop), name="client-stop", daemon=True)
             try:
-                record, reply = self._run(asked, connection, stop, tool, listener.start)
+                record, reply = self._run(launch, client, stop, tool, listener.start)
                 event = None if record is None else to_event(record)
                 if event is not None or (reply["message"] and "elsewhere" not in reply):
-                    self._report(asked.env.get("GUESTLAUNCH_CLIENT"), event, str(reply["message"]))
-                with connection.writing:
-                    _tell(connection.sock, reply)
+                    self._report(launch.env.get("GUESTLAUNCH_CLIENT"), event, str(reply["message"]))
+                with client.writing:
+                    _tell(client.sock, reply)
                 if event is not None:
                     self._outlet(event)
             finally:
-                connection.stop = None
-                _hang_up(connection.sock)
+                client.stop = None
+                _hang_up(client.sock)
                 if listener.ident is not None:
                     listener.join()
                 for folder in tool.clear():
                     self._log.emit("swept", level="warning", what=f"removed {folder}, of a tool that was killed")
 
     def _run(
-        self, asked: Asked, connection: _Connection, stop: Stop, tool: Tool, listen: Callable[[], None]
+        self, launch: LaunchMessage, client: _Client, stop: Stop, tool: Tool, listen: Callable[[], None]
     ) -> tuple[LaunchRecord | None, dict[str, Any]]:
         """Return a launch's record, if it came that far, and the client's answer.
 
@@ -326,22 +300,22 @@ class Server:
         """
 
         def tell(text: str) -> None:
-            with connection.writing:
-                _tell(connection.sock, {"type": "notice", "message": text})
+            with client.writing:
+                _tell(client.sock, {"type": "notice", "message": text})
 
         try:
-            settings = for_launch(self._settings, asked.env, Path(asked.cwd))
-            request = argv.parse(asked.argv, asked.cwd)
-            require_same(connection.sock, named_files(request, settings, asked.env), stop)
+            settings = for_launch(self._settings, launch.env, Path(launch.cwd))
+            request = argv.parse(launch.argv, launch.cwd)
+            require_same(client.sock, named_files(request, settings, launch.env), stop)
             listen()
             tool.asks_for(request)
-            console = (asked.console[0], asked.console[1]) if request.console else None
+            console = (launch.console[0], launch.console[1]) if request.console else None
             record = self._launcher.run(
-                request, settings=settings, console=console, origin_ns=asked.origin_ns, stop=stop,
-                client_pid=connection.peer.pid, tell=tell,
+                request, settings=settings, console=console, origin_ns=launch.origin_ns, stop=stop,
+                client_pid=client.peer.pid, tell=tell,
             )  # fmt: skip
         except ElsewhereError as error:
-            self._log.emit("client_elsewhere", level="warning", name=error.subject, client_pid=connection.peer.pid)
+            self._log.emit("client_elsewhere", level="warning", name=error.subject, client_pid=client.peer.pid)
             return None, protocol.exit_message(1, str(error)) | {"elsewhere": True}
         except GuestlaunchError as error:
             with self._lock:
@@ -358,7 +332,7 @@ class Server:
     def _report(self, token: str | None, event: Mapping[str, Any] | None, message: str) -> None:
         """Tell whoever watches this client's launches, before the client itself hears of the end."""
         with self._lock:
-            watchers = [c for c in self._connections.values() if token is not None and c.token == token]
+            watchers = [c for c in self._clients.values() if token is not None and c.token == token]
         for watcher in watchers:
             with watcher.writing:
                 if not _tell(watcher.sock, {"type": "finished", "record": event, "message": message}, _WATCHER_SECONDS):

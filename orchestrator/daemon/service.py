@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 
 from orchestrator.daemon.listen import remove_private
@@ -41,33 +42,47 @@ def stop_on_signals() -> Iterator[Stop]:
                 signal.signal(number, handler)
 
 
-def serve_listener(
-    listener: socket.socket,
+class Role(Enum):
+    """Whom a server is there for."""
+
+    PUBLIC = "public"  # guestlaunchd: this user's tools, on a socket that all of them know
+    OWN = "own"  # a command's own: what that command starts, on a private socket
+    INHERITED = "inherited"  # a wrapper that found no other: the one connection that it left us
+
+    @property
+    def ends_with_last_client(self) -> bool:
+        """Whether it ends when nobody is served any more; it keeps no clones for later then, and shows no metrics."""
+        return self is not Role.PUBLIC
+
+
+def serve(
+    role: Role,
+    sock: socket.socket,
     settings: Settings,
     *,
-    lonely_end: bool = False,
-    ready: Callable[[], None] | None = None,
-    stopping: Callable[[], None] | None = None,
+    ready: Callable[[], None] = lambda: None,
+    stopping: Callable[[], None] = lambda: None,
     lifeline: int | None = None,
 ) -> int:
-    """Serve a listening socket until a signal comes; return the exit status.
+    """Serve launches until a signal comes, or as long as the role lasts; return the exit status.
 
-    :param lonely_end: also end when the last client has gone, as a command's own server does: it shows no metrics and
-        keeps no clones ready.
+    :param sock: listens; of an inherited role, the connection.
     :param ready: called once clients are answered; `stopping` once no new ones are.
     :param lifeline: an inherited descriptor at whose end to end, too.
     """
-    listen, standby = (None, 0) if lonely_end else (settings.metrics_listen, settings.standby)
-    with _server(settings, metrics_listen=listen, standby=standby) as (server, stop):
+    with _server(role, settings) as (server, stop):
         if lifeline is not None:
             _follow(lifeline, stop)
-        path = Path(listener.getsockname())
-        _claim(path, settings, private=lonely_end)
-        if ready is not None:
+        if role is Role.INHERITED:
+            server.adopt(sock)
+            server.serve(None, stop, ends_with_last_client=True)
+        else:
+            path = Path(sock.getsockname())
+            _claim(path, settings, private=role is Role.OWN)
             ready()
-        server.serve(listener, stop, lonely_end=lonely_end, ending=functools.partial(remove_private, path))
-        listener.close()
-        if stopping is not None:
+            ends = role.ends_with_last_client
+            server.serve(sock, stop, ends_with_last_client=ends, ending=functools.partial(remove_private, path))
+            sock.close()
             stopping()
         status = _end(server, stop, settings)
     embed.leave()
@@ -93,16 +108,6 @@ def _claim(path: Path, settings: Settings, *, private: bool) -> None:
         embed.private_root(settings.state_dir).claim(path.parent if private else path)
 
 
-def serve_connection(sock: socket.socket, settings: Settings) -> int:
-    """Serve one connection that somebody else made, and return the exit status."""
-    with _server(settings, metrics_listen=None) as (server, stop):
-        server.adopt(sock)
-        server.serve(None, stop, lonely_end=True)
-        status = _end(server, stop, settings)
-    embed.leave()
-    return status
-
-
 @contextlib.contextmanager
 def _own_files() -> Iterator[None]:
     """Have all that a server makes be its user's alone."""
@@ -114,8 +119,9 @@ def _own_files() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _server(settings: Settings, *, metrics_listen: str | None, standby: int = 0) -> Iterator[tuple[Server, Stop]]:
+def _server(role: Role, settings: Settings) -> Iterator[tuple[Server, Stop]]:
     log = EventLog(settings.log_target)
+    metrics_listen, standby = (None, 0) if role.ends_with_last_client else (settings.metrics_listen, settings.standby)
     with _own_files(), stop_on_signals() as stop, Launcher(settings, standby=standby) as launcher:
         launcher.prewarm()
         outlet = outlets.opened(

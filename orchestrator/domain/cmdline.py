@@ -20,7 +20,7 @@ _WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Guest:
+class _GuestFacts:
     """What a rule may look at."""
 
     profile: Profile
@@ -34,9 +34,9 @@ class Rule:
     """Drop a word that matches `pattern`, or put `becomes` in its place, for the guests that `applies` to."""
 
     pattern: re.Pattern[str]
-    applies: Callable[[_Guest], bool]
+    applies: Callable[[_GuestFacts], bool]
     reason: str
-    becomes: Callable[[re.Match[str], _Guest], str] | None = None
+    becomes: Callable[[re.Match[str], _GuestFacts], str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +48,11 @@ class Change:
     reason: str
 
 
-def _not_x86(guest: _Guest) -> bool:
+def _not_x86(guest: _GuestFacts) -> bool:
     return guest.profile.arch is not Arch.X86_64
 
 
-def _not_aarch64(guest: _Guest) -> bool:
+def _not_aarch64(guest: _GuestFacts) -> bool:
     return guest.profile.arch is not Arch.AARCH64
 
 
@@ -106,7 +106,7 @@ class Addition:
     """Add `word` for the guests that `applies` to, unless the tool gave one of the parameters `unless`."""
 
     word: str
-    applies: Callable[[_Guest], bool]
+    applies: Callable[[_GuestFacts], bool]
     unless: frozenset[str]
     reason: str
 
@@ -150,7 +150,7 @@ def fix_cmdline(cmdline: str, profile: Profile, accel: Accel, *, aslr: bool = Fa
     """
     words = split_words(cmdline)
     end = words.index("--") if "--" in words else len(words)
-    guest = _Guest(profile=profile, accel=accel, quiet="quiet" in words[:end], aslr=aslr)
+    guest = _GuestFacts(profile=profile, accel=accel, quiet="quiet" in words[:end], aslr=aslr)
     kept: list[str] = []
     changes: list[Change] = []
     for word in words[:end]:
@@ -169,7 +169,7 @@ def fix_cmdline(cmdline: str, profile: Profile, accel: Accel, *, aslr: bool = Fa
     return " ".join([*kept, *words[end:]]), tuple(changes)
 
 
-def _apply(word: str, guest: _Guest) -> tuple[str | None, str]:
+def _apply(word: str, guest: _GuestFacts) -> tuple[str | None, str]:
     """Return what becomes of word (None: dropped) by the first rule that matches and applies, and why."""
     for rule in RULES:
         match = rule.pattern.fullmatch(word)

@@ -32,7 +32,7 @@ class _Obstacle(Exception):  # noqa: N818 - it is a reason, and never leaves thi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chain:
+class ImageFiles:
     """The files of an image, its own first.
 
     :ivar obstacle: why they are not all known, and may be on the network; None when they are known.
@@ -42,19 +42,19 @@ class Chain:
     obstacle: str | None = None
 
 
-def chain_of(disk: Disk) -> Chain:
+def chain_of(disk: Disk) -> ImageFiles:
     """Return the files that QEMU will open for a disk. Errors of reading are QEMU's to report."""
     if not isinstance(disk.source, FileSource):
-        return Chain(files=(), obstacle="a disk is reached over the network")
+        return ImageFiles(files=(), obstacle="a disk is reached over the network")
     if disk.graph is not None or disk.options:
-        return Chain(files=(disk.source.path,), obstacle=f"{disk.source.path}: files are named for QEMU to open")
+        return ImageFiles(files=(disk.source.path,), obstacle=f"{disk.source.path}: files are named for QEMU to open")
     files: list[str] = []
     try:
         with contextlib.suppress(OSError):
             files.extend(_walk(disk.source.path, disk.format))
     except _Obstacle as obstacle:
-        return Chain(files=tuple(files), obstacle=str(obstacle))
-    return Chain(files=tuple(files))
+        return ImageFiles(files=tuple(files), obstacle=str(obstacle))
+    return ImageFiles(files=tuple(files))
 
 
 def _walk(path: str, image_format: str | None) -> Iterator[str]:

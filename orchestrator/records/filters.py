@@ -16,7 +16,7 @@ def is_modelled(event: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class Filters:
     """Which launches are asked for; None stands for any. Times are wall-clock nanoseconds since the epoch."""
 
     since_ns: int | None = None
@@ -27,7 +27,7 @@ class Selection:
     fw_cfg_dma: bool | None = None
     outcome: str | None = None
 
-    def failures(self) -> Selection:
+    def failures(self) -> Filters:
         """Return the same, failures only."""
         return replace(self, outcome="failure")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import GuestlaunchError, NotFoundError
-from orchestrator.records.filters import Selection, is_modelled
+from orchestrator.records.filters import Filters, is_modelled
 from orchestrator.settings import private_state
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ class Store:
         self._db = db
         self._path = path
 
-    def rows(self, selection: Selection, *, limit: int | None = None) -> list[dict[str, Any]]:
+    def rows(self, filters: Filters, *, limit: int | None = None) -> list[dict[str, Any]]:
         """Return launches in short (the columns, without phases), the newest first; `modelled` as `is_modelled`."""
-        where, values = selection.where()
+        where, values = filters.where()
         names = (*_COLUMNS, "modelled")
         sql = f"SELECT {', '.join(names)} FROM launches{where} ORDER BY wall_start_ns DESC, sequence DESC LIMIT ?"  # noqa: S608 - conditions are ours, values are bound
         found = self._ask(sql, [*values, -1 if limit is None else limit])
@@ -135,9 +135,9 @@ class Store:
             row["modelled"] = bool(row["modelled"])
         return rows
 
-    def settled(self, selection: Selection, *, limit: int) -> Iterator[dict[str, Any]]:
+    def settled(self, filters: Filters, *, limit: int) -> Iterator[dict[str, Any]]:
         """Yield the newest successful cold launches whose transfer path is known, in short."""
-        where, values = selection.where()
+        where, values = filters.where()
         names = ("profile", "accel", "start", "modelled", "wall_start_ns", "fw_cfg_dma", "launch_ns", "transfer_ns")
         sql = (
             f"SELECT {', '.join(names)} FROM launches{where} "  # noqa: S608 - the same
@@ -147,20 +147,20 @@ class Store:
         for row in self._ask(sql, [*values, limit]):
             yield dict(zip(names, row, strict=True))
 
-    def lines(self, selection: Selection, *, order: str = "wall_start_ns", limit: int | None = None) -> Iterator[Any]:
+    def lines(self, filters: Filters, *, order: str = "wall_start_ns", limit: int | None = None) -> Iterator[Any]:
         """Yield whole canonical lines in ascending order of a column ("-column" for descending)."""
         column = order.removeprefix("-")
         if column not in _COLUMNS:
             raise ValueError(f"no column {column}")
-        where, values = selection.where()
+        where, values = filters.where()
         direction = "DESC" if order.startswith("-") else "ASC"
         sql = f"SELECT line FROM launches{where} ORDER BY {column} {direction} NULLS LAST LIMIT ?"  # noqa: S608 - the same
         for (line,) in self._ask(sql, [*values, -1 if limit is None else limit]):
             yield json.loads(zlib.decompress(line))
 
-    def sample(self, selection: Selection, size: int) -> Iterator[Any]:
+    def sample(self, filters: Filters, size: int) -> Iterator[Any]:
         """Yield a random sample of whole lines, each launch with the same chance; all when there are no more."""
-        where, values = selection.where()
+        where, values = filters.where()
         sql = (
             "SELECT line FROM launches WHERE sequence IN "  # noqa: S608 - the same
             f"(SELECT sequence FROM launches{where} ORDER BY random() LIMIT ?) ORDER BY wall_start_ns"
@@ -174,16 +174,16 @@ class Store:
         :raise NotFoundError: when several ids start so.
         """
         if launch_id == "last":
-            return next(self.lines(Selection(), order="-wall_start_ns", limit=1), None)
+            return next(self.lines(Filters(), order="-wall_start_ns", limit=1), None)
         sql = "SELECT line FROM launches WHERE substr(launch_id, 1, ?) = ? LIMIT 2"
         found = list(self._ask(sql, [len(launch_id), launch_id]))
         if len(found) > 1:
             raise NotFoundError("cannot tell launches apart", launch_id, "several ids start so", "give more of the id")
         return dict(json.loads(zlib.decompress(found[0][0]))) if found else None
 
-    def totals(self, selection: Selection) -> list[dict[str, Any]]:
+    def totals(self, filters: Filters) -> list[dict[str, Any]]:
         """Return exact counts of launches by profile, accel, start, DMA and outcome, with first and last time."""
-        where, values = selection.where()
+        where, values = filters.where()
         names = ("profile", "accel", "start", "fw_cfg_dma", "outcome", "modelled", "launches", "first_ns", "last_ns")
         sql = (
             "SELECT profile, accel, start, fw_cfg_dma, outcome, modelled, count(*), "  # noqa: S608 - the same

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.bench.result import Result
 from orchestrator.errors import NotFoundError
-from orchestrator.records.filters import Selection, is_modelled
+from orchestrator.records.filters import Filters, is_modelled
 from orchestrator.records.store import Store
 from orchestrator.timeline.phases import Start
 
@@ -118,9 +118,7 @@ def dma_of(event: Mapping[str, Any]) -> str:
     return {True: "on", False: "off"}.get(event["fw_cfg_dma"], "unknown")
 
 
-def collect(
-    events: Iterable[Mapping[str, Any]], *, size: int = SAMPLE, selection: Selection | None = None
-) -> Collection:
+def collect(events: Iterable[Mapping[str, Any]], *, size: int = SAMPLE, filters: Filters | None = None) -> Collection:
     """Return a collection of canonical lines; a launch that comes twice (log and timeline file) counts once."""
     found = Collection()
     chance = random.Random(_SEED)  # noqa: S311 - a sample for charts
@@ -128,7 +126,7 @@ def collect(
     moments: deque[Moment] = deque(maxlen=MOMENTS)
     slow: list[tuple[int, int, Mapping[str, Any]]] = []
     failed: list[tuple[int, int, Mapping[str, Any]]] = []
-    for event in _selected(events, selection or Selection()):
+    for event in _selected(events, filters or Filters()):
         if event["launch_id"] in seen:
             continue
         seen.add(event["launch_id"])
@@ -148,14 +146,14 @@ def collect(
     return found
 
 
-def from_store(store: Store, selection: Selection, *, size: int = SAMPLE) -> Collection:
+def from_store(store: Store, filters: Filters, *, size: int = SAMPLE) -> Collection:
     """Return the same from the store, without reading every launch.
 
     :raise NotFoundError: when no launch fits.
     """
-    found = Collection(sample=list(store.sample(selection, size)))
-    found.moments = [_moment(row) for row in store.settled(selection, limit=MOMENTS)]
-    for row in store.totals(selection):
+    found = Collection(sample=list(store.sample(filters, size)))
+    found.moments = [_moment(row) for row in store.settled(filters, limit=MOMENTS)]
+    for row in store.totals(filters):
         dma = dma_of(row)
         group = Group(row["profile"], row["accel"] or NO_ACCEL, row["start"], bool(row["modelled"]))
         found.totals[Total(group, dma, row["outcome"])] += row["launches"]
@@ -163,14 +161,14 @@ def from_store(store: Store, selection: Selection, *, size: int = SAMPLE) -> Col
         found.last_ns = max(found.last_ns, row["last_ns"])
     if not found.totals:
         raise NotFoundError("no launches recorded", "that fit", "the selection is empty", "widen it")
-    slowest = store.lines(selection, order="-launch_ns", limit=SHOWN)
+    slowest = store.lines(filters, order="-launch_ns", limit=SHOWN)
     found.slowest = [event for event in slowest if event.get("launch_ns")]
-    found.failures = list(store.lines(selection.failures(), order="-wall_start_ns", limit=SHOWN))
+    found.failures = list(store.lines(filters.failures(), order="-wall_start_ns", limit=SHOWN))
     return found
 
 
-def _selected(events: Iterable[Mapping[str, Any]], selection: Selection) -> Iterator[Mapping[str, Any]]:
-    return (event for event in events if selection.takes(event))
+def _selected(events: Iterable[Mapping[str, Any]], filters: Filters) -> Iterator[Mapping[str, Any]]:
+    return (event for event in events if filters.takes(event))
 
 
 def _count(found: Collection, event: Mapping[str, Any]) -> None:

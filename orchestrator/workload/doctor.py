@@ -28,7 +28,7 @@ from orchestrator.workload.environment import choose_appliance, wrapper_path
 _ROOM_BYTES = 1 << 30
 
 
-class Verdict(StrEnum):
+class Severity(StrEnum):
     """How a finding bears on launches."""
 
     OK = "ok"
@@ -41,14 +41,14 @@ class Finding:
     """One thing looked at."""
 
     topic: str
-    verdict: Verdict
+    verdict: Severity
     detail: str
 
 
 def examine(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield what is found, in reading order. Only what the chosen profile needs can be bad."""
     chosen = load_profile(settings.profile)
-    yield Finding(topic="host", verdict=Verdict.OK, detail=_host())
+    yield Finding(topic="host", verdict=Severity.OK, detail=_host())
     yield _checked("wrapper", lambda: str(wrapper_path()), needed=True)
     yield _checked("libvirt", lambda: _libvirt(settings), needed=True)
     yield _libguestfs()
@@ -66,9 +66,9 @@ def examine(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]
 def _checked(topic: str, look: Callable[[], str], *, needed: bool) -> Finding:
     """Turn what a look finds, or the error it raises, into a finding."""
     try:
-        return Finding(topic=topic, verdict=Verdict.OK, detail=look())
+        return Finding(topic=topic, verdict=Severity.OK, detail=look())
     except GuestlaunchError as error:
-        return Finding(topic=topic, verdict=Verdict.BAD if needed else Verdict.NOTE, detail=str(error))
+        return Finding(topic=topic, verdict=Severity.BAD if needed else Severity.NOTE, detail=str(error))
 
 
 def _host() -> str:
@@ -94,13 +94,13 @@ def _libguestfs() -> Finding:
     library = host_version()
     if library is None:
         detail = "no libguestfs on this host: guestfish and the bindings are missing (install libguestfs-tools)"
-        return Finding(topic="libguestfs", verdict=Verdict.BAD, detail=detail)
+        return Finding(topic="libguestfs", verdict=Severity.BAD, detail=detail)
     try:
         import guestfs  # noqa: F401 - only whether it is there
     except ImportError:
         detail = f"{library}; no Python bindings, so no jobs (install python3-guestfs)"
-        return Finding(topic="libguestfs", verdict=Verdict.NOTE, detail=detail)
-    return Finding(topic="libguestfs", verdict=Verdict.OK, detail=f"{library}, with Python bindings")
+        return Finding(topic="libguestfs", verdict=Severity.NOTE, detail=detail)
+    return Finding(topic="libguestfs", verdict=Severity.OK, detail=f"{library}, with Python bindings")
 
 
 def _qemu(arch: Arch) -> str:
@@ -118,7 +118,7 @@ def _firmware(settings: Settings) -> Iterator[Finding]:
         try:
             found = find_firmware(profile.arch, profile.machine, formats=flash_formats())
         except GuestlaunchError as error:
-            verdict = Verdict.BAD if needed else Verdict.NOTE
+            verdict = Severity.BAD if needed else Severity.NOTE
             yield Finding(topic=f"firmware {name}", verdict=verdict, detail=str(error))
             continue
         detail = f"{found.code} ({found.descriptor.name})"
@@ -127,7 +127,7 @@ def _firmware(settings: Settings) -> Iterator[Finding]:
         ]
         if skipped:
             detail += f"; passed over: {'; '.join(skipped)}"
-        yield Finding(topic=f"firmware {name}", verdict=Verdict.OK, detail=detail)
+        yield Finding(topic=f"firmware {name}", verdict=Severity.OK, detail=detail)
 
 
 def _appliance(settings: Settings, arch: Arch, environ: Mapping[str, str]) -> str:

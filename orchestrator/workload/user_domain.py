@@ -27,7 +27,7 @@ from orchestrator.settings import Settings
 _QCOW2_MAGIC = b"QFI\xfb"
 
 
-class Boot(StrEnum):
+class BootSource(StrEnum):
     """What a domain starts."""
 
     APPLIANCE = "appliance"
@@ -43,7 +43,7 @@ class Wish:
     """
 
     name: str
-    boot: Boot
+    boot: BootSource
     kernel: Path | None = None
     initrd: Path | None = None
     cmdline: str = ""
@@ -58,7 +58,7 @@ def plan_domain(wish: Wish, settings: Settings) -> Domain:
     profile = load_profile(settings.profile)
     here = _is_here(settings.connect)
     kernel, initrd, cmdline = _payload(wish, settings, profile, here=here)
-    root = _root(settings, profile) if wish.boot is Boot.APPLIANCE else None
+    root = _root(settings, profile) if wish.boot is BootSource.APPLIANCE else None
     host = host_arch()
     if host is None:
         raise CapabilityError("cannot launch", "this host", "its arch is neither aarch64 nor x86_64")
@@ -91,7 +91,7 @@ def plan_domain(wish: Wish, settings: Settings) -> Domain:
         cpu=settings.cpu,
         fw_cfg_dma=settings.fw_cfg_dma,
     )
-    return replace(domain, kept=wish.boot is not Boot.APPLIANCE)
+    return replace(domain, kept=wish.boot is not BootSource.APPLIANCE)
 
 
 def _is_here(uri: str | None) -> bool:
@@ -105,11 +105,11 @@ def _is_here(uri: str | None) -> bool:
 
 def _payload(wish: Wish, settings: Settings, profile: Profile, *, here: bool) -> tuple[Path | None, Path | None, str]:
     """Return kernel, initrd and command line."""
-    if wish.boot is Boot.DISK:
+    if wish.boot is BootSource.DISK:
         if not wish.disks:
             raise UsageError("nothing to boot", wish.name, "no disk", "give --disk FILE or --kernel FILE")
         return None, None, ""
-    if wish.boot is Boot.APPLIANCE:
+    if wish.boot is BootSource.APPLIANCE:
         appliance = resolve(settings.appliance_store, profile.arch)
         return (
             appliance.kernel,

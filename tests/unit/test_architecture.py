@@ -175,6 +175,16 @@ def vocabulary_breaches(module: Module) -> list[str]:
     ]
 
 
+def namesakes(package: list[Module]) -> list[str]:
+    """Classes that bear the name of another one, a leading underscore aside."""
+    places: dict[str, list[str]] = {}
+    for module in package:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name.lstrip("_"), []).append(f"{module.name}:{node.lineno}")
+    return [f"{name}: {', '.join(found)}" for name, found in sorted(places.items()) if len(found) > 1]
+
+
 def docstrings(tree: ast.Module) -> set[int]:
     """Return the identities of the constant nodes that are docstrings."""
     return {
@@ -266,6 +276,11 @@ def test_qemu_namespace_stays_in_one_module(package: list[Module]) -> None:
     assert within(speakers[0], "orchestrator.domain")
 
 
+def test_no_class_name_stands_twice(package: list[Module]) -> None:
+    """Who reads of a class knows which one is meant: no two of the package share a name."""
+    assert namesakes(package) == []
+
+
 def test_everything_has_a_docstring(package: list[Module]) -> None:
     """Each module of package and tests says its one job, each test what it shows."""
     assert [line for module in (*package, *modules(TOP / "tests")) for line in undocumented(module)] == []
@@ -316,6 +331,15 @@ def test_the_allowed_is_not_a_breach(rule: object, name: str, source: str) -> No
     """The rules let through what they are meant to let through."""
     assert callable(rule)
     assert rule(parse(name, source)) == []
+
+
+def test_a_namesake_is_found() -> None:
+    """Two classes of one name are found, wherever they are and whether private or not."""
+    package = [
+        parse("orchestrator.domain.a", "class Plan: ...\nclass Disk: ..."),
+        parse("orchestrator.launch.b", "def f():\n    class _Plan: ..."),
+    ]
+    assert namesakes(package) == ["Plan: orchestrator.domain.a:1, orchestrator.launch.b:2"]
 
 
 def test_qemu_namespace_in_prose_is_prose() -> None:

@@ -14,7 +14,7 @@ from orchestrator.bench import trapcost
 from orchestrator.bench.firmware import firmware_file, with_firmware
 from orchestrator.bench.sides import Work, direct, make_work, ours, plugin_parameter, stock
 from orchestrator.cli.bench import results
-from orchestrator.cli.bench.options import Plan, plan_options
+from orchestrator.cli.bench.options import RunPlan, plan_options
 from orchestrator.cli.bench.session import chosen_accel, environ_of, measure, recorded, show
 from orchestrator.cli.bench.start import start
 from orchestrator.cli.options import examples, settings_options
@@ -67,7 +67,7 @@ bench.add_command(results.regress)
 @_trap_cost_option
 @click.option("--same", is_flag=True, help="A/A: DMA on against on. Nothing should be found.")
 @click.option("--count/--no-count", default=True, help="Count the accesses in runs of their own.")
-def fw_cfg(settings: Settings, plan: Plan, trap_cost: str | None, *, same: bool, count: bool) -> int:
+def fw_cfg(settings: Settings, plan: RunPlan, trap_cost: str | None, *, same: bool, count: bool) -> int:
     """fw_cfg DMA off against on, in interleaved pairs; with intervals, tests and a verdict."""
     profile = _transferring_profile(settings)
     cost, plugin = _trap_cost(trap_cost, settings, profile)
@@ -101,7 +101,7 @@ def fw_cfg(settings: Settings, plan: Plan, trap_cost: str | None, *, same: bool,
     "--against", type=click.Choice(["stock", "direct"]), default="stock", show_default=True,
     help="Stock libguestfs, or QEMU started directly with libguestfs's arguments.",
 )  # fmt: skip
-def launch(settings: Settings, plan: Plan, against: str) -> int:
+def launch(settings: Settings, plan: RunPlan, against: str) -> int:
     """Compare guestlaunch with stock libguestfs, or with QEMU started directly.
 
     Both sides are timed alike: from the program's start to the exit of `guestfish -a disk run`, and, in a run of its
@@ -142,7 +142,7 @@ def launch(settings: Settings, plan: Plan, against: str) -> int:
     "--axis", "axes", multiple=True, required=True, metavar="SETTING=A,B,...",
     help=f"A setting and its values ({', '.join(AXES)}); repeat for a grid.",
 )  # fmt: skip
-def matrix(settings: Settings, plan: Plan, axes: Sequence[str]) -> int:
+def matrix(settings: Settings, plan: RunPlan, axes: Sequence[str]) -> int:
     """Every combination of the axes' values, interleaved. Figures side by side, no verdict."""
     grid = cells(axes)
     with recorded("matrix", settings, plan, None) as (recording, folder):
@@ -165,7 +165,7 @@ def matrix(settings: Settings, plan: Plan, axes: Sequence[str]) -> int:
 @plan_options
 @click.option("--sizes", default="8,16,32,64,128", show_default=True, metavar="MB,...", help="Payload sizes in MB.")
 @_trap_cost_option
-def sweep(settings: Settings, plan: Plan, sizes: str, trap_cost: str | None) -> int:
+def sweep(settings: Settings, plan: RunPlan, sizes: str, trap_cost: str | None) -> int:
     """Transfer time by payload size, with DMA and without: what a MB costs. Firmware only, nothing is booted."""
     from orchestrator.bench.sweep import sweep_transfers
     from orchestrator.cli.progress import shown

@@ -30,7 +30,7 @@ class _Seconds(click.ParamType[float]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RunPlan:
     """How a benchmark is to run: what all of them share."""
 
     runs: int
@@ -48,7 +48,7 @@ def plan_options(function: _F) -> _F:
 
     def with_plan(**options: Any) -> object:  # noqa: ANN401 - click's options
         names = ("runs", "warm_ups", "time_budget", "deadline", "seed", "out", "disk", "as_json")
-        return function(plan=Plan(**{name: options.pop(name) for name in names}), **options)
+        return function(plan=RunPlan(**{name: options.pop(name) for name in names}), **options)
 
     with_plan.__name__, with_plan.__doc__ = function.__name__, function.__doc__
     decorated: Any = with_plan

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.bench.firmware import firmware_file
-from orchestrator.cli.bench.options import Plan
+from orchestrator.cli.bench.options import RunPlan
 from orchestrator.cli.progress import shown
 from orchestrator.domain.model import Accel, Profile
 from orchestrator.errors import GuestlaunchError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # SciPy comes with it: imported by the commands that compute
 
 @contextmanager
 def recorded(
-    kind: str, settings: Settings, plan: Plan, profile: Profile | None, trap_cost_ns: int | None = None
+    kind: str, settings: Settings, plan: RunPlan, profile: Profile | None, trap_cost_ns: int | None = None
 ) -> Iterator[tuple[Recording, Path]]:
     """Yield the result under way and a folder for the sides' files.
 
@@ -95,7 +95,7 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _keep(recording: Recording, plan: Plan, why: str) -> bool:
+def _keep(recording: Recording, plan: RunPlan, why: str) -> bool:
     """Save and show what was measured before the end; tell whether there was anything."""
     if not recording.end(why):
         return False
@@ -107,7 +107,7 @@ def _keep(recording: Recording, plan: Plan, why: str) -> bool:
 def measure(
     recording: Recording,
     sides: Sequence[Side],
-    plan: Plan,
+    plan: RunPlan,
     settings: Settings,
     *,
     ready: Callable[[], None] = lambda: None,
@@ -174,7 +174,7 @@ def chosen_accel(settings: Settings, profile: Profile) -> Accel:
     ).accel
 
 
-def show(recording: Recording, plan: Plan) -> int:
+def show(recording: Recording, plan: RunPlan) -> int:
     """Print the result; the exit status says whether any run failed."""
     from rich.console import Console
 

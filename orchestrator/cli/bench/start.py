@@ -18,7 +18,7 @@ from orchestrator.appliance.version import host_version
 from orchestrator.bench import start_sides
 from orchestrator.bench.daemons import StandbyDaemon, standing_by
 from orchestrator.bench.start_sides import REFERENCE, STANDBY, LeftOut
-from orchestrator.cli.bench.options import Plan, plan_options
+from orchestrator.cli.bench.options import RunPlan, plan_options
 from orchestrator.cli.bench.session import chosen_accel, environ_of, measure, recorded, show
 from orchestrator.cli.options import examples, settings_options
 from orchestrator.cli.progress import shown
@@ -55,7 +55,7 @@ _BUILD_SECONDS = 1800.0
 @click.option(
     "--side", "chosen", type=click.Choice(list(_ROWS)), multiple=True, help="Measure only these; repeat for more."
 )
-def start(settings: Settings, plan: Plan, chosen: Sequence[str]) -> int:
+def start(settings: Settings, plan: RunPlan, chosen: Sequence[str]) -> int:
     """Time a launch, list-filesystems and inspection: without guestlaunch, cold, warm, standby.
 
     The reference is what a user has without guestlaunch: stock libguestfs, or for guests of another arch a plain
@@ -77,7 +77,7 @@ def start(settings: Settings, plan: Plan, chosen: Sequence[str]) -> int:
     return show(recording, plan)
 
 
-def _tried(rows: Sequence[str], offers: _Offers, recording: Recording, plan: Plan) -> list[Side]:
+def _tried(rows: Sequence[str], offers: _Offers, recording: Recording, plan: RunPlan) -> list[Side]:
     """Return the sides that this host can have; the others are noted with the reason.
 
     :raise UsageError: it can have none.

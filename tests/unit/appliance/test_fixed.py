@@ -12,7 +12,7 @@ import pytest
 from orchestrator.appliance import manifest as manifests
 from orchestrator.appliance.fixed import check_scripts, check_version, open_appliance, verify
 from orchestrator.appliance.guest_files import scripts_digest
-from orchestrator.appliance.initrd import Entry, write_cpio
+from orchestrator.appliance.initrd import CpioEntry, write_cpio
 from orchestrator.appliance.manifest import FileRecord, Init, Manifest
 from orchestrator.appliance.model import FILES
 from orchestrator.domain.model import Arch
@@ -30,7 +30,7 @@ def make(folder: Path, *, arch: Arch = Arch.AARCH64, manifest: bool = False) -> 
         kernel[0x202:0x206] = b"HdrS"
     (folder / "kernel").write_bytes(kernel)
     with (folder / "initrd").open("wb") as out:
-        write_cpio([Entry(name="init", mode=0o100755, data=b"#!/bin/sh\n")], out)
+        write_cpio([CpioEntry(name="init", mode=0o100755, data=b"#!/bin/sh\n")], out)
     root = bytearray(4096)
     root[0x438:0x43A] = b"\x53\xef"
     root[0x468:0x478] = UUID.bytes

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.appliance import initrd
 from orchestrator.appliance.guest_files import guest_file
-from orchestrator.appliance.initrd import Entry, module_order, write_cpio, write_initrd
+from orchestrator.appliance.initrd import CpioEntry, module_order, write_cpio, write_initrd
 from orchestrator.errors import ApplianceError
 
 GUEST_SCRIPTS = ("initrd-init", "root-init", "marker.sh")
@@ -46,10 +46,10 @@ def test_another_program_reads_it(tmp_path: Path) -> None:
     if shutil.which("cpio") is None:
         pytest.skip("cpio is not installed")
     entries = [
-        Entry(name="bin", mode=stat.S_IFDIR | 0o755),
-        Entry(name="bin/tool", mode=stat.S_IFREG | 0o750, data=b"12345"),
-        Entry(name="sh", mode=stat.S_IFLNK | 0o777, data=b"bin/tool"),
-        Entry(name="empty", mode=stat.S_IFREG | 0o644),
+        CpioEntry(name="bin", mode=stat.S_IFDIR | 0o755),
+        CpioEntry(name="bin/tool", mode=stat.S_IFREG | 0o750, data=b"12345"),
+        CpioEntry(name="sh", mode=stat.S_IFLNK | 0o777, data=b"bin/tool"),
+        CpioEntry(name="empty", mode=stat.S_IFREG | 0o644),
     ]
     with (tmp_path / "archive").open("wb") as out:
         write_cpio(entries, out)

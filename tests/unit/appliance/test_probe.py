@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.appliance.initrd import Entry, write_cpio
+from orchestrator.appliance.initrd import CpioEntry, write_cpio
 from orchestrator.appliance.probe import check_initrd, kernel_arch, require_kernel_arch, root_format
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
@@ -87,7 +87,7 @@ def test_whole_cpio(tmp_path: Path) -> None:
     """A complete archive passes, with and without padding behind it."""
     path = tmp_path / "initrd"
     with path.open("wb") as out:
-        write_cpio([Entry(name="init", mode=0o100755, data=b"x" * 20000)], out)
+        write_cpio([CpioEntry(name="init", mode=0o100755, data=b"x" * 20000)], out)
     assert check_initrd(path) == "cpio"
     path.write_bytes(path.read_bytes() + bytes(512))
     assert check_initrd(path) == "cpio"
@@ -97,7 +97,7 @@ def test_truncated_cpio(tmp_path: Path) -> None:
     """An archive without its end is refused as truncated."""
     path = tmp_path / "initrd"
     with path.open("wb") as out:
-        write_cpio([Entry(name="init", mode=0o100755, data=b"x" * 20000)], out)
+        write_cpio([CpioEntry(name="init", mode=0o100755, data=b"x" * 20000)], out)
     path.write_bytes(path.read_bytes()[:15000])
     with pytest.raises(ApplianceError, match="truncated"):
         check_initrd(path)

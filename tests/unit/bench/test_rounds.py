@@ -1,4 +1,4 @@
-"""Benchmark runs with real programs: order, boundaries, budget, deadline, failures."""
+"""Benchmark runs with real programs: order, ends, budget, deadline, failures."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bench.rounds import Boundary, Sample, Side, rounds, run
+from orchestrator.bench.rounds import RunEnd, Sample, Side, rounds, run
 from orchestrator.errors import CapabilityError, WorkloadError
 from orchestrator.timeline.phases import Start
 
 ANSWERS_THEN_WORKS = "echo answer; sleep 0.3"
 
 
-def side(name: str, script: str = ":", *boundaries: Boundary) -> Side:
+def side(name: str, script: str = ":", *ends: RunEnd) -> Side:
     """Return a side that is a shell script; `$1` is its timeline file."""
     return Side(
         name=name,
         command=("/bin/sh", "-c", script, "sh", "{timeline}"),
         environ=dict(os.environ),
-        boundaries=frozenset(boundaries or Boundary),
+        ends=frozenset(ends or RunEnd),
     )
 
 
@@ -63,10 +63,8 @@ def test_boundaries() -> None:
     assert 200e6 <= sample.answer_ns <= sample.wall_ns - 250e6
 
 
-@pytest.mark.parametrize(
-    ("boundary", "seen"), [(Boundary.EXIT, (True, False)), (Boundary.ANSWER, (False, True))], ids=str
-)
-def test_a_run_is_timed_for_what_it_is_run_for(boundary: Boundary, seen: tuple[bool, bool]) -> None:
+@pytest.mark.parametrize(("boundary", "seen"), [(RunEnd.EXIT, (True, False)), (RunEnd.ANSWER, (False, True))], ids=str)
+def test_a_run_is_timed_for_what_it_is_run_for(boundary: RunEnd, seen: tuple[bool, bool]) -> None:
     """A program that is run for its answer gives no time of its exit, and the other way round."""
     sample = run(side("a", ANSWERS_THEN_WORKS, boundary), 0, 0, deadline_s=30)
     assert (sample.wall_ns is not None, sample.answer_ns is not None) == seen
@@ -95,7 +93,7 @@ def test_the_launch_line_is_taken() -> None:
 )
 def test_a_launch_of_another_kind_does_not_count(line: str, error: str | None) -> None:
     """A side that is for warm launches has an error where its launch fell back to another, though all went well."""
-    warm = replace(side("a", f"echo '{line}' > \"$1\"; echo answer", Boundary.ANSWER), start=Start.WARM)
+    warm = replace(side("a", f"echo '{line}' > \"$1\"; echo answer", RunEnd.ANSWER), start=Start.WARM)
     sample = run(warm, 0, 0, deadline_s=30)
     assert (sample.status, sample.error, sample.event) == (0, error, None)
     assert sample.answer_ns is not None

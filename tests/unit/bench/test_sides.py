@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bench import sides
-from orchestrator.bench.rounds import Boundary
+from orchestrator.bench.rounds import RunEnd
 from orchestrator.domain.model import Accel
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import UsageError
@@ -39,16 +39,16 @@ def test_work_makes_a_disk_with_a_file_system(tmp_path: Path) -> None:
     assert work.disk.read_bytes()[1080:1082] == b"\x53\xef"  # ext4's magic
     (script,) = work.scripts
     assert script.path.read_text() == "run\nlist-filesystems\n"
-    assert script.boundaries == set(Boundary)
+    assert script.ends == set(RunEnd)
 
 
 def test_boundaries_apart(tmp_path: Path) -> None:
     """To the exit of `run`, and to the answer of `list-filesystems`: two programs, with the same parameters."""
     work = sides.make_work(tmp_path, apart=True, parameters=[("set-smp", "2")])
-    found = {script.path.read_text(): set(script.boundaries) for script in work.scripts}
+    found = {script.path.read_text(): set(script.ends) for script in work.scripts}
     assert found == {
-        "set-smp 2\nrun\n": {Boundary.EXIT},
-        "set-smp 2\nrun\nlist-filesystems\n": {Boundary.ANSWER},
+        "set-smp 2\nrun\n": {RunEnd.EXIT},
+        "set-smp 2\nrun\nlist-filesystems\n": {RunEnd.ANSWER},
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bench import disks, start_sides
-from orchestrator.bench.rounds import Boundary, Side
+from orchestrator.bench.rounds import RunEnd, Side
 from orchestrator.bench.sides import Work
 from orchestrator.domain.model import Accel
 from orchestrator.domain.profiles import load_profile
@@ -32,10 +32,10 @@ def test_three_things_are_timed(work: Work) -> None:
     """To the exit of a launch, to the file systems, and, by -i, to the operating system."""
     launched, listed, inspected = work.scripts
     assert launched.path.read_text() == "run\n"
-    assert [set(script.boundaries) for script in work.scripts] == [
-        {Boundary.EXIT},
-        {Boundary.ANSWER},
-        {Boundary.ANSWER},
+    assert [set(script.ends) for script in work.scripts] == [
+        {RunEnd.EXIT},
+        {RunEnd.ANSWER},
+        {RunEnd.ANSWER},
     ]
     assert (listed.answer, inspected.answer) == ("answer", "inspection")
     assert "-i" in work.guestfish(inspected)
@@ -113,13 +113,13 @@ def test_reference_of_the_hosts_arch(work: Work, tmp_path: Path) -> None:
 def test_a_side_that_cannot_be_had(tmp_path: Path) -> None:
     """It is tried once with its launch; what it says last is the reason."""
 
-    def side(script: str, *boundaries: Boundary) -> Side:
+    def side(script: str, *ends: RunEnd) -> Side:
         return Side(
-            name="warm", command=("/bin/sh", "-c", script), environ=ENVIRON, boundaries=frozenset(boundaries)
+            name="warm", command=("/bin/sh", "-c", script), environ=ENVIRON, ends=frozenset(ends)
         )  # fmt: skip
 
-    answers = side(f"touch {tmp_path}/wrong", Boundary.ANSWER)
-    works, fails = (side(script, Boundary.EXIT) for script in (":", "echo first; echo no template >&2; exit 1"))
+    answers = side(f"touch {tmp_path}/wrong", RunEnd.ANSWER)
+    works, fails = (side(script, RunEnd.EXIT) for script in (":", "echo first; echo no template >&2; exit 1"))
     assert start_sides.tried((answers, works), deadline_s=30) is None
     assert start_sides.tried((answers, fails), deadline_s=30) == start_sides.LeftOut(side="warm", reason="no template")
     out = start_sides.tried((answers, replace(works, start=Start.WARM)), deadline_s=30)

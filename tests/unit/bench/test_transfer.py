@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.bench.transfer import Payload, Transfer, _Walk, predicted_accesses
+from orchestrator.bench.transfer import Payload, Transfer, _TraceReader, predicted_accesses
 from orchestrator.domain.profiles import load_profile
 
 READ = "77@1700000000.000000:fw_cfg_read 0x55 = 0xff\n"
@@ -26,7 +26,7 @@ TRACE = (
 
 def walked(block: int) -> Transfer:
     """Feed the trace in blocks of a size."""
-    walk = _Walk()
+    walk = _TraceReader()
     for position in range(0, len(TRACE), block):
         if walk.over:
             break
@@ -47,18 +47,18 @@ def test_a_kernel_in_a_named_file() -> None:
     """Its reads count like those of the kernel's own key; without the directory it is missed, and that is said."""
     files = "77@1700000000.000000:fw_cfg_add_file 0x55 #0: etc/boot/kernel (240 bytes)\n"
     named = TRACE.replace("key 0x0011", "key 0x0020")
-    walk = _Walk()
+    walk = _TraceReader()
     walk.feed((files + named).encode())
     assert walk.over
     assert walk.result(fw_cfg_dma=False, sizes=(240, 80), counted=True) == walked(64)
-    walk = _Walk()
+    walk = _TraceReader()
     walk.feed(named.encode())
     assert (walk.over, walk.seen) == (False, "initrd, and nothing after both")
 
 
 def test_not_over_before_both_are_there() -> None:
     """Whatever is selected between kernel and initrd is no end."""
-    walk = _Walk()
+    walk = _TraceReader()
     walk.feed((select(1, 0x11) + select(2, 0x0B) + select(3, 0x12)).encode())
     assert not walk.over
 

@@ -13,7 +13,7 @@ from orchestrator.cli.history import table
 from orchestrator.cli.main import invoke
 from orchestrator.errors import NotFoundError
 from orchestrator.records import store
-from orchestrator.records.filters import INSTRUMENT_MARK, Selection
+from orchestrator.records.filters import INSTRUMENT_MARK, Filters
 from orchestrator.timeline.phases import Phase, Start
 from tests.simulated_launches import event, mixture
 
@@ -75,7 +75,7 @@ def test_the_widest_lines_fit(state: Path) -> None:
     worst |= {"launch_id": "gl-0123456789ab", "error_phase": "firmware_handoff"}
     store.rebuild(state, [worst, event(2, profile="x86_64-seabios", start=Start.STANDBY)])
     with store.open_store(state) as opened:
-        rows = opened.rows(Selection())
+        rows = opened.rows(Filters())
     for year in (2025, 2031):
         lines = list(table(rows, now=dt.datetime(year, 7, 1, tzinfo=dt.UTC)))
         assert max(map(len, lines)) <= 80

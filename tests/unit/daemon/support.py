@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.daemon.server import Server
 from orchestrator.errors import GuestlaunchError
+from orchestrator.launch.launcher import Launcher, Snapshot
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.standby import Waiting
 from orchestrator.launch.stop import Stop
@@ -55,22 +56,16 @@ def record(**changes: object) -> LaunchRecord:
     return LaunchRecord(**(values | changes))
 
 
-@dataclass
-class Running:
-    """A launch under way, as the server shows it."""
-
-    launch_id: str = "l1"
-    profile: str = "aarch64-uefi"
-    accel: str | None = "tcg"
-    phase: str = "kernel"
-    started_ns: int = 0
-    client_pid: int | None = 1
-    ready: bool = False
-    error: str | None = None
+def snapshot() -> Snapshot:
+    """Return a launch under way, as the server shows it."""
+    return Snapshot(
+        launch_id="l1", profile="aarch64-uefi", accel="tcg", phase=Phase.KERNEL, started_ns=0, client_pid=1,
+        ready=False, error=None,
+    )  # fmt: skip
 
 
 @dataclass
-class FakeLauncher:
+class FakeLauncher(Launcher):
     """Blocks until told to stop, then ends as scripted."""
 
     result: LaunchRecord | GuestlaunchError | Exception = field(default_factory=record)
@@ -94,8 +89,8 @@ class FakeLauncher:
             raise self.result
         return self.result
 
-    def running(self) -> list[Running]:
-        return [Running() for _ in range(self.active)]
+    def running(self) -> list[Snapshot]:
+        return [snapshot() for _ in range(self.active)]
 
     def waiting(self) -> list[Waiting]:
         return []

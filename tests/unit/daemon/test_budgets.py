@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.daemon.budgets import MOST, Budgets, BusyError
-from orchestrator.daemon.client import Watch, status
+from orchestrator.daemon.client import LaunchFeed, status
 from orchestrator.errors import ProtocolError
 from tests.unit.daemon.support import SECONDS, Client, FakeLauncher, Served
 
@@ -45,7 +45,7 @@ def test_idle_watchers_shut_nobody_out(served: Served, launcher: FakeLauncher) -
             watchers.append(stack.enter_context(served.client()))
             watchers[-1].send({"type": "watch", "client": f"w{number}"})
             assert watchers[-1].receive()["type"] == "watching"
-        with Watch(served.path) as late, pytest.raises(ProtocolError, match="busy"):
+        with LaunchFeed(served.path) as late, pytest.raises(ProtocolError, match="busy"):
             late.require_accepted()
         assert status(served.path)["type"] == "status"
         launcher.at_once = True
@@ -55,7 +55,7 @@ def test_idle_watchers_shut_nobody_out(served: Served, launcher: FakeLauncher) -
         assert watchers[7].receive()["type"] == "finished"
     deadline = time.monotonic() + SECONDS
     while True:  # as soon as they have gone, there is room again
-        with Watch(served.path) as late, contextlib.suppress(ProtocolError):
+        with LaunchFeed(served.path) as late, contextlib.suppress(ProtocolError):
             late.require_accepted()
             return
         assert time.monotonic() < deadline
@@ -73,7 +73,7 @@ def test_launches_that_take_all_places_leave_questions_free(served: Served, laun
             assert (answer["type"], answer["status"], answer["busy"]) == ("exit", 1, True)
             assert "busy" in answer["message"]
         assert len(status(served.path)["launches"]) == MOST["launch"]
-        with Watch(served.path) as watch:
+        with LaunchFeed(served.path) as watch:
             watch.require_accepted()
 
 

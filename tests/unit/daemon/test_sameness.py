@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.daemon.client import Watch
+from orchestrator.daemon.client import LaunchFeed
 from orchestrator.daemon.sameness import named_files
 from orchestrator.settings import Settings, for_launch
 from orchestrator.wrapper import argv
@@ -30,7 +30,7 @@ def launch(*middle: str, users: tuple[str, ...] = ()) -> list[str]:
 def test_another_file_is_not_opened(served: Served, launcher: FakeLauncher, tmp_path: Path, other: object) -> None:
     """A disk that is another file to the client, or none: nothing is launched, and the client learns that it may."""
     (tmp_path / "d.img").write_bytes(bytes(512))
-    with Watch(served.path) as watch, served.client() as client:
+    with LaunchFeed(served.path) as watch, served.client() as client:
         words = launch(*disk(tmp_path / "d.img"))
         client.lies = {"identities": [None, None, other]}
         client.launch({"GUESTLAUNCH_CLIENT": watch.token}, argv=words)

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator import __version__
 from orchestrator.daemon import peer, server
-from orchestrator.daemon.client import Watch, status
+from orchestrator.daemon.client import LaunchFeed, status
 from orchestrator.daemon.peer import Peer
 from orchestrator.errors import LaunchError, ProtocolError
 from orchestrator.wrapper import protocol
@@ -228,7 +228,7 @@ def test_status_shows_launches(served: Served, launcher: FakeLauncher) -> None:
 def test_watch_hears_of_its_own_launches_first(served: Served, launcher: FakeLauncher) -> None:
     """When the client knows its launch is over, the watcher's report is there; other clients' are not."""
     launcher.at_once = True
-    with Watch(served.path) as watch, Watch(served.path) as other:
+    with LaunchFeed(served.path) as watch, LaunchFeed(served.path) as other:
         time.sleep(0.05)
         with served.client() as client:
             client.launch({"GUESTLAUNCH_CLIENT": watch.token})
@@ -243,7 +243,7 @@ def test_watch_hears_of_its_own_launches_first(served: Served, launcher: FakeLau
 def test_watch_hears_of_failures(served: Served, launcher: FakeLauncher) -> None:
     """A failed launch's line reaches the client and the watcher, which has its record, too."""
     launcher.result, launcher.at_once = record(outcome="failure", error="cannot launch: x", exit_status=-9), True
-    with Watch(served.path) as watch:
+    with LaunchFeed(served.path) as watch:
         time.sleep(0.05)
         with served.client() as client:
             client.launch({"GUESTLAUNCH_CLIENT": watch.token})
@@ -269,7 +269,7 @@ def test_outlet_takes_each_launch_that_has_a_record(served: Served, launcher: Fa
 
 def test_close_ends_launches(served: Served, launcher: FakeLauncher) -> None:
     """Closing stops what runs, refuses what comes, and tells the clients."""
-    with served.client() as client, Watch(served.path):
+    with served.client() as client, LaunchFeed(served.path):
         client.launch()
         assert launcher.started.acquire(timeout=10)
         assert served.server.close("stopping", 10)

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.records import store
-from orchestrator.records.filters import Selection
+from orchestrator.records.filters import Filters
 from tests.simulated_launches import event as simulated
 from tests.simulated_launches import mixture
 
@@ -42,7 +42,7 @@ def test_what_is_appended_is_found(tmp_path: Path) -> None:
     for event in events:
         assert store.append(tmp_path, event) is None
     with store.open_store(tmp_path) as reader:
-        assert list(reader.lines(Selection())) == events
+        assert list(reader.lines(Filters())) == events
         assert reader.find("last") == events[-1]
         assert reader.find(events[3]["launch_id"][:10]) == events[3]
         assert reader.find("no such") is None
@@ -55,24 +55,24 @@ def test_selection_and_order(tmp_path: Path) -> None:
     events = mixture(count=200)
     store.rebuild(tmp_path, events)
     with store.open_store(tmp_path) as reader:
-        for selection, keep in (
-            (Selection(profile="x86_64-seabios"), lambda e: e["profile"] == "x86_64-seabios"),
-            (Selection(accel="kvm"), lambda e: e["accel"] == "kvm"),
-            (Selection(fw_cfg_dma=False), lambda e: e["fw_cfg_dma"] is False),
-            (Selection(outcome="failure"), lambda e: e["outcome"] == "failure"),
-            (Selection(start="warm", accel="tcg"), lambda e: e["start"] == "warm" and e["accel"] == "tcg"),
+        for filters, keep in (
+            (Filters(profile="x86_64-seabios"), lambda e: e["profile"] == "x86_64-seabios"),
+            (Filters(accel="kvm"), lambda e: e["accel"] == "kvm"),
+            (Filters(fw_cfg_dma=False), lambda e: e["fw_cfg_dma"] is False),
+            (Filters(outcome="failure"), lambda e: e["outcome"] == "failure"),
+            (Filters(start="warm", accel="tcg"), lambda e: e["start"] == "warm" and e["accel"] == "tcg"),
             (
-                Selection(since_ns=events[150]["wall_start_ns"]),
+                Filters(since_ns=events[150]["wall_start_ns"]),
                 lambda e: e["wall_start_ns"] >= events[150]["wall_start_ns"],
             ),
         ):
             expected = [e["launch_id"] for e in events if keep(e)][::-1]
             assert expected
-            assert [row["launch_id"] for row in reader.rows(selection)] == expected
-        assert sum(row["launches"] for row in reader.totals(Selection())) == 200
-        slowest = next(reader.lines(Selection(), order="-launch_ns", limit=1))
+            assert [row["launch_id"] for row in reader.rows(filters)] == expected
+        assert sum(row["launches"] for row in reader.totals(Filters())) == 200
+        slowest = next(reader.lines(Filters(), order="-launch_ns", limit=1))
         assert slowest["launch_ns"] == max(e["launch_ns"] or 0 for e in events)
-        assert len(list(reader.sample(Selection(), 50))) == 50
+        assert len(list(reader.sample(Filters(), 50))) == 50
 
 
 def test_several_processes_at_once(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_several_processes_at_once(tmp_path: Path) -> None:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     with store.open_store(tmp_path) as reader:
-        assert len(reader.rows(Selection())) == 100
+        assert len(reader.rows(Filters())) == 100
 
 
 def test_survives_sigkill_in_mid_write(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_same_launch_is_kept_once(tmp_path: Path) -> None:
     event = simulated(1)
     assert [store.append(tmp_path, event) for _ in range(2)] == [None, None]
     with store.open_store(tmp_path) as reader:
-        assert len(reader.rows(Selection())) == 1
+        assert len(reader.rows(Filters())) == 1
 
 
 def test_retention(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_retention(tmp_path: Path) -> None:
     for event in events:
         assert store.append(tmp_path, event, keep_launches=20, keep_days=0) is None
     with store.open_store(tmp_path) as reader:
-        rows = reader.rows(Selection())
+        rows = reader.rows(Filters())
     assert 20 <= len(rows) < 20 + 256
     assert rows[0]["launch_id"] == events[-1]["launch_id"]
 
@@ -133,12 +133,12 @@ def test_retention_by_age(tmp_path: Path) -> None:
     for number in range(300, 600):
         assert store.append(tmp_path, simulated(number, wall_start_ns=(number - 290) * day_ns)) is None
     with store.open_store(tmp_path) as reader:
-        assert len(reader.rows(Selection())) == 600
+        assert len(reader.rows(Filters())) == 600
     for number in range(600, 600 + 256):
         event = simulated(number, wall_start_ns=(number - 290) * day_ns)
         assert store.append(tmp_path, event, keep_days=30) is None
     with store.open_store(tmp_path) as reader:
-        kept = sorted(row["wall_start_ns"] // day_ns for row in reader.rows(Selection()))
+        kept = sorted(row["wall_start_ns"] // day_ns for row in reader.rows(Filters()))
     pruned_at = 768  # the row at which a writer looks, between 600 and 856
     assert kept == list(range(pruned_at - 1 - 290 - 30, 856 - 290))
 
@@ -159,7 +159,7 @@ def test_rebuild_replaces_a_broken_store(tmp_path: Path) -> None:
         pass
     assert store.rebuild(tmp_path, mixture(count=20)) == 20
     with store.open_store(tmp_path) as reader:
-        assert len(reader.rows(Selection())) == 20
+        assert len(reader.rows(Filters())) == 20
 
 
 def test_a_busy_store_does_not_hold_a_launch_up(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from orchestrator.records import store
-from orchestrator.records.filters import INSTRUMENT_MARK, Selection
+from orchestrator.records.filters import INSTRUMENT_MARK, Filters
 from orchestrator.report.collection import collect, from_store
 from orchestrator.report.observed import Observed, _place_of_bound, observe
 from tests.simulated_launches import event
@@ -144,7 +144,7 @@ def test_the_store_says_the_same(tmp_path: Path) -> None:
     lines = in_turn()
     store.rebuild(tmp_path, lines)
     with store.open_store(tmp_path) as opened:
-        assert observe(from_store(opened, Selection(accel="tcg"))) == observe(collect(lines))
+        assert observe(from_store(opened, Filters(accel="tcg"))) == observe(collect(lines))
 
 
 def test_too_few_launches_say_nothing() -> None:
