@@ -127,8 +127,8 @@ def _entries(busybox: Path) -> Iterator[CpioEntry]:
 def write_initrd(path: Path, busybox: Path, modules: Path) -> list[str]:
     """Write the initrd and return the names of the modules that it loads, in that order.
 
-    It is compressed, as each byte costs without DMA; and by LZ4 in the kernel's own format (`lz4 -l`), as an emulated
-    guest is slow to unpack anything tighter.
+    It is compressed (2026-11-23), as each byte costs without DMA; and by LZ4 in the kernel's own format (`lz4 -l`), as
+    an emulated guest is slow to unpack anything tighter.
 
     :param busybox: a static busybox of the guest's arch.
     :param modules: `lib/modules/VERSION` of the root directory.

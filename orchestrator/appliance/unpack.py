@@ -31,7 +31,7 @@ _ALTERNATIVES = {
 # Links that base-files makes when it is configured; its package has directories of these names.
 _RUNTIME = {"var/lock": "../run/lock", "var/run": "../run"}
 # udev's rules for devices that no appliance has, and one that ours replace (guest/59-guestlaunch.rules). Each event is
-# matched with every rule, which an emulated guest feels.
+# matched with every rule, which an emulated guest feels (2026-11-24).
 _IDLE_RULES = (
     "50-firmware", "60-autosuspend", "60-block", "60-cdrom_id", "60-drm", "60-evdev", "60-fido-id", "60-infiniband",
     "60-input-id", "60-persistent-alsa", "60-persistent-input", "60-persistent-storage-tape", "60-persistent-v4l",

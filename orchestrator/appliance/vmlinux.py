@@ -1,6 +1,7 @@
 """Unpacks an x86 kernel on the host: takes the ELF image out of a bzImage, so that no guest has to unpack it.
 
-An emulated guest takes seconds for that at each start, the host less than one, once; QEMU can start such an image.
+An emulated guest takes seconds for that at each start, the host less than one, once; QEMU can start such an image
+(2026-11-24).
 See Linux's Documentation/arch/x86/boot.rst for the header; PVH is the name of the way in.
 """
 

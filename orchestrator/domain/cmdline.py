@@ -111,6 +111,7 @@ class Addition:
     reason: str
 
 
+# Under TCG alone (2026-11-24). LIBGUESTFS_APPEND takes each back by a word of `unless`.
 _BY_ADDRESS = "QEMU translates code anew for each address that it runs at"
 _NO_SPECULATION = "an emulated CPU does not speculate: what guards against that only costs time"
 ADDITIONS = (

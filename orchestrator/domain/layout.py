@@ -1,7 +1,8 @@
 """Where each device of a domain sits: PCI slots, controllers and disk addresses, chosen without I/O.
 
 guestfsd numbers disks by `ls -1v /dev/disk/by-path`, so their addresses must ascend in the asked order. All devices
-sit on the root bus: a root port per device, as libvirt would add, makes firmware and kernel scan more buses.
+sit on the root bus (2026-11-22): a root port per device, as libvirt would add, makes firmware and kernel scan more
+buses.
 Turning the addresses into XML or QEMU arguments is left to others.
 """
 

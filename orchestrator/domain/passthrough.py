@@ -28,7 +28,8 @@ from orchestrator.errors import DiskError
 # QEMU's class of the fw_cfg device, whose property is the DMA switch.
 FW_CFG_DRIVER = {Arch.AARCH64: "fw_cfg_mem", Arch.X86_64: "fw_cfg_io"}
 
-# The id of the disk that stands at the first disk's place in a template.
+# The id of the disk that stands at the first disk's place in a template (2026-11-25): a disk that is plugged in makes
+# eleven events for udev and a scan, looking again at one that is known makes two.
 SLOT = "slot"
 
 # QEMU's trace events that date a launch: the fw_cfg transfer, which files it is of, guestfsd's port and launch flag.
@@ -51,7 +52,7 @@ def native(disk: Disk) -> bool:
 
     libvirt cannot leave the format to QEMU's probing, open a backing file without locks (`locking=off`), or use QEMU's
     network drivers option by option; it follows headers by itself; and it refuses a chain that leaves a format unsaid,
-    where QEMU probes.
+    where QEMU probes. That the tool gets exactly what it asked for comes first (2026-11-22).
     """
     if isinstance(disk.source, NetworkSource) or disk.shared_read or disk.format is None or disk.graph is not None:
         return False
@@ -263,8 +264,8 @@ def privilege_arguments(privileges: Privileges) -> list[str]:
 def _memory_arguments(domain: Domain) -> list[str]:
     """Return the arguments that put the guest's memory into a file.
 
-    libvirt's memoryBacking element would choose the file by itself. What it says of memory stays on the command line;
-    QEMU merges the options of both `-machine`, and the memory object that is not used costs nothing.
+    libvirt's memoryBacking element would choose the file by itself (2026-11-24). What it says of memory stays on the
+    command line; QEMU merges the options of both `-machine`, and the memory object that is not used costs nothing.
     """
     if domain.ram is None:
         return []
@@ -306,7 +307,10 @@ def _incoming_arguments(domain: Domain) -> list[str]:
 
 
 def _flash_arguments(flash: Loader) -> list[str]:
-    """Return the arguments for UEFI flash that libvirt would have QEMU open anew when the state is there."""
+    """Return the arguments for UEFI flash, as drives of QEMU's own (2026-11-26).
+
+    libvirt's are opened anew when the state is loaded, which a QEMU without privileges cannot do.
+    """
     files = [(flash.code, flash.code_format, ("readonly", "on"))]
     if flash.nvram is not None:
         files.append((flash.nvram, flash.nvram_format, ("file.auto-read-only", "off")))

@@ -117,8 +117,9 @@ def appliance_root(overlay: str, name: str | None = None) -> Disk:
 
     Nothing in it outlives the launch, so it is written without regard to crashes.
 
-    :param name: by which our own appliance's initrd knows its root, whatever UUIDs the user's disks carry. It is no
-        serial: those are what libguestfs lists as the labels of the tool's disks.
+    :param name: by which our own appliance's initrd knows its root (2026-11-22): a user's disk may be a copy of the
+        very appliance, UUID and all. It is no serial: those are what libguestfs lists as the labels of the tool's
+        disks.
     """
     source = FileSource(path=overlay)
     alias = None if name is None else f"ua-{name}"

@@ -1,6 +1,6 @@
 """Decides whether a guest runs under KVM or TCG, and proves it first: /dev/kvm may open and yet hang every guest.
 
-`auto` means KVM only for a guest of the host's own arch and after a probe guest has booted. The probe starts QEMU
+`auto` means KVM only for a guest of the host's own arch and after a probe guest has booted (2026-11-22). It starts QEMU
 directly: nothing is to be seen of it in libvirt. Its verdict holds for this boot of the host, this device and this
 QEMU. That a probe guest took too long proves little on a loaded host: it is tried again, ever more seldom.
 """

@@ -2,7 +2,8 @@
 
 QEMU opens what its command line names with root's rights, under its seccomp filters and already without a network, and
 gives all rights up before its monitor and its guest are served. What it needs later is handed to it as descriptors
-(`orchestrator.hypervisor.handing`). So no file of the user's changes its owner or mode.
+(`orchestrator.hypervisor.handing`). So every format, chain and driver works as ever, no file changes its owner or mode,
+and nothing is started in between (2026-11-26).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 libvirt allows one process a root and one root a process, for as long as the process lives; so each process gets a root
 of its own, made at first use and removed when it ends. The QEMU capabilities cache, which takes seconds to fill, is
-shared by all of them. Opening the connection is `connection`'s part; nothing here imports libvirt.
+shared by all of them. It is the default (2026-11-22) because nothing has to be installed or started for it. Opening the
+connection is `connection`'s part; nothing here imports libvirt.
 """
 
 from __future__ import annotations

@@ -200,6 +200,8 @@ class Guest:
     def join_channel(self, alias: str, path: str) -> None:
         """Join a channel (by libvirt's alias), which was joined to nothing, to a unix socket.
 
+        Only while the guest runs: QEMU changes the back end of a port at no other time (2026-11-24).
+
         :raise MonitorError: QEMU cannot connect to it.
         """
         if self.confined:

@@ -1,10 +1,10 @@
 """Ends and removes what a dead orchestrator left in its private libvirt root: QEMU processes, claimed files, the root.
 
 Two callers: `embed.sweep`, and this file run as a program of its own (the guardian), which outlives the process that
-started it. libvirt's embedded driver has no autodestroy; the guardian stands in for it: it waits until its standard
-input ends, which the kernel sees to however that process dies. A second one (`lifeline`) stands by for the case that
-both are killed; the guardian starts it, replaces it and takes it along. Besides `files`, standard library only: both
-start on a bare interpreter.
+started it. libvirt's embedded driver has no autodestroy; the guardian stands in for it (2026-11-22): it waits until its
+standard input ends, which the kernel sees to however that process dies. A second one (`lifeline`) stands by for the
+case that both are killed; the guardian starts it, replaces it and takes it along. Besides `files`, standard library
+only: both start on a bare interpreter.
 
 Nothing here follows a symbolic link or believes a name: who could make entries where we look could have us remove
 whatever he likes.

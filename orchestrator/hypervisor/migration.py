@@ -1,8 +1,8 @@
 """A guest's state without its memory: saved to a file, and loaded into another QEMU that maps the same memory file.
 
 QEMU's migration with `x-ignore-shared` leaves out RAM that lies in a shared file. It travels over a pair of sockets,
-one of which is handed to QEMU: nobody else can join, and a QEMU without rights needs none. QEMU 7.2 cannot migrate to
-a file by itself.
+one of which is handed to QEMU (2026-11-24): nobody else can join, and a QEMU without rights needs none. libvirt's
+sandbox forbids QEMU to start programs (`exec:`), and QEMU 7.2 cannot migrate to a file by itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """QEMU's process as the kernel shows it: found by libvirt's pid file, held by a pidfd, reaped when it is ours.
 
 libvirt notices QEMU's end by the monitor's end of file and then polls, 200 ms a time, until the process id is free. In
-a container whose init reaps slowly, or never, that takes seconds; so QEMU is adopted at its start (`adopting`), and
-reaped here at once, which also yields its true exit status. So are the QEMUs that libvirt only asks what they can do.
+a container whose init reaps slowly, or never, that takes seconds; so QEMU is adopted at its start (`adopting`,
+2026-11-22), and reaped here at once, which also yields its true exit status. So are the QEMUs that libvirt only asks
+what they can do.
 """
 
 from __future__ import annotations

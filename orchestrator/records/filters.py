@@ -11,7 +11,7 @@ INSTRUMENT_MARK = "guestlaunch-trapcost"
 
 
 def is_modelled(event: Mapping[str, Any]) -> bool:
-    """Tell whether an instrument of ours changed the launch: such launches are never counted with the others."""
+    """Tell whether an instrument of ours changed the launch: an experiment, not counted with others (2026-11-23)."""
     return any(INSTRUMENT_MARK in argument for argument in event.get("extra_args", ()))
 
 

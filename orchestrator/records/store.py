@@ -1,8 +1,8 @@
 """The store of launches: an SQLite index (WAL) over the canonical log lines, written by whoever launches.
 
-The JSON lines are the truth. The store is derived from them so that questions about many launches are answered
-quickly; where the two disagree the lines are right, and `rebuild` makes the store anew from them. Writing never fails
-a launch: what goes wrong is returned, not raised. Reports read it through `Store`; drawing is theirs.
+The JSON lines are the truth (2026-11-23). The store is derived from them so that questions about many launches are
+answered quickly; where the two disagree the lines are right, and `rebuild` makes the store anew from them. Writing
+never fails a launch: what goes wrong is returned, not raised. Reports read it through `Store`; drawing is theirs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The charts, as Vega-Lite specifications over named data sets.
 
-One specification serves the page (drawn by the browser) and papers (drawn by vl-convert). How they look is `theme`'s;
-rows come from `rows`, files from `export`.
+One specification serves the page (drawn by the browser) and papers (drawn by vl-convert): no browser and no network
+is needed for SVG and PNG (2026-11-22). How they look is `theme`'s; rows come from `rows`, files from `export`.
 """
 
 from __future__ import annotations

@@ -78,8 +78,9 @@ class Boundary:
 class Tile:
     """One phase of a finished timeline; times in ns, `start_ns` relative to the launch's start.
 
-    A phase whose beginning was not seen has neither start nor duration: `reason` says why, and its
-    time lies in the nearest earlier tile, which names it in `includes`.
+    A phase whose beginning was not seen, as where an appliance of others marks none, has neither start nor duration: a
+    guess would be indistinguishable from a measurement (2026-11-22). `reason` says why, and its time lies in the
+    nearest earlier tile, which names it in `includes`.
     """
 
     name: Phase
