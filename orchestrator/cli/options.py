@@ -14,7 +14,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _profiles(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:
-    """Return the profiles' names for a shell; a file of the user's is his to write."""
+    """Return the names of profiles for a shell."""
     from orchestrator.domain.profiles import profile_names  # here: only for completion
 
     return [name for name in profile_names() if name.startswith(begun)]
