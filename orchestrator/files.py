@@ -139,6 +139,23 @@ def _in_user_namespace() -> bool:
         return False
 
 
+def open_image(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
+    """Return a descriptor of a file or block device that somebody names, which may be neither.
+
+    Nothing is waited for: a pipe would be opened when somebody comes to its other end.
+
+    :param flags: of open(2).
+    :raise OSError: it cannot be opened, or is neither; `strerror` says so.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind) or stat.S_ISBLK(kind):
+        os.set_blocking(descriptor, True)
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is neither a file nor a block device", os.fspath(path))
+
+
 def entries(folder: int) -> list[str]:
     """Return the names in a folder, in order."""
     return sorted(os.listdir(folder))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
+from orchestrator.files import open_image
 
 _HEAD = 0x700  # reaches past the ext superblock's UUID and the kernel headers
 _PE_MACHINES = {0xAA64: Arch.AARCH64, 0x8664: Arch.X86_64}
@@ -30,7 +31,7 @@ def _head(path: Path, what: str) -> bytes:
     :raise ApplianceError: it cannot be read, is not a regular file, or is empty.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_image(path), "rb") as file:
             data = file.read(_HEAD)
     except OSError as error:
         raise ApplianceError(f"cannot read the {what}", path, error.strerror or error) from error
@@ -80,7 +81,7 @@ def require_kernel_arch(path: Path, arch: Arch) -> None:
 
 def _cpio_ends(path: Path) -> bool:
     """Say whether the end of an uncompressed cpio archive is there. Padding may follow it."""
-    with path.open("rb") as file:
+    with os.fdopen(open_image(path), "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 8192))
         return b"TRAILER!!!" in file.read()

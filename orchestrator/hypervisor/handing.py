@@ -17,6 +17,7 @@ from pathlib import Path
 
 from orchestrator.domain.model import Disk, FileSource, Handed
 from orchestrator.errors import DiskError
+from orchestrator.files import open_image
 from orchestrator.hypervisor.guest import Guest
 
 _ONE_FILE = frozenset({"raw", "luks", "vdi", "vpc", "vhdx", "parallels", "bochs", "cloop"})
@@ -61,8 +62,11 @@ def _walk(path: str, image_format: str | None) -> Iterator[str]:
     """Yield an image's file, and those of its backing chain."""
     for _ in range(_LONGEST_CHAIN):
         yield path
-        with Path(path).open("rb") as file:
-            head = file.read(_HEADER_BYTES)
+        descriptor = open_image(path)
+        try:
+            head = os.pread(descriptor, _HEADER_BYTES, 0)
+        finally:
+            os.close(descriptor)
         image_format = image_format or _probe(head, path)
         if image_format in _ONE_FILE:
             return
@@ -134,7 +138,7 @@ def hand_over(guest: Guest, disk: Disk) -> tuple[Handed, ...]:
     for depth, path in enumerate(chain.files):
         writable = depth == 0 and not disk.readonly
         try:
-            descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+            descriptor = open_image(path, os.O_RDWR if writable else os.O_RDONLY)
         except OSError as error:
             raise DiskError("cannot open the disk", path, error.strerror or error) from error
         try:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from dataclasses import dataclass
 
+from orchestrator import files
 from orchestrator.images.header import Header
 from orchestrator.images.names import Name, Options, backing_name, data_name
 from orchestrator.images.reading import read_header
@@ -35,31 +35,31 @@ def read_chain(path: str, image_format: str | None, cwd: str) -> Chain:
     :param image_format: what it is opened as; None for what it claims to be.
     :param cwd: the tool's working directory.
     """
-    files: list[str] = []
+    names: list[str] = []
     options: list[tuple[str, str]] = []
     prefix, layer, wanted = "", path, image_format
-    while len(files) < _MAX_LAYERS:
-        files.append(layer)
+    while len(names) < _MAX_LAYERS:
+        names.append(layer)
         header = _header(layer, wanted)
         if header is None:
             break
         directory = os.path.dirname(layer)
         if header.data is not None:
             found = data_name(header.data, cwd)
-            files += found.files
+            names += found.files
             options += _told(found, f"{prefix}data-file.")
-        files += [os.path.join(directory, name) for _sparse, name in header.extents]
+        names += [os.path.join(directory, name) for _sparse, name in header.extents]
         if header.backing is None:
             break
         prefix += "backing."
         below = backing_name(header.backing, directory, cwd)
         options += _told(below, prefix, header.backing_format)
         if below.path is None:
-            files += below.files
+            names += below.files
             break
         # What the header says of the format wins over the name's own, as in QEMU.
         layer, wanted = below.path, header.backing_format or below.format
-    return Chain(files=tuple(dict.fromkeys(files)), options=tuple(options))
+    return Chain(files=tuple(dict.fromkeys(names)), options=tuple(options))
 
 
 def _told(name: Name, prefix: str, image_format: str | None = None) -> Options:
@@ -73,11 +73,9 @@ def _header(path: str, image_format: str | None) -> Header | None:
     if image_format == "raw":
         return None
     with contextlib.suppress(OSError, ValueError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        descriptor = files.open_image(path)
         try:
-            kind = os.fstat(descriptor).st_mode
-            if stat.S_ISREG(kind) or stat.S_ISBLK(kind):
-                return read_header(descriptor, image_format)
+            return read_header(descriptor, image_format)
         finally:
             os.close(descriptor)
     return None

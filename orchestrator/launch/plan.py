@@ -5,6 +5,7 @@ Every refusal that can be known in advance is raised here, while there is nothin
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from orchestrator.domain.model import Accel, Arch, Disk, FileSource, FirmwareKin
 from orchestrator.domain.profiles import load_profile
 from orchestrator.domain.xml import unspeakable
 from orchestrator.errors import ApplianceError, CapabilityError, DiskError
+from orchestrator.files import open_image
 from orchestrator.firmware.descriptors import Firmware, find_firmware
 from orchestrator.hypervisor.accel import AccelVerdict, choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
@@ -155,13 +157,12 @@ def check_disk(disk: Disk) -> None:
         hint = "rename it, or make a link of another name to it"
         raise DiskError("cannot open the disk", path, f"libvirt cannot be told its name, which has {what}", hint)
     try:
-        descriptor = os.open(path, (os.O_RDONLY if disk.readonly or disk.snapshot else os.O_RDWR) | os.O_CLOEXEC)
+        descriptor = open_image(path, os.O_RDONLY if disk.readonly or disk.snapshot else os.O_RDWR)
     except FileNotFoundError as error:
         raise DiskError("cannot open the disk", path, "no such file", "check its path") from error
     except OSError as error:
-        raise DiskError(
-            "cannot open the disk", path, error.strerror or error, "check its permissions, or open it read-only"
-        ) from error
+        hint = None if error.errno == errno.EINVAL else "check its permissions, or open it read-only"
+        raise DiskError("cannot open the disk", path, error.strerror or error, hint) from error
     os.close(descriptor)
 
 
@@ -169,6 +170,7 @@ def resolve(disk: Disk, cwd: str, settings: Settings) -> Disk:
     """Tell block devices from files, which QEMU opens by different drivers, and find what the image names.
 
     :raise ImagePolicyError: the image is not trusted, and names what it may not.
+    :raise DiskError: it names what nothing can be read from.
     """
     policy = Policy.of(settings)
     if not isinstance(disk.source, FileSource):
@@ -179,7 +181,11 @@ def resolve(disk: Disk, cwd: str, settings: Settings) -> Disk:
     path = disk.source.path
     if policy is None:
         source = replace(disk.source, block_device=Path(path).is_block_device())
-        return replace(disk, source=source, options=read_chain(path, disk.format, cwd).options)
+        chain = read_chain(path, disk.format, cwd)
+        for name in chain.files[1:]:
+            if Path(name).is_fifo():  # QEMU would wait for somebody at its other end
+                raise DiskError("cannot use the disk", path, f"{name}, which it names, is a pipe")
+        return replace(disk, source=source, options=chain.options)
     confined = (confine_overlay if disk.shared_read else confine)(path, disk.format, cwd, policy)
     return replace(disk, format=confined.format, graph=confined.graph, identities=tuple(sorted(confined.identities)))
 

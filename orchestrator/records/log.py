@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import sys
 import threading
@@ -48,10 +49,24 @@ class EventLog:
             return
         path = Path(str(self._target))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
             if path.stat().st_size > ROTATE_BYTES:
-                path.replace(path.with_suffix(path.suffix + ".1"))
+                rotate(path)
         append(path, data)
+
+
+def rotate(path: Path) -> None:
+    """Put a file that has grown too large aside, unless another process is about to, or has: what it put aside would be lost.
+
+    :raise BlockingIOError: another process is about to.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_size > ROTATE_BYTES and os.path.samestat(os.fstat(descriptor), path.stat()):
+            path.replace(path.with_suffix(path.suffix + ".1"))
+    finally:
+        os.close(descriptor)
 
 
 def _write_stderr(line: str, entry: Mapping[str, object]) -> None:

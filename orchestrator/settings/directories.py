@@ -15,8 +15,11 @@ from pathlib import Path
 from orchestrator import files, sockets
 from orchestrator.errors import SettingsError
 
-# What we make in a state directory.
-_STATE = re.compile(r"(appliances|bench|cache|demo|kvm-verdict|launches|libvirt|log|templates)\b")
+# What we make in a state directory: names that show it to be one, and others that many folders have.
+_TELLING = re.compile(
+    r"appliances|kvm-verdict\.(json|lock)|launches(\.sqlite3(-wal|-shm|-journal)?)?|libvirt|templates"
+)
+_COMMON = re.compile(r"bench|cache|demo|log")
 _OWN_FOLDER = re.compile(r"guestlaunch-[0-9]+-[0-9a-z_]{8}")
 
 
@@ -86,8 +89,8 @@ def private_directory(path: Path) -> Path:
 def private_state(path: Path) -> None:
     """Make the state directory, for us alone, or close to others one of ours that is open to them.
 
-    One that holds anything else than what we make is somebody's for other things, too: it is left as it is. So is one
-    that cannot be made: who writes to it then says why.
+    One that holds anything else than what we make, or nothing, is somebody's for other things, too: it is left as it
+    is. So is one that cannot be made: who writes to it then says why.
     """
     with contextlib.suppress(OSError):
         os.close(files.open_folder(path, make=True))
@@ -101,7 +104,8 @@ def private_state(path: Path) -> None:
 
 def _close_to_others(folder: int) -> None:
     status, names = os.fstat(folder), files.entries(folder)
-    if status.st_uid != os.geteuid() or not all(map(_STATE.match, names)):
+    telling = set(filter(_TELLING.fullmatch, names))
+    if status.st_uid != os.geteuid() or not telling or not all(map(_COMMON.fullmatch, set(names) - telling)):
         return
     if status.st_mode & 0o077:
         os.fchmod(folder, 0o700)

@@ -265,10 +265,13 @@ def test_state_directory_is_closed_to_others(tmp_path: Path) -> None:
     assert state.stat().st_mode & 0o777 == 0o700
 
 
-def test_directory_with_other_things_is_left_alone(tmp_path: Path) -> None:
-    """A directory that holds anything that we do not make is not only ours to close, whoever named it."""
-    (tmp_path / "launches").mkdir()
-    (tmp_path / "letters.txt").touch()
+@pytest.mark.parametrize(
+    "names", [("launches", "letters.txt"), ("demo.img", "launches"), ("log.txt", "libvirt"), ("cache", "log"), ()]
+)
+def test_directory_with_other_things_is_left_alone(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """A directory that holds anything that we do not make, or nothing that we alone make, is not only ours to close."""
+    for name in names:
+        (tmp_path / name).mkdir()
     tmp_path.chmod(0o755)
     private_state(tmp_path)
     assert tmp_path.stat().st_mode & 0o777 == 0o755

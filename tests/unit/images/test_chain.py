@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,14 @@ from hypothesis import strategies as st
 
 from orchestrator.domain.model import Disk, FileSource
 from orchestrator.domain.passthrough import drive_option
+from orchestrator.errors import DiskError
+from orchestrator.hypervisor.handing import chain_of
 from orchestrator.images.chain import read_chain
 from orchestrator.images.header import BadImageError, Header
 from orchestrator.images.names import backing_name, data_name
 from orchestrator.images.reading import parse_header
+from orchestrator.launch.plan import check_disk, resolve
+from orchestrator.settings import Settings
 from tests.disks import naming_relatively
 from tests.images import bad_images, good_images, qcow2, qemu_reads, watched
 
@@ -123,3 +128,18 @@ def test_chains_end(tmp_path: Path) -> None:
     assert read_chain(str(tmp_path / "pipe"), None, "/").files == (str(tmp_path / "pipe"),)
     with watched(tmp_path / "outside") as w:
         assert len(bad_images(w)) > 40
+
+
+@pytest.mark.timeout(60)
+def test_pipes_are_waited_for_by_nobody(tmp_path: Path) -> None:
+    """A pipe as an image, or below one, is one clear error: nothing waits until somebody opens its other end."""
+    settings = Settings(state_dir=tmp_path, runtime_dir=tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "top").write_bytes(qcow2("pipe", backing_format="raw"))
+    top, pipe = (Disk(source=FileSource(path=str(tmp_path / name)), format="qcow2") for name in ("top", "pipe"))
+    for disk in (pipe, replace(pipe, readonly=True)):
+        with pytest.raises(DiskError, match="neither a file nor a block device"):
+            check_disk(disk)
+    with pytest.raises(DiskError, match="pipe, which it names, is a pipe"):
+        resolve(top, "/", settings)
+    assert chain_of(top).files == (str(tmp_path / "top"), str(tmp_path / "pipe"))

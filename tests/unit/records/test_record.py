@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import jsonschema
 import pytest
 
 from orchestrator.errors import GuestlaunchError
+from orchestrator.records import log
 from orchestrator.records.log import EventLog, write_timeline
 from orchestrator.records.record import FwCfg, LaunchRecord, schema, to_event
 from orchestrator.timeline.phases import Phase, Start
@@ -101,3 +103,20 @@ def test_event_log_writes_json_lines(tmp_path: Path) -> None:
     entry = json.loads(path.read_text())
     assert (entry["event"], entry["level"], entry["launch_id"]) == ("phase_finished", "info", "gl-1")
     assert "timestamp" in entry
+
+
+def test_only_one_process_puts_the_log_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that has just done so, or is about to, is not outdone: the old lines stay."""
+    monkeypatch.setattr(log, "ROTATE_BYTES", 100)
+    path = tmp_path / "events.jsonl"
+    path.write_text("new\n")  # the other one was faster
+    log.rotate(path)
+    assert path.read_text() == "new\n"
+    path.write_text("more\n" * 50)
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        EventLog(str(path)).emit("two")
+        assert not (tmp_path / "events.jsonl.1").exists()
+    EventLog(str(path)).emit("three")
+    assert len((tmp_path / "events.jsonl.1").read_text().splitlines()) == 51
+    assert len(path.read_text().splitlines()) == 1
