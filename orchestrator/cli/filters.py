@@ -6,18 +6,23 @@ import datetime as dt
 import re
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from orchestrator.records.filters import Filters
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+# A generic class since click 8.4 alone.
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[int]
+else:
+    _ParamType = click.ParamType
 _AGO = re.compile(r"(\d+)\s*(m|h|d|w)")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-class PointInTime(click.ParamType[int]):
+class PointInTime(_ParamType):
     """A point in time: an ISO date or time (local), or an age such as 90m, 12h, 1d, 2w. In ns since the epoch."""
 
     name = "time"

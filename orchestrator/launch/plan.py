@@ -161,8 +161,8 @@ def check_disk(disk: Disk) -> None:
     except FileNotFoundError as error:
         raise DiskError("cannot open the disk", path, "no such file", "check its path") from error
     except OSError as error:
-        hint = None if error.errno == errno.EINVAL else "check its permissions, or open it read-only"
-        raise DiskError("cannot open the disk", path, error.strerror or error, hint) from error
+        what = "give an image" if error.errno == errno.EINVAL else "check its permissions, or open it read-only"
+        raise DiskError("cannot open the disk", path, error.strerror or error, what) from error
     os.close(descriptor)
 
 

@@ -56,7 +56,7 @@ class EventLog:
 
 
 def rotate(path: Path) -> None:
-    """Put a file that has grown too large aside, unless another process is about to, or has: what it put aside would be lost.
+    """Put a file that is too large aside, unless another process is about to, or has: its lines would be lost.
 
     :raise BlockingIOError: another process is about to.
     """

@@ -16,10 +16,9 @@ from orchestrator import files, sockets
 from orchestrator.errors import SettingsError
 
 # What we make in a state directory: names that show it to be one, and others that many folders have.
-_TELLING = re.compile(
-    r"appliances|kvm-verdict\.(json|lock)|launches(\.sqlite3(-wal|-shm|-journal)?)?|libvirt|templates"
-)
-_COMMON = re.compile(r"bench|cache|demo|log")
+TELLING = ("appliances", "kvm-verdict", "launches", "libvirt", "templates")
+COMMON = ("bench", "cache", "demo", "log")
+_TELLING = re.compile(rf"({'|'.join(TELLING)})(\.(json|lock|sqlite3(-wal|-shm|-journal)?))?")
 _OWN_FOLDER = re.compile(r"guestlaunch-[0-9]+-[0-9a-z_]{8}")
 
 
@@ -105,7 +104,7 @@ def private_state(path: Path) -> None:
 def _close_to_others(folder: int) -> None:
     status, names = os.fstat(folder), files.entries(folder)
     telling = set(filter(_TELLING.fullmatch, names))
-    if status.st_uid != os.geteuid() or not telling or not all(map(_COMMON.fullmatch, set(names) - telling)):
+    if status.st_uid != os.geteuid() or not telling or not set(names) - telling <= set(COMMON):
         return
     if status.st_mode & 0o077:
         os.fchmod(folder, 0o700)

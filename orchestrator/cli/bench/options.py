@@ -6,17 +6,22 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from orchestrator.cli.options import json_option
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+# A generic class since click 8.4 alone.
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[float]
+else:
+    _ParamType = click.ParamType
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)")
 
 
-class _Seconds(click.ParamType[float]):
+class _Seconds(_ParamType):
     """A duration such as 90s, 20m or 1.5h."""
 
     name = "duration"

@@ -68,9 +68,8 @@ def test_every_option_of_the_daemon_is_in_its_page() -> None:
 def test_every_variable_file_and_phase_is_there() -> None:
     """Our own variables, what lies in the state directory, and the phases of a launch are explained."""
     assert [name for name in OWN_VARIABLES if name not in text("environment")] == []
-    known = re.fullmatch(r"\((.*)\)\\b", directories._STATE.pattern)
-    assert known is not None
-    assert [name for name in known[1].split("|") if f"STATE/{name}" not in text("files")] == []
+    known = (*directories.TELLING, *directories.COMMON)
+    assert [name for name in known if f"STATE/{name}" not in text("files")] == []
     assert set(reference.BEGINS) == set(Phase)
     assert [phase for phase in Phase if f" {phase} " not in text("phases")] == []
 
