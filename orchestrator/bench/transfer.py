@@ -23,6 +23,7 @@ from orchestrator.errors import CapabilityError, DeadlineError, QemuExitedError
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.firmware.nvram import copy_nvram
 from orchestrator.hypervisor.pflash import flash_formats
+from orchestrator.hypervisor.tether import Tether
 from orchestrator.timeline.trace_lines import ADD_FILE, PREFIX, SELECT, Blob, Directory, wall_ns
 
 _EVENT = re.compile(PREFIX + rb"(?:" + SELECT + rb"|" + ADD_FILE + rb")", re.MULTILINE)
@@ -147,17 +148,19 @@ def _started(command: list[str], folder: Path) -> Iterator[_Started]:
     read_fd, write_fd = os.pipe()
     with ExitStack() as stack:
         stack.callback(os.close, read_fd)
+        tether = stack.enter_context(contextlib.closing(Tether()))
         try:
             with stderr.open("wb") as errors:
                 process = subprocess.Popen(
-                    [*command, "-D", f"/proc/self/fd/{write_fd}"],
-                    stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, pass_fds=(write_fd,), cwd=folder,
+                    [*command, "-D", f"/proc/self/fd/{write_fd}"], stdin=subprocess.DEVNULL, stdout=errors,
+                    stderr=errors, pass_fds=(write_fd, tether.reading), cwd=folder,
                 )  # fmt: skip
         except FileNotFoundError as error:
             raise CapabilityError("QEMU not found", command[0], "no such program", "install it") from error
         finally:
             os.close(write_fd)
         stack.callback(_end, process)
+        tether.tie(process.pid)
         yield _Started(process=process, trace_fd=read_fd, stderr=stderr)
 
 

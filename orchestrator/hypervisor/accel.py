@@ -13,6 +13,7 @@ import json
 import os
 import re
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from typing import Any
 from orchestrator.domain.model import Accel, Arch
 from orchestrator.errors import CapabilityError, UsageError, nearest
 from orchestrator.hypervisor.emulator import host_arch
+from orchestrator.hypervisor.tether import Tether
 
 DEVICE = Path("/dev/kvm")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -303,17 +305,20 @@ def probe(
         "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
         "-kernel", str(kernel), "-append", f"console={_CONSOLE[arch]} panic=-1",
     ]  # fmt: skip
-    try:
-        qemu = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    except OSError as error:
-        raise CapabilityError("cannot run QEMU", emulator, error.strerror or error) from error
-    with qemu:
+    with contextlib.closing(Tether()) as tether:
         try:
-            return _watch(qemu, deadline_s)
-        finally:
-            qemu.kill()
+            qemu = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                start_new_session=True, pass_fds=(tether.reading,),
+            )  # fmt: skip
+        except OSError as error:
+            raise CapabilityError("cannot run QEMU", emulator, error.strerror or error) from error
+        with qemu:
+            try:
+                tether.tie(qemu.pid, signal.SIGKILL)
+                return _watch(qemu, deadline_s)
+            finally:
+                qemu.kill()
 
 
 def _watch(qemu: subprocess.Popen[bytes], deadline_s: float) -> ProbeResult:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
+
+_asked: dict[int, int] = {}  # since when a thread, by its identity, has been waiting for an answer, in monotonic ns
+
+
+def asked_ns(thread: int) -> int | None:
+    """Return since when a thread has been waiting for an answer, in monotonic ns; None when it is not."""
+    return _asked.get(thread)
 
 
 def call(function: Callable[[], T], deadline_s: float, *, name: str, late: Callable[[T], object] | None = None) -> T:
@@ -33,8 +41,9 @@ def call(function: Callable[[], T], deadline_s: float, *, name: str, late: Calla
         if too_late and late is not None:
             late(result)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    _asked[threading.get_ident()] = time.monotonic_ns()
     try:
+        threading.Thread(target=run, name=name, daemon=True).start()
         return answer.get(timeout=deadline_s)()
     except queue.Empty:
         with deciding:
@@ -42,6 +51,8 @@ def call(function: Callable[[], T], deadline_s: float, *, name: str, late: Calla
                 given_up.set()
                 raise TimeoutError(f"no answer within {deadline_s:g} s") from None
         return answer.get()()
+    finally:
+        del _asked[threading.get_ident()]
 
 
 def _raising(failure: BaseException) -> Callable[[], NoReturn]:

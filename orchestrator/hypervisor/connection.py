@@ -197,6 +197,7 @@ class Connection:
                     domain, shared = confinement.starting(privileges, start)
                 guest = self._held(domain, adoption)
                 guest.confine(privileges, shared)
+                guest.tie()
                 return guest
         except libvirt.libvirtError as failure:
             if self.root is not None:

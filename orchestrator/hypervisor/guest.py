@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import queue
 import signal
 import socket
 import threading
@@ -26,7 +25,7 @@ from orchestrator.errors import (
     MonitorError,
     QemuExitedError,
 )
-from orchestrator.hypervisor import confinement
+from orchestrator.hypervisor import bounded, confinement, tether
 from orchestrator.hypervisor.binding import libvirt, libvirt_qemu
 from orchestrator.hypervisor.events import EventFeed, EventSource, GuestEvent, Listener, StopReason, stops_a_guest
 from orchestrator.hypervisor.failure import Code, translate
@@ -35,6 +34,7 @@ from orchestrator.hypervisor.process import Process
 T = TypeVar("T")
 
 QMP_DEADLINE_S = 30.0
+DAEMON_DEADLINE_S = 90.0  # one that is paused for a minute, as by a snapshot of its host, answers after all
 CLEARED_S = 10.0  # for libvirt to clear away a guest whose QEMU is dead
 _GONE_CODES = frozenset({Code.NO_DOMAIN, Code.OPERATION_INVALID})
 
@@ -84,7 +84,9 @@ class Guest:
         self._domain = domain
         self._feed = feed
         self._process = process
+        self._tether: tether.Tether | None = None
         self._lost = lost
+        self._deadline_s = DAEMON_DEADLINE_S if log_file is None else QMP_DEADLINE_S
         self._changed = threading.Condition()
         self._stopped: StopReason | None = None
         self._forced = False
@@ -155,6 +157,24 @@ class Guest:
         if self.pid is not None:
             self.confinement = confinement.confinement(self.pid, privileges, shared)
 
+    def tie(self) -> None:
+        """Have the kernel end QEMU should this process die, and whoever guards it die too.
+
+        Where that cannot be had, guardians alone must do.
+        """
+        if self._process is None:
+            return
+        tied = tether.Tether()
+        try:
+            self.qmp("getfd", {"fdname": tether.NAME}, files=[tied.reading])
+            tied.tie(self._process.pid)
+        except (GuestlaunchError, OSError):
+            tied.close()
+            return
+        self._tether = tied
+        if self.exited.is_set():
+            tied.close()
+
     def private_mib(self) -> int:
         """Return how much memory QEMU shares with nobody, in MiB; 0 where that cannot be seen."""
         return self._process.private_mib() if self._process is not None else 0
@@ -168,13 +188,14 @@ class Guest:
         command: str,
         arguments: Mapping[str, Any] | None = None,
         *,
-        deadline_s: float = QMP_DEADLINE_S,
+        deadline_s: float | None = None,
         files: Sequence[int] = (),
     ) -> Any:  # noqa: ANN401
         """Run one QMP command and return its `return` value.
 
         :param files: descriptors that go with it; QEMU gets copies.
-        :raise MonitorError: QEMU answered with an error (`why` starts with its class), or not within deadline_s.
+        :param deadline_s: how long it may take; None for the time that QEMU, and a daemon before it, may need.
+        :raise MonitorError: QEMU answered with an error (`why` starts with its class), or not in time.
         :raise QemuExitedError: QEMU is gone.
         """
         text = json.dumps({"execute": command, **({"arguments": dict(arguments)} if arguments else {})})
@@ -294,6 +315,8 @@ class Guest:
         """Have those who wait look again: the process ended, or the connection was lost."""
         if self._process is not None and self._process.ended.is_set():
             self.exited.set()
+            if self._tether is not None:
+                self._tether.close()
         with self._changed:
             self._changed.notify_all()
 
@@ -341,27 +364,15 @@ class Guest:
         function: Callable[[], T],
         *,
         kind: type[HypervisorError] = HypervisorError,
-        deadline_s: float = QMP_DEADLINE_S,
+        deadline_s: float | None = None,
     ) -> T:
-        """Call libvirt with a deadline. libvirt itself waits for QEMU's answer without one."""
-        answer: queue.SimpleQueue[T | BaseException] = queue.SimpleQueue()
-
-        def run() -> None:
-            try:
-                answer.put(function())
-            except BaseException as failure:  # noqa: BLE001 - it is raised again on the caller's thread
-                answer.put(failure)
-
-        threading.Thread(target=run, name=f"call-{self.name}", daemon=True).start()
+        """Call libvirt with a deadline. libvirt itself waits for QEMU's answer, and for a daemon's, without one."""
         try:
-            outcome = answer.get(timeout=deadline_s)
-        except queue.Empty:
-            raise kind(what, self.name, f"no answer within {deadline_s:g} s") from None
-        if isinstance(outcome, libvirt.libvirtError):
-            raise self._error(outcome, what, kind) from outcome
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
+            return bounded.call(function, deadline_s or self._deadline_s, name=f"call-{self.name}")
+        except TimeoutError as error:
+            raise kind(what, self.name, str(error)) from None
+        except libvirt.libvirtError as failure:
+            raise self._error(failure, what, kind) from failure
 
     def _error(self, failure: libvirt.libvirtError, what: str, kind: type[HypervisorError]) -> GuestlaunchError:
         error = translate(failure, what, self.name)

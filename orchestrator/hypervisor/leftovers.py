@@ -39,13 +39,13 @@ GRACE_S = 3.0  # for QEMU to write back what it holds, before SIGKILL
 
 
 def guests_of(root: Path) -> Iterator[int]:
-    """Yield the process id of each QEMU that runs from this root.
+    """Yield the process id of each QEMU that runs from this root, also of those that libvirt asks what they can do.
 
     libvirt's pid file may be stale and its number taken over by a stranger, so the process's own command line must
     name the root (its monitor socket lies there).
     """
     mark = os.fsencode(str(root)) + b"/"
-    for file in sorted(root.glob("run/qemu/*.pid")):
+    for file in sorted([*root.glob("run/qemu/*.pid"), *root.glob("lib/qemu/qmp-*/qmp.pid")]):
         try:
             pid = int(file.read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -14,7 +14,7 @@ from typing import Self
 
 from orchestrator.domain.model import Accel
 from orchestrator.errors import DiskError, GuestlaunchError
-from orchestrator.hypervisor import accel, embed
+from orchestrator.hypervisor import accel, bounded, embed
 from orchestrator.hypervisor.connection import Connection, open_connection
 from orchestrator.launch.choice import outdated, template_facts, why_not_warm
 from orchestrator.launch.clone import bare
@@ -203,8 +203,14 @@ class Launcher:
             if tell is not None:
                 tell(text)
 
+        thread = threading.get_ident()
+
+        def asked_ns() -> int | None:
+            """Tell since when libvirt's answer is waited for; a tool that has its guest does not wait with us."""
+            return None if running.launch.ready and not stop.requested else bounded.asked_ns(thread)
+
         try:
-            with explained(lambda: running.recorder, own.connect, say):
+            with explained(asked_ns, own.connect, say):
                 self._carry_out(running)
             if self._lacks_kvm(running.launch, own, stop):
                 running = self._prepared(request, own, stop, console=console, origin_ns=origin, client_pid=client_pid)

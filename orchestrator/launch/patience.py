@@ -10,20 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from orchestrator.timeline.phases import Phase
-from orchestrator.timeline.recorder import Recorder
-
 TOLD_AFTER_S = 4.0
 _TICK_S = 0.25
-_BEFORE = frozenset({Phase.PLAN, Phase.STAGE})
-_ASKING = frozenset({Phase.CONNECT, Phase.CREATE, Phase.QEMU})  # libvirt is asked for something, and nothing else is
 
 
 @contextlib.contextmanager
-def explained(recorder: Callable[[], Recorder], uri: str | None, tell: Callable[[str], None]) -> Iterator[None]:
+def explained(asked_ns: Callable[[], int | None], uri: str | None, tell: Callable[[str], None]) -> Iterator[None]:
     """Within the context, say it once when libvirt has been asked for something and has not answered for a while.
 
-    :param recorder: returns that of the launch under way; another one may take its place.
+    :param asked_ns: returns since when the launch waits for libvirt's answer, None when it does not.
     :param uri: the connection; None is the embedded driver, for which nobody waits.
     """
     if uri is None:
@@ -33,12 +28,8 @@ def explained(recorder: Callable[[], Recorder], uri: str | None, tell: Callable[
 
     def look() -> None:
         while not over.wait(_TICK_S):
-            own = recorder()
-            phase = own.current()
-            if phase not in _BEFORE | _ASKING:
-                return
-            began_ns = own.at_ns(phase)
-            if phase in _ASKING and began_ns is not None and time.monotonic_ns() - began_ns > TOLD_AFTER_S * 1e9:
+            began_ns = asked_ns()
+            if began_ns is not None and time.monotonic_ns() - began_ns > TOLD_AFTER_S * 1e9:
                 tell(
                     f"waiting for libvirt: {uri}: no answer for {TOLD_AFTER_S:g} s (the launch goes on when it answers)"
                 )

@@ -28,8 +28,8 @@ class Deadlines:
     :ivar kvm_probe: the probe guest that shows whether KVM works.
     """
 
-    connect: float = 60.0
-    create: float = 60.0
+    connect: float = 90.0
+    create: float = 90.0
     firmware: float = 120.0
     transfer: float = 120.0
     handoff: float = 120.0

@@ -24,6 +24,7 @@ import pytest
 pytest.importorskip("orchestrator.hypervisor.binding", reason="python3-libvirt is not installed")
 
 from orchestrator.hypervisor import embed
+from tests.processes import both_guardians
 from tests.tiny_domains import tiny_domain
 
 TOP = Path(__file__).resolve().parents[2]
@@ -182,29 +183,54 @@ def test_orchestrator_that_ends_with_a_guest_takes_it_along(state_dir: Path, sta
     assert gone(Path(f"/proc/{answer['pid']}"), Path(answer["root"]), within_s=2)
 
 
-def test_sweep_cleans_up_when_the_guardian_died_too(state_dir: Path, start: Start) -> None:
-    """A sweep ends what a killed orchestrator without guardian left, and leaves the living alone."""
+def test_killed_together_with_both_guardians(state_dir: Path, start: Start) -> None:
+    """The kernel ends the guest of a process that dies together with all who guard it; a sweep removes the files.
+
+    It leaves the living alone.
+    """
     living, dead = start(state_dir, "living"), start(state_dir, "dead")
     alive, left = living.answer(), dead.answer()
-    dead.process.send_signal(signal.SIGSTOP)  # it would replace its guardian
-    for program in (b"leftovers.py", b"lifeline.py"):  # the first one, its second
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                command, environ = ((process / name).read_bytes() for name in ("cmdline", "environ"))
-                if program in command and left["root"].encode() in command + environ:
-                    os.kill(int(process.name), signal.SIGKILL)
-    dead.process.kill()
+    root = Path(left["root"])
+    together = (dead.process.pid, *both_guardians(root).values())
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # none is left a moment in which to act for another
+        for pid in together:
+            os.kill(pid, number)
     dead.process.wait()
-    time.sleep(0.3)
-    assert Path(left["root"]).exists()
-    done = embed.sweep(state_dir)
-    assert any(str(left["pid"]) in line for line in done)
-    assert not Path(left["root"]).exists()
-    assert gone(Path(f"/proc/{left['pid']}"))  # init may take a while to reap it
+    assert gone(Path(f"/proc/{left['pid']}"))
+    assert root.exists()
+    assert f"removed {root}" in embed.sweep(state_dir)
+    assert not root.exists()
     assert living.ask("resume") == {"status": "running"}
     assert Path(alive["root"]).exists()
     assert living.ask("end")["exit_code"] == 0
     assert living.finish() == 0
+
+
+def test_sweep_ends_a_guest_that_the_kernel_could_not(state_dir: Path, start: Start) -> None:
+    """A QEMU that did not heed the signal, as it was stopped, is ended by the next start."""
+    dead = start(state_dir, "stopped")
+    left = dead.answer()
+    together = (left["pid"], dead.process.pid, *both_guardians(Path(left["root"])).values())
+    for number, pids in ((signal.SIGSTOP, together), (signal.SIGKILL, together[1:])):
+        for pid in pids:
+            os.kill(pid, number)
+    dead.process.wait()
+    assert f"ended QEMU {left['pid']}" in embed.sweep(state_dir)
+    assert gone(Path(f"/proc/{left['pid']}"), Path(left["root"]))
+
+
+def test_killed_while_libvirt_asks_qemu_what_it_can_do(session_dir: Path, start: Start) -> None:
+    """On an empty cache libvirt runs QEMUs of its own, which wait to be asked: they go with the rest."""
+    fresh = session_dir / "fresh"
+    one = start(fresh, "asked")
+    end = time.monotonic() + 60
+    while not (files := [file for file in fresh.glob("libvirt/roots/*/lib/qemu/qmp-*/qmp.pid") if file.read_text()]):
+        assert time.monotonic() < end
+    pid = int(files[0].read_text())
+    os.kill(pid, signal.SIGSTOP)  # it is not done before we are
+    one.process.kill()
+    assert gone(Path(f"/proc/{pid}"), files[0].parents[3])
+    shutil.rmtree(fresh)
 
 
 def test_long_state_directory(session_dir: Path, start: Start) -> None:

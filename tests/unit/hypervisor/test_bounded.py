@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -39,3 +40,24 @@ def test_what_comes_too_late_is_put_away() -> None:
     go_on.set()
     assert done.wait(20)
     assert late == [7]
+
+
+def test_who_waits_is_known() -> None:
+    """Since when a thread has been waiting for an answer can be asked, while it does."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        asked.set()
+        go_on.wait(20)
+
+    began = time.monotonic_ns()
+    waiting = threading.Thread(target=lambda: bounded.call(slow, 20, name="test"))
+    waiting.start()
+    assert waiting.ident is not None
+    assert asked.wait(20)
+    since = bounded.asked_ns(waiting.ident)
+    go_on.set()
+    waiting.join(20)
+    assert since is not None
+    assert began <= since <= time.monotonic_ns()
+    assert bounded.asked_ns(waiting.ident) is None
