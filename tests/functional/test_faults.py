@@ -324,8 +324,10 @@ def test_a_guest_that_writes_nonsense_to_its_control_port(
 ) -> None:
     """Root in the guest may write what it likes, before and after its tool is served: no launch ends by it."""
     port = "/dev/virtio-ports/org.guestlaunch.control.0"
-    lines = "guestlaunch-marker init inf inf\\nguestlaunch-marker guestfsd nan -1\\n\\377\\000\\n"
-    say = f"printf '{lines}' >{port}; head -c 1000000 /dev/urandom >{port}"
+    # guestfsd's shell sees no quotes of ours.
+    lines = ("init inf inf", "guestfsd nan -1", "clock 1e400 0")
+    say = "; ".join(f"echo guestlaunch-marker {line} >{port}" for line in lines)
+    say += f"; head -c 1000000 /dev/urandom >{port}"
     result = guestlaunch("guestfish", *TCG, "--", "--ro", "-a", disk_image(), "run", ":", "debug", "sh", say, *RUN[1:])
     assert "/dev/sda" in result.ok().stdout
     assert last_record(evidence)["outcome"] == "success"
