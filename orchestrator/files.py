@@ -14,10 +14,12 @@ import functools
 import os
 import re
 import stat
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import BinaryIO
 
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -25,6 +27,7 @@ WRITABLE = "others can write to it"
 _LINKS_MAX = 40  # as the kernel
 _NOT_PLAIN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 calls no Char
 _LOCK = ".lock"
+_LOCK_TICK_S = 0.05
 _OVERFLOW_UID = 65534  # who a user namespace shows as the owner of what belongs to nobody in it
 
 
@@ -244,8 +247,36 @@ def open_lock(path: str | os.PathLike[str], *, make: bool = True) -> int:
     return descriptor
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600) -> None:
-    """Write a file that others see as a whole or not at all; the umask has no say in its mode.
+@contextlib.contextmanager
+def locked_file(path: str | os.PathLike[str], *, seconds: float = float("inf")) -> Iterator[bool]:
+    """Hold the lock of a file, which is made where it is missing; yields False where it is not to be had in time.
+
+    :raise OSError: the file cannot be made.
+    """
+    descriptor = open_lock(path)
+    try:
+        yield _locked_within(descriptor, seconds)
+    finally:
+        os.close(descriptor)
+
+
+def _locked_within(descriptor: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_LOCK_TICK_S)
+
+
+@contextlib.contextmanager
+def written_whole(path: str | os.PathLike[str], *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Yield a new file to write to, which takes its name when the context ends: others see it as a whole or not at all.
+
+    The umask has no say in its mode.
 
     :raise OSError: it could not be written, and is as it was.
     """
@@ -255,12 +286,21 @@ def write_whole(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
             os.fchmod(descriptor, mode)
+            yield file
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600) -> None:
+    """Write a file that others see as a whole or not at all.
+
+    :raise OSError: it could not be written, and is as it was.
+    """
+    with written_whole(path, mode=mode) as file:
+        file.write(data)
 
 
 def holders(folder: str | os.PathLike[str]) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 from orchestrator import files
 from orchestrator.errors import GuestlaunchError
@@ -16,6 +20,7 @@ from orchestrator.settings import default_state_dir
 
 INTERRUPTED = 130
 _BROKEN_PIPE = 141
+_SIGNAL_BASE = 128
 
 
 def guarded(program: str, body: Callable[[], int]) -> int:
@@ -39,6 +44,26 @@ def guarded(program: str, body: Callable[[], int]) -> int:
     except Exception as error:  # noqa: BLE001 - the boundary of the program
         complain(program, f"internal error: {error!r} (this is a bug; details: {_keep(program, error)})")
         return 1
+
+
+@contextlib.contextmanager
+def unwinding_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM unwind the stack, as Ctrl-C does, so that what was made is removed; then exit with 143.
+
+    A handler that is there already, and a signal that our caller had ignored, are left alone.
+    """
+
+    def unwind(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(_SIGNAL_BASE + number)
+
+    free = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if free:
+        signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        if free:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def complain(program: str, text: str) -> None:

@@ -2,60 +2,27 @@
 
 Those with libguestfs's own init are in `STORE/ARCH-stock/` alike: a launch gets one only when it is named.
 
-Builds do not wait for each other: each has its own staging directory and the last to finish becomes
-current. Who builds, boots or removes holds the directory's lock; the kernel drops it with its
-holder, so what a killed build left is recognised and swept. How an appliance is made is not known here.
+Builds do not wait for each other: each has its own staging directory and the last to finish becomes current. How an
+appliance is made is not known here.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import signal
-import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
-from orchestrator import files
+from orchestrator import files, published
 from orchestrator.appliance.fixed import open_appliance
 from orchestrator.appliance.manifest import Init
 from orchestrator.appliance.model import Appliance
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError, NotFoundError
+from orchestrator.program import unwinding_on_sigterm
 
 _CURRENT = "current"
-_STAGING = ".building-"
 _BUILD = re.compile(r"\d{8}T\d{6}-\w+")
-
-
-def _terminated(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
-
-
-@contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """Make SIGTERM unwind the stack as SIGINT does, so that staging is removed. Leaves a handler of others alone."""
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if ours:
-        signal.signal(signal.SIGTERM, _terminated)
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _erase(directory: Path) -> None:
-    """Remove a directory tree that others may be removing as well."""
-    for folder, names, _ in os.walk(directory):
-        for name in names:  # packages have directories that their owner may not enter
-            if not (Path(folder) / name).is_symlink():
-                (Path(folder) / name).chmod(0o700)
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _home(store: Path, arch: Arch, init: Init) -> Path:
@@ -74,26 +41,13 @@ def staging(store: Path, arch: Arch, init: Init = Init.LEAN) -> Iterator[Path]:
         sweep(store)
     except OSError as error:
         raise ApplianceError("cannot write to the appliance store", home, error.strerror or error) from error
-    with ExitStack() as stack:
-        stack.enter_context(_sigterm_unwinds())
-        while True:
-            directory = Path(tempfile.mkdtemp(prefix=_STAGING, dir=home))
-            stack.callback(_erase, directory)
-            lock = stack.enter_context(files.locked(directory, exclusive=True))
-            if lock:  # else a sweeper met it in the instant before the lock
-                break
+    with unwinding_on_sigterm(), published.staging(home) as directory:
         yield directory
 
 
 def sweep(store: Path) -> list[Path]:
     """Remove what killed builds left behind, and return what that was."""
-    swept = []
-    for directory in store.glob(f"*/{_STAGING}*"):
-        with files.locked(directory, exclusive=True) as lock:
-            if lock:
-                _erase(directory)
-                swept.append(directory)
-    return swept
+    return published.sweep(store.glob(f"*/{published.ASIDE}*"), published.is_aside)
 
 
 def publish(store: Path, arch: Arch, built: Path, name: str, init: Init = Init.LEAN) -> Path:
@@ -107,26 +61,17 @@ def publish(store: Path, arch: Arch, built: Path, name: str, init: Init = Init.L
     final = home / name
     built.rename(final)
     before = (home / _CURRENT).resolve()
-    link = home / f"{_STAGING}link-{name}"
+    link = home / f"{published.ASIDE}link-{name}"
     link.symlink_to(name)
     link.replace(home / _CURRENT)
     for directory in _builds(home):
         if directory not in {final, before} and directory.name < name:
-            _remove_unless_held(directory)
+            published.remove(directory)
     return final
 
 
 def _builds(home: Path) -> list[Path]:
     return sorted(path for path in home.glob("*") if _BUILD.fullmatch(path.name) and path.is_dir())
-
-
-def _remove_unless_held(directory: Path) -> bool:
-    with files.locked(directory, exclusive=True) as lock:
-        if lock:
-            doomed = directory.with_name(f"{_STAGING}gone-{directory.name}")
-            directory.rename(doomed)
-            _erase(doomed)
-        return lock
 
 
 def appliances(store: Path, arch: Arch | None = None) -> list[Appliance]:
@@ -165,7 +110,7 @@ def remove(store: Path, arch: Arch, init: Init = Init.LEAN) -> list[Path]:
     if not builds:
         raise NotFoundError("no appliance for", _called(arch, init), f"none in {store}")
     for directory in builds:
-        if not _remove_unless_held(directory):
+        if not published.remove(directory):
             why = f"a launch is using it: {files.holders(directory)}"
             raise ApplianceError("cannot remove the appliance", directory, why, "end it first")
     (home / _CURRENT).unlink(missing_ok=True)

@@ -7,13 +7,12 @@ without this program. Analysing is `analysis`'s business.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from orchestrator import files
 from orchestrator.errors import GuestlaunchError, UsageError
 
 SCHEMA_VERSION = 1
@@ -53,16 +52,7 @@ def save(result: Result, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                json.dump(result, file, indent=1)
-                file.write("\n")
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        files.write_whole(path, (json.dumps(result, indent=1) + "\n").encode(), mode=0o644)
     except OSError as error:
         raise GuestlaunchError("cannot write the result", path, error.strerror or error) from error
 

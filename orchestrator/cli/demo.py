@@ -17,7 +17,7 @@ from orchestrator.cli.main import PROGRAM
 from orchestrator.cli.options import examples, json_option, settings_options
 from orchestrator.domain.profiles import configs_dir
 from orchestrator.errors import WorkloadError
-from orchestrator.program import complain
+from orchestrator.program import complain, unwinding_on_sigterm
 from orchestrator.settings import Settings, variable
 from orchestrator.workload import tools
 from orchestrator.workload.job import load_job
@@ -54,7 +54,7 @@ def demo(*, settings: Settings, as_json: bool, workdir: Path | None, runs: int) 
     """
     image = (workdir or settings.state_dir / "demo").absolute() / "disk.img"
     with (
-        tools.unwinding_on_sigterm(),
+        unwinding_on_sigterm(),
         session.opened(
             replace(settings, timeline=None, start="cold")  # a clone transfers nothing
         ) as opened,

@@ -14,11 +14,10 @@ import click
 from orchestrator.cli import session
 from orchestrator.cli.main import PROGRAM
 from orchestrator.cli.options import examples, json_option, settings_options, verbose_option
-from orchestrator.program import complain
+from orchestrator.program import complain, unwinding_on_sigterm
 from orchestrator.settings import Settings, merged
 from orchestrator.workload.job import Job, load_job
 from orchestrator.workload.jobs import Outcome, carry_out, confined
-from orchestrator.workload.tools import unwinding_on_sigterm
 
 # A worker that was killed leaves its launch to the server's notice of that.
 _RECORD_SECONDS = 15.0

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +12,7 @@ import click
 from orchestrator.cli.filters import filter_options
 from orchestrator.cli.options import examples, json_option
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError
+from orchestrator.files import written_whole
 from orchestrator.records.filters import Filters
 from orchestrator.settings import Settings, load
 
@@ -107,20 +105,15 @@ def _write_trace(logs: Sequence[Path], filters: Filters, settings: Settings, pat
     from orchestrator.report.trace import write_trace
 
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        with written_whole(path, mode=0o644) as whole, io.TextIOWrapper(whole, encoding="utf-8") as file:
             if logs:
                 events = Reading(paths=logs).events()
                 write_trace((e for e in events if e["event"] != EVENT or filters.takes(e)), file)
             else:
                 with open_store(settings.state_dir) as store:
                     write_trace(store.lines(filters), file)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
     except OSError as error:
         raise GuestlaunchError("cannot write", path, error.strerror or error) from error
-    finally:
-        with contextlib.suppress(OSError, UnboundLocalError):
-            os.unlink(file.name)  # noqa: PTH108 - only there when something went wrong
 
 
 def _summary(collection: Collection, broken: Broken, *, as_json: bool) -> None:

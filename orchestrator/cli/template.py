@@ -16,6 +16,7 @@ from orchestrator.cli import session
 from orchestrator.cli.options import examples, json_option, settings_options
 from orchestrator.errors import CapabilityError, LaunchError, NotFoundError
 from orchestrator.launch.choice import outdated
+from orchestrator.program import unwinding_on_sigterm
 from orchestrator.settings import Settings, load
 from orchestrator.template import store
 from orchestrator.template.model import Template
@@ -55,7 +56,7 @@ def build(*, settings: Settings, as_json: bool) -> int:
     libguestfs's own unless set. A template that is there and holds is not built again, only proved.
     """
     warm = replace(settings, start="warm", timeline=None)
-    with tools.unwinding_on_sigterm(), session.opened(warm) as opened:
+    with unwinding_on_sigterm(), session.opened(warm) as opened:
         # The first launch builds the template, unless it is there; the second proves it, and is timed.
         status = tools.run(_WORK, opened.environment.variables, quiet=True) or tools.run(
             _WORK, opened.environment.variables, quiet=True

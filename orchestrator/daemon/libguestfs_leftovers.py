@@ -14,13 +14,12 @@ import re
 import select
 import socket
 import stat
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from orchestrator import files
+from orchestrator import files, sockets
 from orchestrator.domain.model import FileSource
 from orchestrator.launch.request import LaunchRequest
 
@@ -28,7 +27,6 @@ from orchestrator.launch.request import LaunchRequest
 _FOLDER = re.compile(r"libguestfs[A-Za-z0-9]{6}")
 _OVERLAY = re.compile(r"overlay\d+\.qcow2")
 _SOCKET = "guestfsd.sock"
-_UCRED = struct.Struct("3i")
 
 
 class Tool:
@@ -136,8 +134,7 @@ def _maker(console: int) -> int:
         with socket.socket(fileno=os.dup(console)) as sock:
             if sock.family != socket.AF_UNIX or sock.getsockname() or sock.getpeername():
                 return 0  # a connection, whose other end may be anybody's
-            pid, _uid, _gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-            return int(pid)
+            return sockets.peer(sock)[0]
     except OSError:
         return 0
 

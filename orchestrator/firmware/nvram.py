@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.errors import FirmwareError
 
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
@@ -62,17 +63,9 @@ def _sparse_twin(template: Path, cache: Path) -> Path:
         if twin.stat().st_size == stat.st_size:
             return twin
     cache.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=".nvram-", dir=cache)
-    try:
-        try:
-            _copy_into(template, fd)
-            os.fsync(fd)  # the size alone is checked later: a crash must not leave a twin with lost content
-        finally:
-            os.close(fd)
-        Path(name).replace(twin)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with files.written_whole(twin) as file:
+        _copy_into(template, file.fileno())
+        os.fsync(file.fileno())  # the size alone is checked later: a crash must not leave a twin with lost content
     return twin
 
 

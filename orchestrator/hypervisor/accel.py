@@ -22,6 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from orchestrator import files
 from orchestrator.domain.model import Accel, Arch
 from orchestrator.errors import CapabilityError, UsageError, nearest
 from orchestrator.hypervisor.emulator import host_arch
@@ -257,38 +258,19 @@ def _write(file: Path, key: _Key, result: ProbeResult) -> None:
         "at_ns": time.monotonic_ns(),
     }
     others = [one for one in _entries(file) if one != before and one["key"].get("boot_id") == key.boot_id]
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps({"format": _FORMAT, "verdicts": [entry, *others][:_KEPT]}))
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_whole(file, json.dumps({"format": _FORMAT, "verdicts": [entry, *others][:_KEPT]}).encode())
 
 
 @contextlib.contextmanager
 def _one_prober(state_dir: Path, deadline_s: float) -> Iterator[bool]:
     """Wait for our turn to probe, up to deadline_s seconds; tell whether it came."""
-    try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(state_dir / "kvm-verdict.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        yield True  # nowhere to store a verdict either
-        return
-    try:
-        end = time.monotonic() + deadline_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    yield False
-                    return
-                time.sleep(0.05)
-            else:
-                yield True
-                return
-    finally:
-        os.close(descriptor)
+    with contextlib.ExitStack() as stack:
+        try:
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            taken = stack.enter_context(files.locked_file(state_dir / "kvm-verdict.lock", seconds=deadline_s))
+        except OSError:
+            taken = True  # nowhere to store a verdict either
+        yield taken
 
 
 def probe(

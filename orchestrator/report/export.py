@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from orchestrator import files
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError, nearest
 from orchestrator.report import charts, rows, theme
 from orchestrator.report.collection import Collection, dma_of
@@ -35,8 +35,7 @@ def library(cache: Path | None) -> str:
     text = _bundle()
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache, delete=False) as file:
-            _put(file, text.encode(), path)
+        files.write_whole(path, text.encode(), mode=0o644)
     return text
 
 
@@ -123,20 +122,6 @@ def write_file(path: Path, content: bytes) -> None:
     :raise GuestlaunchError: it cannot be written.
     """
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            _put(file, content, path)
+        files.write_whole(path, content, mode=0o644)
     except OSError as error:
         raise GuestlaunchError("cannot write", path, error.strerror or error) from error
-
-
-def _put(file: IO[bytes], content: bytes, path: Path) -> None:
-    """Write what a new file is to hold, and rename it; it is gone when that fails."""
-    temporary = Path(file.name)
-    try:
-        file.write(content)
-        file.flush()
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -6,12 +6,11 @@ log is rotated. Counting is `metrics`'s job, adding up `totals`'s.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -111,20 +110,17 @@ def exposition(registry: CollectorRegistry) -> str:
     return generate_latest(registry).decode()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(state: Path) -> Iterator[None]:
     """Keep other runs out until this one has stored what it counted."""
     path = state.with_name(f"{state.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = files.open_lock(path)
-    except OSError as error:
-        raise GuestlaunchError("cannot keep metrics", path, error.strerror or error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(files.locked_file(path))
+        except OSError as error:
+            raise GuestlaunchError("cannot keep metrics", path, error.strerror or error) from error
         yield
-    finally:
-        os.close(lock)
 
 
 def _load(state: Path) -> tuple[str, Cursor | None]:
@@ -157,7 +153,7 @@ def _store(state: Path, registry: CollectorRegistry, cursor: Cursor | None) -> N
         raise GuestlaunchError("cannot keep metrics", state, error.strerror or error) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(log: Path) -> Iterator[tuple[BinaryIO | None, BinaryIO | None]]:
     """Open the log and its rotated predecessor; None for what is not there."""
     # The log first: rotated in between, it is found again under the other name and not missed.

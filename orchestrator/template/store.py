@@ -1,26 +1,19 @@
-"""Where templates live: `STATE_DIR/templates/PROFILE-KEY/`. Published whole, swept where a build was killed.
-
-Who builds, clones or removes one holds its directory's lock, which the kernel drops with its holder.
-"""
+"""Where templates live: `STATE_DIR/templates/PROFILE-KEY/`. Published whole, swept where a build was killed."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator import files
+from orchestrator import files, published
 from orchestrator.appliance.manifest import digest, has_digest
 from orchestrator.errors import LaunchError, NotFoundError
 from orchestrator.template.model import FILES, FORMAT, MANIFEST, NVRAM, Facts, Template, key_of
 
-_STAGING = ".building-"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
@@ -79,32 +72,21 @@ def staging(state_dir: Path) -> Iterator[Path]:
     :raise LaunchError: it cannot be made.
     """
     parent = home(state_dir)
+    stack = ExitStack()
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         sweep(state_dir)
-        directory = Path(tempfile.mkdtemp(prefix=_STAGING, dir=parent))
+        directory = stack.enter_context(published.staging(parent))
     except OSError as error:
         raise LaunchError("cannot build the template", parent, error.strerror or error) from error
-    try:
-        with files.locked(directory, exclusive=False):
-            yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with stack:
+        yield directory
 
 
 def sweep(state_dir: Path) -> list[Path]:
     """Remove what killed builds left behind, and templates that cannot be read; return what that was."""
-    swept = []
-    for directory in home(state_dir).iterdir() if home(state_dir).exists() else ():
-        if not directory.is_dir() or (not directory.name.startswith(_STAGING) and _readable(directory)):
-            continue
-        # A directory is locked right after it is made. Looked at first: the lock may be the newest thing in it.
-        new = time.time() - directory.stat().st_mtime <= 1
-        with files.locked(directory, exclusive=True) as lock:
-            if lock and not new:
-                shutil.rmtree(directory, ignore_errors=True)
-                swept.append(directory)
-    return swept
+    folders = home(state_dir).iterdir() if home(state_dir).exists() else ()
+    return published.sweep(filter(Path.is_dir, folders), lambda one: published.is_aside(one) or not _readable(one))
 
 
 def _readable(directory: Path) -> bool:
@@ -117,7 +99,7 @@ def _readable(directory: Path) -> bool:
 
 @contextmanager
 def building(state_dir: Path) -> Iterator[None]:
-    """Have one process at a time build templates; who waited for another may find his built."""
+    """Have one process at a time build templates; whoever waited may find it built."""
     parent = home(state_dir)
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with files.locked(parent, exclusive=True, wait=True):
@@ -144,7 +126,7 @@ def publish(state_dir: Path, built: Path, facts: Facts, *, request: Mapping[str,
     (built / MANIFEST).write_text(json.dumps(said, indent=2) + "\n")
     final = _directory(state_dir, facts)
     if final.exists():
-        _erase(final)
+        published.withdraw(final)
     built.rename(final)
     return _read(final)
 
@@ -165,17 +147,7 @@ def remove(template: Template) -> bool:
 
     Each clone has it in use to its own end, though it keeps what it has mapped and opened in any case.
     """
-    with files.locked(template.path, exclusive=True) as lock:
-        if lock:
-            _erase(template.path)
-        return lock or not template.path.exists()
-
-
-def _erase(directory: Path) -> None:
-    """Remove a directory so that nobody meets it half-removed."""
-    doomed = directory.with_name(f"{_STAGING}gone-{os.urandom(4).hex()}")
-    directory.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    return published.remove(template.path)
 
 
 def lookup(state_dir: Path, name: str) -> Template:

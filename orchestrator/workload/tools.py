@@ -68,20 +68,6 @@ def run(command: Sequence[str], environ: Mapping[str, str], *, quiet: bool = Fal
     return SIGNAL_BASE - status if status < 0 else status
 
 
-@contextlib.contextmanager
-def unwinding_on_sigterm() -> Iterator[None]:
-    """Make SIGTERM unwind the stack, as Ctrl-C does, so that what we started is ended; then exit with 143."""
-
-    def unwind(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(SIGNAL_BASE + number)
-
-    before = signal.signal(signal.SIGTERM, unwind)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _is_tool(name: str) -> bool:
     return name.startswith(("virt-", "guest"))
 

@@ -207,3 +207,25 @@ def test_lock_file_is_no_link(tmp_path: Path) -> None:
     (tmp_path / "lock").touch(0o644)
     os.close(files.open_lock(tmp_path / "lock"))
     assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_lock_of_a_file_is_waited_for(tmp_path: Path) -> None:
+    """One has it at a time; whoever has waited long enough goes without."""
+    path = tmp_path / "lock"
+    with files.locked_file(path) as first, files.locked_file(path, seconds=0.1) as second:
+        assert (first, second) == (True, False)
+    with files.locked_file(path, seconds=0) as later:
+        assert later
+
+
+def test_file_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
+    """What goes wrong while a file is written leaves neither the file nor a part of it."""
+
+    def fail() -> None:
+        with files.written_whole(tmp_path / "a") as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list(tmp_path.iterdir()) == []

@@ -119,8 +119,9 @@ def test_worker_that_dies(tmp_path: Path, environ: dict[str, str]) -> None:
 def test_worker_does_not_outlive_us(tmp_path: Path, environ: dict[str, str], number: signal.Signals) -> None:
     """Whoever ends the command ends the job, even in the midst of a call into the library."""
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom orchestrator.workload import jobs, job, tools\n"
-        "with tools.unwinding_on_sigterm():\n"
+        "import os, sys\nfrom pathlib import Path\nfrom orchestrator.program import unwinding_on_sigterm\n"
+        "from orchestrator.workload import jobs, job\n"
+        "with unwinding_on_sigterm():\n"
         " jobs.carry_out(job.Job(name='j', directory=Path(sys.argv[1]), commands=('sleep 60',)), os.environ,"
         " lambda event: print('up', flush=True))"
     )
