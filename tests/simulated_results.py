@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.bench.recording import Recording
-from orchestrator.bench.result import Result
+from orchestrator.bench.result import Analysis, Result
 from orchestrator.bench.rounds import Sample, Side
 from orchestrator.bench.start_sides import COLD, COLD_WITHOUT_DMA, REFERENCE, STANDBY, WARM
 from orchestrator.bench.transfer import Transfer
@@ -118,3 +118,9 @@ def sweep(path: Path, megabytes: tuple[int, ...] = (8, 32, 128), runs: int = 3, 
                 )  # fmt: skip
     recording.finish()
     return recording.result
+
+
+def analysis_of(result: Result) -> Analysis:
+    """Return the analysis of a result that has one."""
+    assert result["analysis"] is not None
+    return result["analysis"]

@@ -8,8 +8,8 @@ from typing import Any
 
 from orchestrator.bench import compare, host, start_analysis
 from orchestrator.bench.compare import Columns, Comparison
-from orchestrator.bench.result import Result
-from orchestrator.bench.samples import columns, summary
+from orchestrator.bench.result import Analysis, Result
+from orchestrator.bench.samples import columns, summary, transfer_point
 from orchestrator.bench.statistics import (
     ALPHA,
     CONFIDENCE,
@@ -43,17 +43,17 @@ def metrics_of(
     return metrics
 
 
-def analyse(result: Result) -> dict[str, Any]:
+def analyse(result: Result) -> Analysis:
     """Return the analysis of a result, by its kind.
 
     :raise UsageError: when its sides must not be compared.
     """
     failed = [s for s in result["samples"] if not s["ok"]]
-    base: dict[str, Any] = {
+    base: Analysis = {
         "confidence": CONFIDENCE,
         "alpha": ALPHA,
         "failed_runs": len(failed),
-        "first_failure": failed[0]["error"] if failed else None,
+        "first_failure": failed[0].get("error") if failed else None,
     }
     if result["kind"] == "sweep":
         sizes = {side["name"]: _summaries(columns(result, side["name"])) for side in result["sides"]}
@@ -67,13 +67,13 @@ def analyse(result: Result) -> dict[str, Any]:
     return base | _pairwise(result)
 
 
-def _pairwise(result: Result) -> dict[str, Any]:
+def _pairwise(result: Result) -> Analysis:
     first, second = (side["name"] for side in result["sides"])
     _require_same_accel(result)
     rounds = sorted({s["round"] for s in result["samples"] if s["round"] >= 0})
     a, b = columns(result, first, rounds), columns(result, second, rounds)
     rows = compare.compare(a, b, paired=True, primary=PRIMARY.get(result["kind"], ()))
-    found: dict[str, Any] = {"comparisons": [comparison_to_dict(row) for row in rows]}
+    found: Analysis = {"comparisons": [comparison_to_dict(row) for row in rows]}
     if result["kind"] == "fw-cfg":
         accel = str(facts(result)["accel"])
         said = compare.verdict(a, b, rows, accel=accel, modelled_trap_cost_ns=result["modelled_trap_cost_ns"])
@@ -82,7 +82,7 @@ def _pairwise(result: Result) -> dict[str, Any]:
     return found | _modelled(result)
 
 
-def _modelled(result: Result) -> dict[str, Any]:
+def _modelled(result: Result) -> Analysis:
     """Return how long the download should take by the model: the accesses that were counted without DMA × the cost."""
     cost_ns = result["modelled_trap_cost_ns"]
     counted = next((row["accesses"] for row in result["counts"] if not row["fw_cfg_dma"]), None)
@@ -100,7 +100,7 @@ def facts(result: Result) -> dict[str, Any]:
 
 
 def _require_same_accel(result: Result) -> None:
-    accels = {s["accel"] for s in result["samples"] if s["ok"] and s.get("accel")}
+    accels = {accel for s in result["samples"] if s["ok"] and (accel := s.get("accel"))}
     if len(accels) > 1:
         why = f"its runs used different accelerators: {', '.join(sorted(accels))}"
         raise UsageError("cannot compare the sides", result["kind"], why, "name one with --accel")
@@ -109,8 +109,9 @@ def _require_same_accel(result: Result) -> None:
 def _sweep_lines(result: Result) -> list[dict[str, Any]]:
     lines = []
     for side in result["sides"]:
-        good = [s for s in result["samples"] if s["side"] == side["name"] and s["ok"] and s["round"] >= 0]
-        fit = fit_line([s["size_bytes"] / 1e6 for s in good], [s["metrics"]["transfer"] / 1e6 for s in good])
+        good = [s for s in result["samples"] if s["side"] == side["name"] and s["round"] >= 0]
+        points = [point for sample in good if (point := transfer_point(sample))]
+        fit = fit_line([mb for mb, _ in points], [ms for _, ms in points])
         lines.append(
             {
                 "side": side["name"],

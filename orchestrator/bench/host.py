@@ -14,13 +14,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.bench.result import FirmwareFile, HostFacts
+
 _PROGRAM_SECONDS = 20
 _CPU_KEYS = ("model name", "Model", "CPU part", "cpu model")
 # What must be the same in both results, when both know it, for nothing but the benchmarked thing to differ.
 CONDITIONS = ("cpu_model", "kernel", "governor", "virtualization", "cpus")
 
 
-def host() -> dict[str, Any]:
+def host() -> HostFacts:
     """Return the host's part of a result's environment. Unknown values are null."""
     return {
         "cpu_model": _cpu_model(),
@@ -38,7 +40,7 @@ def host() -> dict[str, Any]:
     }
 
 
-def firmware(code: str | None) -> dict[str, str | None]:
+def firmware(code: str | None) -> FirmwareFile:
     """Return path and digest of the firmware build that a benchmark used."""
     return {"path": code, "sha256": None if code is None else file_digest(Path(code))}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.bench import analysis, host
-from orchestrator.bench.result import Result, new_result, save
+from orchestrator.bench.result import Environment, Result, SampleEntry, SideEntry, new_result, save
 from orchestrator.bench.rounds import Sample, Side
 from orchestrator.bench.transfer import Transfer
 from orchestrator.errors import UsageError
@@ -23,14 +23,14 @@ class Recording:
     def __init__(
         self, kind: str, path: Path, *, seed: int, firmware: str | None = None, trap_cost_ns: int | None = None
     ) -> None:
-        surroundings = {"host": host.host(), "launches": {}, "firmware": host.firmware(firmware)}
+        surroundings: Environment = {"host": host.host(), "launches": {}, "firmware": host.firmware(firmware)}
         self.path = path
         self.result: Result = new_result(kind, seed=seed, environment=surroundings, trap_cost_ns=trap_cost_ns)
         self._events: list[Mapping[str, Any]] = []
 
     def sides(self, sides: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Name the sides and what distinguishes them; several programs of one side count once."""
-        named = {name: {"name": name, "facts": _with_digest(facts)} for name, facts in sides}
+        named: dict[str, SideEntry] = {name: {"name": name, "facts": _with_digest(facts)} for name, facts in sides}
         self.result["sides"] = list(named.values())
 
     def leave_out(self, side: str, reason: str) -> None:
@@ -67,6 +67,8 @@ class Recording:
 
     def count(self, transfer: Transfer, predicted: int | None) -> None:
         """Add the access count of a counting run and save."""
+        assert transfer.accesses is not None  # that is what such a run is for
+        assert transfer.accesses_total is not None
         self.result["counts"].append(
             {
                 "fw_cfg_dma": transfer.fw_cfg_dma,
@@ -115,7 +117,7 @@ def _with_digest(facts: Mapping[str, Any]) -> dict[str, Any]:
     return dict(facts) if path is None else {**facts, "firmware_sha256": host.file_digest(Path(path))}
 
 
-def _sample(sample: Sample, stated: Mapping[str, Any]) -> dict[str, Any]:
+def _sample(sample: Sample, stated: Mapping[str, Any]) -> SampleEntry:
     event = sample.event
     ok = sample.error is None and (event is None or event["outcome"] == "success")
     return {

@@ -7,10 +7,9 @@ without this program. Analysing is `analysis`'s business.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 from orchestrator import files
 from orchestrator.errors import GuestlaunchError, UsageError
@@ -18,10 +17,125 @@ from orchestrator.errors import GuestlaunchError, UsageError
 SCHEMA_VERSION = 1
 _FORMAT = "guestlaunch bench result"
 
-Result = dict[str, Any]
+
+class HostFacts(TypedDict):
+    """The host as the benchmark found it (`host`); None for what is not known."""
+
+    cpu_model: str | None
+    cpus: int | None
+    arch: str
+    kernel: str
+    memory_mib: int
+    governor: str | None
+    virtualization: str | None
+    load: list[float]
+    qemu: str | None
+    libvirt: str | None
+    libguestfs: str | None
+    python: NotRequired[str]
 
 
-def new_result(kind: str, *, seed: int, environment: Mapping[str, Any], trap_cost_ns: int | None = None) -> Result:
+class FirmwareFile(TypedDict):
+    """The firmware build of the benchmark; None where there is none, or each side has its own."""
+
+    path: str | None
+    sha256: str | None
+
+
+class Environment(TypedDict):
+    """What a reader needs to judge a result.
+
+    :ivar launches: what they say of themselves: accel, arch, versions, …
+    """
+
+    host: HostFacts
+    launches: dict[str, Any]
+    firmware: FirmwareFile
+
+
+class SideEntry(TypedDict):
+    """A side and what distinguishes it."""
+
+    name: str
+    facts: dict[str, Any]
+
+
+class SampleEntry(TypedDict):
+    """One run; see `rounds.Sample`. Metrics are durations in ns."""
+
+    side: str
+    round: int
+    position: int
+    started_wall_ns: int
+    ok: bool
+    error: NotRequired[str | None]
+    launch_id: NotRequired[str | None]
+    accel: NotRequired[str | None]
+    fw_cfg_dma: NotRequired[bool | None]
+    load: float
+    size_bytes: NotRequired[int | None]
+    metrics: dict[str, int | None]
+
+
+class CountEntry(TypedDict):
+    """The fw_cfg accesses of one transfer, counted in a run of its own."""
+
+    fw_cfg_dma: bool
+    payload_bytes: int
+    accesses: int
+    accesses_total: int
+    predicted: int | None
+
+
+class LeftOutEntry(TypedDict):
+    """A side that could not be had on this host."""
+
+    side: str
+    reason: str
+
+
+class Analysis(TypedDict, total=False):
+    """What was computed from the samples (`analysis.analyse`); what a kind of benchmark does not compute is not there.
+
+    :ivar sides: side to metric to its summary (`statistics.SampleSummary`).
+    :ivar comparisons: `compare.Comparison`, a row for each metric.
+    :ivar starts: a row for each side of the benchmark of starts; `dma` is what DMA saves there.
+    :ivar lines: a line through the transfers of each side of a sweep.
+    """
+
+    confidence: float
+    alpha: float
+    failed_runs: int
+    first_failure: str | None
+    sides: dict[str, dict[str, dict[str, Any]]]
+    comparisons: list[dict[str, Any]]
+    verdict: str
+    halved: str
+    modelled_download_ns: int
+    starts: list[dict[str, Any]]
+    dma: dict[str, Any] | None
+    lines: list[dict[str, Any]]
+
+
+class Result(TypedDict):
+    """A result file, as in its schema. `analysis` is None where its sides must not be compared."""
+
+    format: str
+    schema_version: int
+    kind: str
+    complete: bool
+    ended_by: NotRequired[str | None]
+    seed: int
+    modelled_trap_cost_ns: int | None
+    environment: Environment
+    sides: list[SideEntry]
+    samples: list[SampleEntry]
+    counts: list[CountEntry]
+    left_out: NotRequired[list[LeftOutEntry]]
+    analysis: Analysis | None
+
+
+def new_result(kind: str, *, seed: int, environment: Environment, trap_cost_ns: int | None = None) -> Result:
     """Return an empty result of a kind of benchmark."""
     return {
         "format": _FORMAT,
@@ -31,7 +145,7 @@ def new_result(kind: str, *, seed: int, environment: Mapping[str, Any], trap_cos
         "ended_by": None,
         "seed": seed,
         "modelled_trap_cost_ns": trap_cost_ns,
-        "environment": dict(environment),
+        "environment": environment,
         "sides": [],
         "samples": [],
         "counts": [],
@@ -78,7 +192,7 @@ def load(path: Path) -> Result:
         jsonschema.validate(document, schema())
     except jsonschema.ValidationError as error:
         raise UsageError("cannot read the result", path, f"{error.json_path}: {error.message}"[:300]) from error
-    return dict(document)
+    return cast("Result", document)
 
 
 def is_result(document: object) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.bench.compare import Columns
-from orchestrator.bench.result import Result
+from orchestrator.bench.result import Result, SampleEntry
 from orchestrator.bench.statistics import SampleSummary
 
 
@@ -27,6 +27,12 @@ def columns(result: Result, side: str, rounds: Sequence[int] | None = None) -> C
     taken = sorted(good) if rounds is None else rounds
     names = dict.fromkeys(name for metrics in good.values() for name in metrics)
     return {name: [good.get(number, {}).get(name) for number in taken] for name in names}
+
+
+def transfer_point(sample: SampleEntry) -> tuple[float, float] | None:
+    """Return the payload in MB and the duration in ms of a transfer of a sweep; None for any other or failed run."""
+    size, took_ns = sample.get("size_bytes"), sample["metrics"].get("transfer")
+    return (size / 1e6, took_ns / 1e6) if sample["ok"] and size and took_ns is not None else None
 
 
 def summary(found: SampleSummary) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.bench.result import Result
+from orchestrator.bench.result import Analysis, Result
 from orchestrator.bench.samples import columns, summary
 from orchestrator.bench.start_sides import COLD, COLD_WITHOUT_DMA, REFERENCE
 from orchestrator.bench.statistics import Interval, ratio_interval, summarize
@@ -16,12 +16,12 @@ KIND = "start"
 TIMED: Mapping[str, str] = {"launch": "wall", "list-filesystems": "answer", "inspection": "inspection"}
 
 
-def analyse_starts(result: Result) -> dict[str, Any]:
+def analyse_starts(result: Result) -> Analysis:
     """Return `starts`, a row for each side with what it took and its ratio to the reference, and `dma`."""
     rounds = sorted({sample["round"] for sample in result["samples"] if sample["round"] >= 0})
     sides = {side["name"]: columns(result, side["name"], rounds) for side in result["sides"]}
     known = sides.get(REFERENCE, {})
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "side": name,
             "times": {timed: _against(side.get(metric, ()), known.get(metric, ())) for timed, metric in TIMED.items()},

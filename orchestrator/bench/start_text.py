@@ -10,13 +10,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.bench.result import Result
+from orchestrator.bench.result import Analysis, Result
 from orchestrator.bench.start_analysis import TIMED
 
 _NONE = "–"
 
 
-def starts(result: Result, analysis: Mapping[str, Any]) -> RenderableType:
+def starts(result: Result, analysis: Analysis) -> RenderableType:
     """Return the table of a result and the lines that belong to it."""
     parts: list[RenderableType] = [Text(_heading(result)), _table(analysis["starts"])]
     if analysis["dma"]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.bench.compare import Difference
-from orchestrator.bench.result import Result
+from orchestrator.bench.result import Analysis, Result
 from orchestrator.bench.samples import columns
 from orchestrator.bench.start_text import starts
 
@@ -36,11 +36,11 @@ def milliseconds(ns: float) -> str:
 def render(result: Result) -> RenderableType:
     """Return a result as text for rich."""
     parts: list[RenderableType] = []
-    if result["modelled_trap_cost_ns"]:
-        parts.append(Text(_modelled(result), style="bold yellow"))
+    if cost_ns := result["modelled_trap_cost_ns"]:
+        parts.append(Text(_modelled(cost_ns, result["analysis"] or {}), style="bold yellow"))
     if not result["complete"]:
         parts.append(Text(not_complete(result), style="bold yellow"))
-    analysis = result["analysis"] or {}
+    analysis: Analysis = result["analysis"] or {}
     if analysis.get("failed_runs"):
         parts.append(
             Text(f"Failed runs: {analysis['failed_runs']}. The first: {_last(analysis['first_failure'])}", style="red")
@@ -120,7 +120,7 @@ def _unit(values: Iterable[float]) -> tuple[str, Callable[[float], str]]:
     return "s", lambda ns: milliseconds(ns / 1000)
 
 
-def _outliers(result: Result, analysis: Mapping[str, Any]) -> list[Text]:
+def _outliers(result: Result, analysis: Analysis) -> list[Text]:
     """Return the outliers of the metrics that matter most, by name."""
     lines = []
     for side, metrics in analysis.get("sides", {}).items():
@@ -133,10 +133,9 @@ def _outliers(result: Result, analysis: Mapping[str, Any]) -> list[Text]:
     return [Text("\n".join(["* Outliers, none of them left out of any figure:", *lines]))] if lines else []
 
 
-def _modelled(result: Result) -> str:
-    cost = result["modelled_trap_cost_ns"] / 1e3
-    text = f"MODELLED trap cost: {cost:g} µs an access to the fw_cfg data register"
-    download_ns = (result["analysis"] or {}).get("modelled_download_ns")
+def _modelled(cost_ns: int, analysis: Analysis) -> str:
+    text = f"MODELLED trap cost: {cost_ns / 1e3:g} µs an access to the fw_cfg data register"
+    download_ns = analysis.get("modelled_download_ns")
     return text if download_ns is None else f"{text}; by the model the download takes {download_ns / 1e9:.1f} s"
 
 
@@ -164,7 +163,7 @@ def _sides(result: Result, sides: Mapping[str, Mapping[str, Any]]) -> Table:
     for name in ("n", *metrics, "interval"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, side in sides.items():
-        accels = {s["accel"] for s in result["samples"] if s["side"] == name and s.get("accel")}
+        accels = {accel for s in result["samples"] if s["side"] == name and (accel := s.get("accel"))}
         medians = [_median(side[m])[0] if m in side else "–" for m in metrics]
         interval = _interval(side["launch"]["interval"], milliseconds) if "launch" in side else "–"
         count = str(side.get("wall", {}).get("n", 0))
@@ -197,7 +196,7 @@ def _sizes(sides: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def _sweep(analysis: Mapping[str, Any]) -> Table:
+def _sweep(analysis: Analysis) -> Table:
     table = _table("transfer time by payload size (Theil-Sen line)")
     for name in ("", "ms a MB", "95 % interval", "MB/s", "at 0 MB, ms"):
         table.add_column(name, justify="left" if not name else "right")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.bench.result import Result
+from orchestrator.bench.samples import transfer_point
 from orchestrator.report.collection import dma_of
 from orchestrator.timeline.phases import TRANSFER_PHASES
 
@@ -89,13 +90,9 @@ def ratio_rows(result: Result) -> Rows:
 def sweep_rows(result: Result) -> Rows:
     """Return a row for each transfer of a sweep."""
     return [
-        {
-            "mb": sample["size_bytes"] / 1e6,
-            "ms": sample["metrics"]["transfer"] / 1e6,
-            "dma": "on" if sample["fw_cfg_dma"] else "off",
-        }
+        {"mb": point[0], "ms": point[1], "dma": "on" if sample.get("fw_cfg_dma") else "off"}
         for sample in result["samples"]
-        if sample["ok"] and sample.get("size_bytes")
+        if (point := transfer_point(sample))
     ]
 
 

@@ -27,7 +27,7 @@ def benched(guestlaunch: Guestlaunch, evidence: Path, *arguments: str | Path, ti
     found = result.load(out)
     assert json.loads(done.stdout) == found
     assert found["complete"]
-    return found
+    return dict(found)
 
 
 def test_fw_cfg(guestlaunch: Guestlaunch, evidence: Path, appliance: dict[str, Path], disk_image: DiskFactory) -> None:

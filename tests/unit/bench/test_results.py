@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import NoneType
+from typing import NotRequired, get_args, get_origin, get_type_hints
 
 import pytest
 from rich.console import Console
@@ -73,9 +75,9 @@ def test_files_that_are_no_results(document: str, why: str, tmp_path: Path) -> N
 def test_warm_ups_and_failures_count_for_nothing(tmp_path: Path) -> None:
     """A round whose one side failed is no pair; the warm-up is not in the figures; the failure is told."""
     found = simulated_results.fw_cfg(tmp_path / "a.json", runs=8, failing=2)
-    rows = {row["metric"]: row for row in found["analysis"]["comparisons"]}
+    rows = {row["metric"]: row for row in simulated_results.analysis_of(found)["comparisons"]}
     assert rows["launch"]["first"]["n"] == rows["launch"]["second"]["n"] == 6
-    assert found["analysis"]["failed_runs"] == 2
+    assert simulated_results.analysis_of(found)["failed_runs"] == 2
     assert "Failed runs: 2. The first: simulated failure" in text_of(found)
 
 
@@ -98,7 +100,7 @@ def test_runs_of_one_side_for_each_boundary_are_one_pair(tmp_path: Path) -> None
         )  # fmt: skip
     recording.finish()
     assert [side["name"] for side in recording.result["sides"]] == ["stock", "ours"]
-    rows = {row["metric"]: row for row in recording.result["analysis"]["comparisons"]}
+    rows = {row["metric"]: row for row in simulated_results.analysis_of(recording.result)["comparisons"]}
     assert {name: row["ratio"] for name, row in rows.items()} == {"wall": 2.0, "answer": 2.0}
     result.load(tmp_path / "a.json")
 
@@ -117,7 +119,7 @@ def test_modelled_results_say_so(tmp_path: Path) -> None:
     assert text_of(found).startswith("MODELLED trap cost: 5.9 µs")
     assert "(MODELLED)" in " ".join(text_of(found).split())
     recording = Recording("fw-cfg", tmp_path / "b.json", seed=1, trap_cost_ns=5900)
-    recording.result |= {key: found[key] for key in ("sides", "samples", "environment")}
+    recording.result |= {"sides": found["sides"], "samples": found["samples"], "environment": found["environment"]}
     counted = Transfer(
         fw_cfg_dma=False, duration_ns=1, kernel_ns=1, initrd_ns=1, kernel_bytes=31 << 20, initrd_bytes=8,
         accesses=4_000_000, accesses_total=4_000_100,
@@ -129,8 +131,8 @@ def test_modelled_results_say_so(tmp_path: Path) -> None:
 def test_the_same_against_the_same(tmp_path: Path) -> None:
     """A/A has no halving to speak of: it says that nothing was found."""
     found = simulated_results.fw_cfg(tmp_path / "a.json", same=True, runs=12)
-    assert "no difference found, as it should be" in found["analysis"]["verdict"]
-    assert "halved" not in found["analysis"]
+    assert "no difference found, as it should be" in simulated_results.analysis_of(found)["verdict"]
+    assert "halved" not in simulated_results.analysis_of(found)
 
 
 def test_sides_on_different_accelerators_are_not_compared(tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_outliers_are_shown_and_kept(tmp_path: Path) -> None:
     odd = next(s for s in found["samples"] if s["side"] == "DMA on" and s["round"] == 4)
     odd["metrics"]["launch"] = 77_777 * MS
     found["analysis"] = analysis.analyse(found)
-    launch = found["analysis"]["sides"]["DMA on"]["launch"]
+    launch = simulated_results.analysis_of(found)["sides"]["DMA on"]["launch"]
     assert (launch["n"], launch["high"]) == (9, 77_777 * MS)
     assert "DMA on: launch: 77,777 ms" in text_of(found)
 
@@ -168,13 +170,17 @@ def test_outliers_are_shown_and_kept(tmp_path: Path) -> None:
 def test_sweep_gives_the_cost_of_a_megabyte(tmp_path: Path) -> None:
     """The slopes put in are the slopes found, with intervals that hold them, and rates that follow."""
     found = simulated_results.sweep(tmp_path / "a.json")
-    off, on = found["analysis"]["lines"]
+    off, on = simulated_results.analysis_of(found)["lines"]
     assert (off["side"], on["side"]) == ("DMA off", "DMA on")
     assert off["ms_per_mb"] == pytest.approx(20, rel=0.05)
     assert off["interval"][0] <= 20 <= off["interval"][1]
     assert on["ms_per_mb"] == pytest.approx(0.2, rel=0.05)
     assert off["mb_per_s"] == pytest.approx(50, rel=0.05)
-    assert set(found["analysis"]["sides"]["DMA on"]) == {"transfer 8 MB", "transfer 32 MB", "transfer 128 MB"}
+    assert set(simulated_results.analysis_of(found)["sides"]["DMA on"]) == {
+        "transfer 8 MB",
+        "transfer 32 MB",
+        "transfer 128 MB",
+    }
 
 
 def test_regressions(tmp_path: Path) -> None:
@@ -212,3 +218,40 @@ def test_comparing_files(tmp_path: Path) -> None:
     assert any(line.startswith("governor: ") for line in found["conditions_that_differ"])
     with pytest.raises(UsageError, match="no side in common"):
         analysis.compare_results(first, simulated_results.fw_cfg(tmp_path / "c.json", same=True), "a and c")
+
+
+def test_the_types_are_those_of_the_schema() -> None:
+    """Each object of the schema is the typed dictionary of its name: the same keys, and the same of them needed."""
+    top = result.schema()["properties"]
+    environment = top["environment"]["properties"]
+    for typed, described in (
+        (result.Result, result.schema()),
+        (result.Environment, top["environment"]),
+        (result.FirmwareFile, environment["firmware"]),
+        (result.SideEntry, top["sides"]["items"]),
+        (result.SampleEntry, top["samples"]["items"]),
+        (result.CountEntry, top["counts"]["items"]),
+        (result.LeftOutEntry, top["left_out"]["items"]),
+    ):
+        hints = get_type_hints(typed, include_extras=True)
+        needed = {name for name, hint in hints.items() if get_origin(hint) is not NotRequired}
+        assert set(hints) == set(described["properties"]), typed
+        assert needed == set(described["required"]), typed
+        nullable = {name for name, one in described["properties"].items() if "null" in one.get("type", ())}
+        plain = get_type_hints(typed)
+        assert {name for name, hint in plain.items() if NoneType in get_args(hint)} == nullable, typed
+    host = get_type_hints(result.HostFacts, include_extras=True)
+    assert {name for name, hint in host.items() if get_origin(hint) is not NotRequired} == set(
+        environment["host"]["required"]
+    )
+
+
+def test_every_kind_of_result_is_typed(tmp_path: Path) -> None:
+    """What is computed, of whatever kind of benchmark, has no key that the type does not know."""
+    made = (
+        simulated_results.fw_cfg(tmp_path / "a.json", cost_ns=5900),
+        simulated_results.sweep(tmp_path / "b.json"),
+        simulated_results.starts(tmp_path / "c.json"),
+    )
+    known = {key for one in made for key in simulated_results.analysis_of(one)}
+    assert known <= set(get_type_hints(result.Analysis))

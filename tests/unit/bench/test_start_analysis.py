@@ -35,7 +35,7 @@ def test_ratios_to_the_reference(tmp_path: Path) -> None:
     """Each time of each side is held against the same time of the reference, round by round."""
     found = simulated_results.starts(tmp_path / "a.json")
     assert result.load(tmp_path / "a.json")["complete"]
-    rows = {row["side"]: row["times"] for row in found["analysis"]["starts"]}
+    rows = {row["side"]: row["times"] for row in simulated_results.analysis_of(found)["starts"]}
     assert list(rows) == [REFERENCE, COLD_WITHOUT_DMA, COLD, WARM, STANDBY]
     assert rows[REFERENCE]["launch"]["ratio"] == 1
     for name, share in ((COLD_WITHOUT_DMA, 0.45), (COLD, 0.4), (WARM, 0.05), (STANDBY, 0.025)):
@@ -50,7 +50,8 @@ def test_ratios_to_the_reference(tmp_path: Path) -> None:
 def test_what_dma_saves(tmp_path: Path) -> None:
     """The share of the launch, with its interval, and what the transfer alone accounts for."""
     found = simulated_results.starts(tmp_path / "a.json")
-    dma = found["analysis"]["dma"]
+    dma = simulated_results.analysis_of(found)["dma"]
+    assert dma is not None
     assert dma["saved_share"] == pytest.approx(0.05 / 0.45, abs=0.04)
     assert dma["saved_share_interval"]["low"] <= dma["saved_share"] <= dma["saved_share_interval"]["high"]
     saved_ns = dma["transfer_off_ns"] - dma["transfer_on_ns"]
@@ -85,8 +86,8 @@ def test_without_a_side(tmp_path: Path) -> None:
     found = simulated_results.starts(tmp_path / "a.json", standby=False)
     assert found["left_out"] == [{"side": STANDBY, "reason": "no daemon: simulated"}]
     assert "Left out: standby: no daemon: simulated" in text_of(found)
-    for key in ("sides", "samples"):
-        found[key] = [one for one in found[key] if one.get("side", one.get("name")) not in {REFERENCE, COLD}]
+    found["sides"] = [side for side in found["sides"] if side["name"] not in {REFERENCE, COLD}]
+    found["samples"] = [sample for sample in found["samples"] if sample["side"] not in {REFERENCE, COLD}]
     analysis = found["analysis"] = analyse(found)
     assert analysis["dma"] is None
     assert all(time["ratio"] is None for row in analysis["starts"] for time in row["times"].values())

@@ -72,7 +72,7 @@ def test_results_beside_logs(log: Path, tmp_path: Path, capsys: pytest.CaptureFi
     """Files are told apart by what is in them; a result's verdict is in text, JSON and page."""
     path = tmp_path / "proof.json"
     result = simulated_results.fw_cfg(path)
-    verdict = result["analysis"]["verdict"]
+    verdict = simulated_results.analysis_of(result)["verdict"]
     page = tmp_path / "page.html"
     assert invoke(["report", str(path), str(log), "--html", str(page)]) == 0
     assert verdict in page.read_text()
