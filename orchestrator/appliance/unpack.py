@@ -30,14 +30,15 @@ _ALTERNATIVES = {
 }
 # Links that base-files makes when it is configured; its package has directories of these names.
 _RUNTIME = {"var/lock": "../run/lock", "var/run": "../run"}
-# udev's rules for devices that no appliance has, and one that ours replace (guest/59-guestlaunch.rules). Each event is
-# matched with every rule, which an emulated guest feels (2026-11-24).
+# udev's rules for devices that no appliance has, for what none runs, and one that ours
+# replace (guest/59-guestlaunch.rules). Each event is matched with every rule, which an emulated guest feels; 90-iocost
+# looks each disk up in the hardware database.
 _IDLE_RULES = (
-    "50-firmware", "60-autosuspend", "60-block", "60-cdrom_id", "60-drm", "60-evdev", "60-fido-id", "60-infiniband",
-    "60-input-id", "60-persistent-alsa", "60-persistent-input", "60-persistent-storage-tape", "60-persistent-v4l",
-    "60-sensor", "60-serial", "70-camera", "70-joystick", "70-memory", "70-mouse", "70-power-switch", "70-touchpad",
-    "70-uaccess", "71-seat", "73-seat-late", "75-probe_mtd", "78-sound-card", "82-gfs2-withdraw", "85-hwclock",
-    "96-e2scrub", "99-systemd",
+    "50-firmware", "60-autosuspend", "60-block", "60-cdrom_id", "60-dmi-id", "60-drm", "60-evdev", "60-fido-id",
+    "60-infiniband", "60-input-id", "60-persistent-alsa", "60-persistent-input", "60-persistent-storage-mtd",
+    "60-persistent-storage-tape", "60-persistent-v4l", "60-sensor", "60-serial", "64-ext4", "64-xfs", "70-camera",
+    "70-joystick", "70-memory", "70-mouse", "70-power-switch", "70-touchpad", "70-uaccess", "71-seat", "73-seat-late",
+    "75-probe_mtd", "78-sound-card", "82-gfs2-withdraw", "85-hwclock", "90-iocost", "96-e2scrub", "99-systemd",
 )  # fmt: skip
 _UDEV_GROUPS = ("input", "sgx", "kvm", "render")  # udev's own script adds them
 _FIRST_DYNAMIC_ID = 999  # counts downwards, as adduser --system does
