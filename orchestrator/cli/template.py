@@ -15,7 +15,7 @@ from orchestrator import files
 from orchestrator.cli import session
 from orchestrator.cli.options import examples, json_option, settings_options
 from orchestrator.errors import CapabilityError, LaunchError, NotFoundError
-from orchestrator.launch.choice import outdated
+from orchestrator.launch.eligibility import outdated
 from orchestrator.program import unwinding_on_sigterm
 from orchestrator.settings import Settings, load
 from orchestrator.template import store

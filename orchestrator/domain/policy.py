@@ -5,6 +5,8 @@ Files must have been staged, firmware found and the accelerator probed by others
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from orchestrator.domain.cmdline import fix_cmdline
 from orchestrator.domain.model import (
     Accel,
@@ -16,8 +18,6 @@ from orchestrator.domain.model import (
     FileSource,
     FirmwareKind,
     Loader,
-    Network,
-    Privileges,
     Profile,
 )
 from orchestrator.errors import CapabilityError, FirmwareError
@@ -26,76 +26,81 @@ GUESTFSD_CHANNEL = "org.libguestfs.channel.0"  # guestfsd looks for this name
 CONTROL_CHANNEL = "org.guestlaunch.control.0"
 
 
-def design(
-    profile: Profile,
-    *,
-    name: str,
-    uuid: str,
-    emulator: str,
-    accel: Accel,
-    host_arch: Arch,
-    kernel: str | None = None,
-    initrd: str | None = None,
-    cmdline: str = "",
-    aslr: bool = False,
-    loader: Loader | None = None,
-    disks: tuple[Disk, ...] = (),
-    root: Disk | None = None,
-    memory_mib: int | None = None,
-    vcpus: int | None = None,
-    cpu: str | None = None,
-    fw_cfg_dma: bool = True,
-    guestfsd_path: str | None = None,
-    control_path: str | None = None,
-    console_path: str | None = None,
-    network: Network | None = None,
-    trace_path: str | None = None,
-    secret_paths: tuple[tuple[str, str], ...] = (),
-    extra_args: tuple[str, ...] = (),
-    run_as: tuple[int, int] | None = None,
-    privileges: Privileges | None = None,
-) -> Domain:
-    """Return the domain to launch.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The machine of a guest, and what runs it. Memory in MiB; None leaves memory, CPUs or CPU to the profile."""
+
+    profile: Profile
+    emulator: str
+    accel: Accel
+    host_arch: Arch
+    memory_mib: int | None = None
+    vcpus: int | None = None
+    cpu: str | None = None
+    fw_cfg_dma: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootFiles:
+    """What a guest starts, and the disks that it finds.
+
+    :ivar cmdline: as libguestfs wrote it; it is fixed up for the guest (see `cmdline`).
+    :ivar aslr: an emulated guest, too, is to lay out its programs by chance.
+    :ivar loader: firmware staged for this launch; needed by UEFI profiles, unused by others.
+    :ivar root: the appliance's root (see `appliance_root`); guestfsd leaves it out of its numbering.
+    """
+
+    kernel: str | None = None
+    initrd: str | None = None
+    cmdline: str = ""
+    aslr: bool = False
+    loader: Loader | None = None
+    disks: tuple[Disk, ...] = ()
+    root: Disk | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The unix sockets that a guest's ports and console are joined to."""
+
+    guestfsd_path: str | None = None
+    control_path: str | None = None
+    console_path: str | None = None
+
+
+def design(name: str, uuid: str, machine: Machine, files: BootFiles, ports: Ports = Ports()) -> Domain:
+    """Return the domain to launch. What of a domain is nobody's to decide is the caller's to add to it.
 
     The machine type is the profile's. libguestfs's own `-machine` and `-cpu` are not asked for: it derives them from
     the arch it was built for and from its own guess at KVM. What users want goes in `cpu` or `extra_args`.
 
-    :param cmdline: as libguestfs wrote it; it is fixed up for the guest (see `cmdline`).
-    :param aslr: an emulated guest, too, is to lay out its programs by chance.
-    :param loader: firmware staged for this launch; needed by UEFI profiles, unused by others.
-    :param root: the appliance's root (see `appliance_root`); guestfsd leaves it out of its numbering.
-    :param memory_mib: None for the profile's value, as with vcpus and cpu.
     :raise CapabilityError: the accelerator cannot run this guest or this CPU.
     :raise FirmwareError: a UEFI profile without loader.
     """
-    _check_accel(profile, accel, host_arch)
-    if profile.firmware is FirmwareKind.UEFI and loader is None:
+    profile, accel = machine.profile, machine.accel
+    _check_accel(profile, accel, machine.host_arch)
+    uefi = profile.firmware is FirmwareKind.UEFI
+    if uefi and files.loader is None:
         raise FirmwareError("cannot launch", f"profile {profile.name}", "it starts from UEFI and none was staged")
-    ports = ((GUESTFSD_CHANNEL, guestfsd_path), (CONTROL_CHANNEL, control_path))
+    channels = ((GUESTFSD_CHANNEL, ports.guestfsd_path), (CONTROL_CHANNEL, ports.control_path))
     return Domain(
         name=name,
         uuid=uuid,
         profile=profile,
         accel=accel,
-        emulator=emulator,
-        memory_mib=memory_mib or profile.memory_mib,
-        vcpus=vcpus or profile.vcpus,
-        cpu=choose_cpu(profile, accel, cpu),
-        fw_cfg_dma=fw_cfg_dma,
-        loader=loader if profile.firmware is FirmwareKind.UEFI else None,
-        kernel=kernel,
-        initrd=initrd,
-        cmdline=fix_cmdline(cmdline, profile, accel, aslr=aslr)[0],
+        emulator=machine.emulator,
+        memory_mib=machine.memory_mib or profile.memory_mib,
+        vcpus=machine.vcpus or profile.vcpus,
+        cpu=choose_cpu(profile, accel, machine.cpu),
+        fw_cfg_dma=machine.fw_cfg_dma,
+        loader=files.loader if uefi else None,
+        kernel=files.kernel,
+        initrd=files.initrd,
+        cmdline=fix_cmdline(files.cmdline, profile, accel, aslr=files.aslr)[0],
         # Last, so that its address depends on nothing but the disks before it, which are the ones that count.
-        disks=(*disks, root) if root is not None else disks,
-        channels=tuple(Channel(name=port, path=path) for port, path in ports if path is not None),
-        console_path=console_path,
-        network=network,
-        trace_path=trace_path,
-        secret_paths=secret_paths,
-        extra_args=extra_args,
-        run_as=run_as,
-        privileges=privileges,
+        disks=files.disks if files.root is None else (*files.disks, files.root),
+        channels=tuple(Channel(name=port, path=path) for port, path in channels if path is not None),
+        console_path=ports.console_path,
     )
 
 

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
-from orchestrator.domain.model import Privileges
-from orchestrator.errors import CapabilityError, DeadlineError, GuestlaunchError
+from orchestrator.domain.model import Domain, Privileges
+from orchestrator.domain.xml import domain_xml
+from orchestrator.errors import CapabilityError, DeadlineError, GuestlaunchError, HypervisorError
 from orchestrator.hypervisor import bounded, confinement, driver, embed, retry
 from orchestrator.hypervisor.binding import libvirt, start_event_loop
 from orchestrator.hypervisor.emulator import emulator_version
@@ -26,7 +28,6 @@ from orchestrator.hypervisor.failure import translate
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.hypervisor.process import Adoption, Process, adopting, read_pid
 from orchestrator.hypervisor.routing import EventRouter
-from orchestrator.hypervisor.summary import Summary, summarise
 
 _CLEARED_S = 2.0
 # What breaks a link to another host, and what only delays it, look alike for two minutes.
@@ -96,14 +97,18 @@ class Connection:
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         if self.root is None:
             flags |= libvirt.VIR_DOMAIN_START_AUTODESTROY  # the embedded driver refuses it; the guardian stands in
-        summary = summarise(xml)
+        name, emulator = _name_and_emulator(xml)
 
         def start() -> libvirt.virDomain:
             return self._handle.createXML(xml, flags)
 
         if deadline_s is None:
-            return self._start(summary, start, privileges)
-        return self._start(summary, lambda: self._bounded(summary.name, start, deadline_s), privileges)
+            return self._start(name, emulator, start, privileges)
+        return self._start(name, emulator, lambda: self._bounded(name, start, deadline_s), privileges)
+
+    def create_paused(self, domain: Domain, deadline_s: float) -> Guest:
+        """Start a domain of a launch, paused; otherwise as `create`."""
+        return self.create(domain_xml(domain), paused=True, privileges=domain.privileges, deadline_s=deadline_s)
 
     def _bounded(self, name: str, start: Callable[[], libvirt.virDomain], deadline_s: float) -> libvirt.virDomain:
         """Start a domain, and give up after a while: what starts later is ended, the embedded driver's QEMU at once."""
@@ -122,7 +127,7 @@ class Connection:
         try:
             return self._handle.defineXML(xml).name()
         except libvirt.libvirtError as failure:
-            raise translate(failure, "cannot define domain", summarise(xml).name) from failure
+            raise translate(failure, "cannot define domain", _name_and_emulator(xml)[0]) from failure
 
     def undefine(self, name: str) -> None:
         """Forget a stored domain, with its NVRAM; one that runs becomes transient."""
@@ -139,7 +144,7 @@ class Connection:
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         try:
             domain = self._handle.lookupByName(name)
-            summary = summarise(domain.XMLDesc(0))
+            _, emulator = _name_and_emulator(domain.XMLDesc(0))
         except libvirt.libvirtError as failure:
             raise translate(failure, "cannot start domain", name) from failure
 
@@ -147,7 +152,7 @@ class Connection:
             domain.createWithFlags(flags)
             return domain
 
-        return self._start(summary, start)
+        return self._start(name, emulator, start)
 
     def list_names(self) -> list[str]:
         """Return the names of all domains, running or stored, sorted."""
@@ -186,14 +191,18 @@ class Connection:
                 guest.wake()
 
     def _start(
-        self, summary: Summary, start: Callable[[], libvirt.virDomain], privileges: Privileges | None = None
+        self,
+        name: str,
+        emulator: str | None,
+        start: Callable[[], libvirt.virDomain],
+        privileges: Privileges | None = None,
     ) -> Guest:
         try:
             with self._router.starting():
                 if self.root is None:
                     return self._held(start(), None)
                 bounds = functools.partial(confinement.bound_early, granted=privileges)
-                with adopting(self.root.pid_file(summary.name), self.root.probes, bounds) as adoption:
+                with adopting(self.root.pid_file(name), self.root.probes, bounds) as adoption:
                     domain, shared = confinement.starting(privileges, start)
                 guest = self._held(domain, adoption)
                 guest.confine(privileges, shared)
@@ -201,9 +210,9 @@ class Connection:
                 return guest
         except libvirt.libvirtError as failure:
             if self.root is not None:
-                self.root.domain_log(summary.name).unlink(missing_ok=True)  # the error holds what QEMU wrote to it
-            error = translate(failure, "cannot start domain", summary.name)
-            raise self._lacking_emulator(error, summary) from failure
+                self.root.domain_log(name).unlink(missing_ok=True)  # the error holds what QEMU wrote to it
+            error = translate(failure, "cannot start domain", name)
+            raise self._lacking_emulator(error, emulator) from failure
 
     def _held(self, domain: libvirt.virDomain, adoption: Adoption | None) -> Guest:
         """Return the guest of a domain that has just been started; one that nobody comes to hold is ended."""
@@ -213,12 +222,11 @@ class Connection:
             _ignoring_libvirt(domain.destroy)
             raise
 
-    def _lacking_emulator(self, error: GuestlaunchError, summary: Summary) -> GuestlaunchError:
+    def _lacking_emulator(self, error: GuestlaunchError, emulator: str | None) -> GuestlaunchError:
         """Say it plainly when the reason is that the emulator is not there."""
-        if not self.is_local or not summary.emulator or os.access(summary.emulator, os.X_OK):
+        if not self.is_local or not emulator or os.access(emulator, os.X_OK):
             return error
-        why, hint = "no such program", "install the QEMU of this arch"
-        return CapabilityError("cannot start QEMU", summary.emulator, why, hint)
+        return CapabilityError("cannot start QEMU", emulator, "no such program", "install the QEMU of this arch")
 
     def _guest(self, domain: libvirt.virDomain, adoption: Adoption | None) -> Guest:
         process = adoption.finish() if adoption else None
@@ -249,6 +257,18 @@ class Connection:
         runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
         session = Path(runtime) / "libvirt" / "qemu" / "run" / f"{name}.pid"
         return (session, Path("/run/libvirt/qemu") / f"{name}.pid")
+
+
+def _name_and_emulator(xml: str) -> tuple[str, str | None]:
+    """Return what starting a domain needs to know of its XML. Whether it is a good one is libvirt's to say.
+
+    :raise HypervisorError: it is no XML.
+    """
+    try:
+        root = ET.fromstring(xml)  # noqa: S314 - written by us or by libvirt, and libvirt parses it again
+    except ET.ParseError as error:
+        raise HypervisorError("cannot read the domain's XML", "", error) from error
+    return root.findtext("name", ""), root.findtext("devices/emulator")
 
 
 def _ignoring_libvirt(function: Callable[[], object]) -> None:

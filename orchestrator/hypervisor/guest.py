@@ -306,6 +306,21 @@ class Guest:
             self._process.close()
         return ending
 
+    def remove(self, deadline_s: float = 60.0) -> Ending:
+        """End the guest as `end` does, and remove its log: the very last that libvirt does is to write a line to it.
+
+        :raise HypervisorError: it could not be ended by any means.
+        """
+        try:
+            return self.end(deadline_s)
+        finally:
+            self.remove_log()
+
+    def remove_log(self) -> None:
+        """Remove the log, if it is here."""
+        if self.log_file is not None:
+            self.log_file.unlink(missing_ok=True)
+
     def kill(self) -> None:
         """End QEMU by SIGKILL. Does not wait, and what it had not written back is lost."""
         if self._process is None or not self._process.send(signal.SIGKILL):

@@ -243,11 +243,6 @@ def _merge(allowed: Mapping[Phase, float], observed: Collection[Phase], start: S
     return merged
 
 
-def needs_trace(*, measure: bool, markers: Collection[str]) -> bool:
-    """Tell whether QEMU is to trace: to date the launch, or as nothing else would tell guestfsd from firmware."""
-    return measure or Phase.GUESTFSD not in markers
-
-
 def observed_phases(*, traced: bool, transfers: bool, markers: Collection[str]) -> set[Phase]:
     """Return the phases whose beginning can be seen live.
 

@@ -1,29 +1,23 @@
 """Clones of a template: their files, their domain, their state. What is said to them then is in `gate`.
 
-What a launch needs of it at once (`warm`), and what waits for a launch (`pool`), is done by the same functions.
+What a launch needs of it at once (`warm`), and what waits for a launch (`standby`), is done by the same functions.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from orchestrator.domain.cloning import as_clone, as_template, split_cmdline
+from orchestrator.domain.cloning import as_clone
 from orchestrator.domain.model import Arch, Domain, Loader
-from orchestrator.domain.policy import appliance_root
-from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import GuestlaunchError
 from orchestrator.firmware.nvram import copy_nvram
 from orchestrator.hypervisor import migration
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
-from orchestrator.launch.assembly import describe, make_place
-from orchestrator.launch.plan import Plan
-from orchestrator.launch.request import LaunchRequest
-from orchestrator.launch.staging import root_overlay
-from orchestrator.launch.way import Claim, Place
-from orchestrator.settings import Settings
+from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
+from orchestrator.launch.describe import describe_template
+from orchestrator.launch.staging import make_place, root_overlay
 from orchestrator.template.model import Template
 
 _END_SECONDS = 10.0
@@ -31,84 +25,54 @@ _END_SECONDS = 10.0
 
 @dataclass(slots=True, kw_only=True)
 class Clone:
-    """A restored clone, and all that is its own."""
+    """A restored clone, and the owner of all that is its own.
 
-    id: str
+    :ivar handed_over: its guest is another's to end.
+    """
+
     template: Template
     domain: Domain
     place: Place
     connection: Connection
     guest: Guest
     files: contextlib.ExitStack
+    handed_over: bool = False
+
+    def hand_over(self) -> Guest:
+        """Return the guest, which is the caller's to end from now on; the files stay the clone's."""
+        self.handed_over = True
+        return self.guest
 
     def close(self) -> None:
         """End it, and remove what is its own. Nothing that it holds is worth being written back."""
-        self.guest.kill()
-        with contextlib.suppress(GuestlaunchError):
-            self.guest.end(_END_SECONDS)
-        if self.guest.log_file is not None:
-            self.guest.log_file.unlink(missing_ok=True)
+        if not self.handed_over:
+            self.guest.kill()
+            with contextlib.suppress(GuestlaunchError):
+                self.guest.remove(_END_SECONDS)
         self.files.close()
 
 
-def bare(request: LaunchRequest) -> LaunchRequest:
-    """Return the request of a template: one without anything that a clone is given later."""
-    return replace(
-        request,
-        cmdline=split_cmdline(request.cmdline)[0],
-        disks=(),
-        guestfsd_path=None,
-        network=None,
-        extra_args=(),
-        start_paused=False,
-        cwd="/",
-    )
-
-
-def template_domain(
-    plan: Plan, request: LaunchRequest, settings: Settings, place: Place, *, launch_id: str, ram: str,
-    root: str, loader: Loader | None,
-) -> Domain:  # fmt: skip
-    """Return the domain of a template, or what a clone of it is made from.
-
-    :param root: the overlay of the appliance's root; `ram` the file of the guest's memory.
-    """
-    # There is no other disk that the initrd could take for the root: its UUID will do.
-    domain = describe(
-        plan, bare(request), settings, place, launch_id=launch_id, loader=loader, root=appliance_root(root)
-    )
-    return as_template(domain, ram)
-
-
 def stage_clone(
-    plan: Plan, request: LaunchRequest, settings: Settings, template: Template, *, launch_id: str,
-    files: contextlib.ExitStack, claim: Claim, client: tuple[int, int] | None = None,
-) -> tuple[Domain, Place]:  # fmt: skip
+    spec: LaunchSpec, context: LaunchContext, template: Template, owner: contextlib.ExitStack
+) -> tuple[Domain, Place]:
     """Make the files of a clone and describe its domain.
 
-    :param files: takes the ownership of all that is made, and holds template and appliance.
+    :param owner: takes all that is made, and holds template and appliance.
     :raise GuestlaunchError: something cannot be read, or made.
     """
+    plan, settings = spec.plan, spec.settings
     if plan.appliance is not None:
-        files.enter_context(plan.appliance.hold())
-    files.enter_context(template.hold())
-    place = make_place(settings, launch_id, files, claim, client)
+        owner.enter_context(plan.appliance.hold())
+    owner.enter_context(template.hold())
+    place = make_place(settings, context, owner)
     loader = None
     if plan.firmware is not None:
         nvram = None
         if plan.profile.arch is not Arch.AARCH64:
-            nvram = str(files.enter_context(copy_nvram(template.nvram, place.data)))
+            nvram = str(owner.enter_context(copy_nvram(template.nvram, place.data)))
         loader = Loader(code=plan.firmware.code, code_format=plan.firmware.code_format, nvram=nvram)
-    domain = template_domain(
-        plan,
-        request,
-        settings,
-        place,
-        launch_id=launch_id,
-        ram=str(template.ram),
-        root=str(root_overlay(template.root, "qcow2", place.data, settings.state_dir / "cache")),
-        loader=loader,
-    )
+    root = root_overlay(template.root, "qcow2", place.data, settings.state_dir / "cache")
+    domain = describe_template(spec, place, ram=str(template.ram), root=str(root), loader=loader)
     return as_clone(domain, ram=str(template.ram), firmware=str(template.firmware)), place
 
 
@@ -125,37 +89,20 @@ def restore(guest: Guest, template: Template, deadline_s: float) -> None:
     guest.resume()
 
 
-def make_clone(
-    plan: Plan, request: LaunchRequest, settings: Settings, template: Template, *, launch_id: str,
-    connect: Callable[[], Connection], claim: Claim,
-) -> Clone:  # fmt: skip
+def make_clone(spec: LaunchSpec, context: LaunchContext, template: Template) -> Clone:
     """Return a clone that is restored and runs, held at its gate, for whatever launch comes.
 
     :raise GuestlaunchError: it could not be made; nothing is left behind.
     """
     with contextlib.ExitStack() as files:
-        domain, place = stage_clone(
-            plan, bare(request), settings, template, launch_id=launch_id, files=files, claim=claim
-        )
-        files.callback(place.console.port.close)
-        files.callback(place.control.port.close)
-        connection = connect()
+        domain, place = stage_clone(spec, context, template, files)
+        connection = context.connect(spec.settings)
+        guest = connection.create_paused(domain, spec.settings.deadlines.create)
         clone = Clone(
-            id=launch_id,
-            template=template,
-            domain=domain,
-            place=place,
-            connection=connection,
-            guest=connection.create(
-                domain_xml(domain),
-                paused=True,
-                privileges=domain.privileges,
-                deadline_s=settings.deadlines.create,
-            ),
-            files=files.pop_all(),
+            template=template, domain=domain, place=place, connection=connection, guest=guest, files=files.pop_all()
         )
     try:
-        restore(clone.guest, template, settings.deadlines.restore)
+        restore(clone.guest, template, spec.settings.deadlines.restore)
     except BaseException:
         clone.close()
         raise

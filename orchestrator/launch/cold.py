@@ -1,17 +1,16 @@
-"""The cold way: the appliance boots, through firmware and fw_cfg, for this one launch."""
+"""The cold start: the appliance boots, through firmware and fw_cfg, for this one launch."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from orchestrator.domain.model import Domain, FirmwareKind
-from orchestrator.domain.xml import domain_xml
+from orchestrator.errors import TransferPathError
 from orchestrator.hypervisor.connection import Connection
+from orchestrator.hypervisor.fw_cfg import examine
 from orchestrator.hypervisor.guest import Guest
-from orchestrator.launch.assembly import assemble
 from orchestrator.launch.boot import (
     GUESTFSD_ALIAS,
     NO_MARKER,
@@ -19,103 +18,104 @@ from orchestrator.launch.boot import (
     NO_TRACE,
     Boot,
     limits,
-    needs_trace,
     observed_phases,
 )
+from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
+from orchestrator.launch.describe import describe
 from orchestrator.launch.opened import files_of, own_files, require_checked
-from orchestrator.launch.plan import Plan
-from orchestrator.launch.verification import verify_fw_cfg
-from orchestrator.launch.way import Asked, Place
+from orchestrator.launch.staging import make_loader, make_place, make_root, store_secrets
 from orchestrator.records.record import FwCfg
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start
+from orchestrator.timeline.recorder import Recorder
 from orchestrator.timeline.trace import TraceFile
 
 
-class Cold:
-    """A launch that boots; see `orchestrator.launch.way.Way`.
+class ColdStart:
+    """A launch that boots; see `orchestrator.launch.start.StartPath`.
 
-    :param connect: returns the process's libvirt connection, opening it when need be.
     :param reason: why it is no warm one; None when nobody asked for that.
     """
 
-    start = Start.COLD
+    kind = Start.COLD
 
-    def __init__(self, asked: Asked, launch_id: str, connect: Callable[[], Connection], reason: str | None) -> None:
-        self.id = launch_id
-        self._asked, self._recorder, self._connect, self._reason = asked, asked.recorder, connect, reason
-        self._measure = asked.settings.measure
-        self._plan: Plan
-        self._domain: Domain
-        self._data = Path()
+    def __init__(self, spec: LaunchSpec, context: LaunchContext, recorder: Recorder, reason: str | None) -> None:
+        self.id = context.launch_id
+        self._spec, self._context, self._recorder, self._reason = spec, context, recorder, reason
+        self._owned = contextlib.ExitStack()
 
-    def facts(self) -> Mapping[str, Any]:
+    def close(self) -> None:
+        """Remove its files."""
+        self._owned.close()
+
+    def facts(self) -> Mapping[str, str | None]:
         """Say why the launch is cold."""
         return {"start_reason": self._reason}
 
-    def stage(self, plan: Plan, files: contextlib.ExitStack) -> tuple[Domain, Place]:
+    def stage(self) -> tuple[Domain, Place]:
         """Make directories, overlay, NVRAM copy, secrets and sockets."""
-        self._plan = plan
-        self._domain, place = assemble(plan, self._asked, launch_id=self.id, files=files)
-        self._data = place.data
-        return self._domain, place
+        spec, plan = self._spec, self._spec.plan
+        if plan.appliance is not None:
+            self._owned.enter_context(plan.appliance.hold())
+        place = make_place(spec.settings, self._context, self._owned)
+        loader = make_loader(spec, place, self._owned)
+        root = make_root(spec, place)
+        secrets = store_secrets(plan.disks, place.data)
+        return describe(spec, place, loader=loader, root=root, secret_paths=secrets), place
 
     def connect(self) -> Connection:
         """Return the process's connection."""
-        return self._connect()
+        return self._context.connect(self._spec.settings)
 
-    def create(self, connection: Connection) -> Guest:
+    def create(self, connection: Connection, domain: Domain) -> Guest:
         """Start QEMU, paused."""
-        guest = connection.create(
-            domain_xml(self._domain),
-            paused=True,
-            privileges=self._domain.privileges,
-            deadline_s=self._asked.settings.deadlines.create,
-        )
+        guest = connection.create_paused(domain, self._spec.settings.deadlines.create)
         self._recorder.begin(Phase.QEMU, "libvirt started the domain")
         return guest
 
-    def prepare(self, guest: Guest) -> FwCfg:
+    def prepare(self, guest: Guest, place: Place) -> FwCfg:
         """Read back which fw_cfg path is in force, before the launch is called DMA.
 
         :raise TransferPathError: it is not the one that was asked for.
         :raise ImagePolicyError: QEMU has opened another file than was checked.
         """
-        self._check_images(guest)
-        requested = self._asked.settings.fw_cfg_dma
-        return verify_fw_cfg(guest, requested=requested, arch=self._plan.profile.arch, scratch=self._data)
+        self._check_images(guest, place)
+        return verify_fw_cfg(guest, self._spec, place.data)
 
-    def _check_images(self, guest: Guest) -> None:
-        disks = [disk for disk in self._plan.disks if disk.graph is not None]
+    def _check_images(self, guest: Guest, place: Place) -> None:
+        plan = self._spec.plan
+        disks = [disk for disk in plan.disks if disk.graph is not None]
         if not disks:
             return
         files = files_of(guest)
-        shared = [self._plan.appliance.root] if self._plan.appliance else []
-        shared += [Path(self._plan.firmware.code)] if self._plan.firmware else []
+        shared = [plan.appliance.root] if plan.appliance else []
+        shared += [Path(plan.firmware.code)] if plan.firmware else []
         # Disks that nobody has checked are the network's, and have no files.
-        require_checked(files, disks, own_files(files, self.id, self._data, shared))
+        require_checked(files, disks, own_files(files, self.id, place.data, shared))
 
-    def boot(self) -> Boot:
+    def boot(self, place: Place) -> Boot:
         """Return what follows the boot, and tell the recorder what cannot be seen of it."""
-        uefi = self._plan.profile.firmware is not FirmwareKind.NONE
-        markers = frozenset[str]() if self._plan.appliance is None else self._plan.appliance.markers
+        plan, settings = self._spec.plan, self._spec.settings
+        uefi = plan.profile.firmware is not FirmwareKind.NONE
+        markers = self._spec.markers
         self._explain_unseen(transfers=uefi, markers=markers)
-        trace = TraceFile(self._data / "trace.log") if needs_trace(measure=self._measure, markers=markers) else None
-        observed = observed_phases(traced=self._measure, transfers=uefi, markers=markers)
-        allowed = limits(self._asked.settings.deadlines)
-        return Boot(self._recorder, trace, allowed, observed, GUESTFSD_ALIAS, measured=self._measure)
+        trace = TraceFile(place.trace) if self._spec.traced else None
+        observed = observed_phases(traced=settings.measure, transfers=uefi, markers=markers)
+        allowed = limits(settings.deadlines)
+        return Boot(self._recorder, trace, allowed, observed, GUESTFSD_ALIAS, measured=settings.measure)
 
-    def run(self, guest: Guest) -> None:
+    def run(self, guest: Guest, place: Place) -> None:
         """Resume the vCPUs."""
+        del place
         self._recorder.begin(Phase.FIRMWARE, "vCPUs resumed")
-        if not self._asked.request.start_paused:
+        if not self._spec.request.start_paused:
             guest.resume()
 
-    def let_through(self, guest: Guest) -> None:
+    def let_through(self, guest: Guest, place: Place) -> None:
         """Nothing is waited for in a boot."""
 
     def _explain_unseen(self, *, transfers: bool, markers: Collection[str]) -> None:
         """Tell the recorder why it will not see some phases."""
-        if not self._measure:
+        if not self._spec.settings.measure:
             # Of an appliance that tells nothing, the launch flag is traced all the same: it says that it is ready.
             for phase in (*TRANSFER_PHASES, Phase.FIRMWARE_HANDOFF, Phase.WORKLOAD):
                 self._recorder.unseen(phase, NO_TRACE)
@@ -127,3 +127,28 @@ class Cold:
                 self._recorder.unseen(phase, NO_MARKERS)
             elif phase is not Phase.KERNEL and phase not in markers:  # any marker dates the kernel's start
                 self._recorder.unseen(phase, NO_MARKER)
+
+
+def verify_fw_cfg(guest: Guest, spec: LaunchSpec, scratch: Path) -> FwCfg:
+    """Read back the fw_cfg path: QEMU's property, the guest's device tree (on Arm), the DMA register itself.
+
+    :raise TransferPathError: the property is not what was asked for, or the guest could not use DMA.
+    """
+    requested = spec.settings.fw_cfg_dma
+    found = examine(guest, spec.plan.profile.arch, scratch)
+    if found.dma_enabled is not requested:
+        asked, got = ("on", "off") if requested else ("off", "on")
+        raise TransferPathError("fw_cfg DMA is not as asked for", guest.name, f"asked for {asked}, QEMU says {got}")
+    if not found.agrees:
+        why = f"its window {found.node} or its register (answers: {found.register_answers}) says otherwise"
+        raise TransferPathError("fw_cfg DMA is not what QEMU's property says", guest.name, why)
+    node = found.node
+    return FwCfg(
+        requested=requested,
+        dma_property=found.dma_enabled,
+        window_base=node.base if node else None,
+        window_size=node.size if node else None,
+        window_has_dma=node.holds_dma_register if node else None,
+        register_answers=found.register_answers,
+        unseen=found.unseen or None,
+    )

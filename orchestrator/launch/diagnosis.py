@@ -1,14 +1,17 @@
-"""Why a guest is at its end that should not be: what was seen of it, turned into the error that says so. No I/O."""
+"""Why a launch is at its end that should not be: what was seen or raised, as the error that says so. No I/O."""
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.errors import (
     ConnectionLostError,
     DeadlineError,
     GuestlaunchError,
     GuestPanicError,
+    LaunchError,
     QemuExitedError,
 )
 from orchestrator.launch.lifecycle import Event
@@ -52,6 +55,23 @@ def diagnose(event: Event, seen: Evidence) -> GuestlaunchError | None:
     if seen.exit_code != 0:
         return QemuExitedError("QEMU ended before its tool did", where, f"exit status {seen.exit_code}; {last}")
     return None
+
+
+def system_error(error: OSError, where: str, state_dir: Path) -> LaunchError:
+    """Return an operating system's error as one for the user; all that a launch writes is in two directories."""
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    hint = "free some space there" if full else ""
+    return LaunchError("cannot launch", error.filename or (state_dir if full else where), error.strerror or error, hint)
+
+
+def defect(raised: BaseException, phase: Phase) -> LaunchError:
+    """Return what nobody foresaw as an error for the user."""
+    where = f"phase {phase}"
+    if not isinstance(raised, Exception):
+        return LaunchError("the launch was interrupted", where, type(raised).__name__)
+    error = LaunchError("internal error", where, repr(raised), "this is a bug; the log has more")
+    error.__cause__ = raised
+    return error
 
 
 def deadline_variable(phase: Phase) -> str:

@@ -13,22 +13,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from orchestrator.domain.cloning import Command, Plug, empty_slot, fits_slot, plugs, split_cmdline
-from orchestrator.domain.cmdline import fix_cmdline
-from orchestrator.domain.model import Arch, Disk, Handed
+from orchestrator.domain.model import Disk, Handed
 from orchestrator.errors import DiskError, DiskInUseError, MonitorError, StoppedError
 from orchestrator.hypervisor.disk_error import stopped_by_disk
 from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.hypervisor.handing import hand_over
-from orchestrator.launch.assembly import store_secrets
 from orchestrator.launch.boot import GUESTFSD_ALIAS
+from orchestrator.launch.context import LaunchSpec, Place
 from orchestrator.launch.diagnosis import Evidence, diagnose
 from orchestrator.launch.lifecycle import Event
 from orchestrator.launch.opened import files_of, require_checked
-from orchestrator.launch.plan import Plan
+from orchestrator.launch.staging import store_secrets
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.watch import Ends, Watch
-from orchestrator.launch.way import Asked, Place
 from orchestrator.launch.written import Written
 from orchestrator.timeline.markers import parse_marker
 from orchestrator.timeline.phases import Phase
@@ -137,18 +135,19 @@ def _carry_out(guest: Guest, commands: Iterable[Command]) -> None:
             raise MonitorError("QEMU refused", arguments["command-line"], answer.strip())
 
 
-def attach(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> None:
+def attach(guest: Guest, place: Place, spec: LaunchSpec) -> None:
     """Plug a tool's disks into a clone at its gate, in their order, unless the first does not fit: `let_through` will.
 
     The clone runs: before its vCPUs ever did, QEMU would not keep what is in use elsewhere out of the slot.
 
     :raise DiskError: QEMU or libvirt refused one.
     """
-    if fits_slot(disks):
-        _attach_all(guest, disks, arch, place)
+    if fits_slot(spec.plan.disks):
+        _attach_all(guest, place, spec)
 
 
-def _attach_all(guest: Guest, disks: tuple[Disk, ...], arch: Arch, place: Place) -> None:
+def _attach_all(guest: Guest, place: Place, spec: LaunchSpec) -> None:
+    disks, arch = spec.plan.disks, spec.plan.profile.arch
     handed: Mapping[int, tuple[Handed, ...]] = {}
     if guest.confined:
         handed = {number: hand_over(guest, disk) for number, disk in enumerate(disks)}
@@ -177,23 +176,22 @@ def _attach(guest: Guest, disk: Disk, plug: Plug, handed: tuple[Handed, ...]) ->
         raise (known or DiskError("cannot attach the disk", where, why)) from error
 
 
-def open_gate(guest: Guest, place: Place, plan: Plan, asked: Asked) -> None:
+def open_gate(guest: Guest, place: Place, spec: LaunchSpec) -> None:
     """Open a clone's gate, with fresh entropy and what its tool asks of /init. It will ask for the time.
 
     :raise MonitorError: QEMU cannot connect guestfsd's channel.
     :raise GuestlaunchError: the guest ended, or does not listen.
     """
-    request = asked.request
-    if request.guestfsd_path is not None:
+    if spec.request.guestfsd_path is not None:
         # QEMU changes the back end of a port only while the guest runs.
-        guest.join_channel(GUESTFSD_ALIAS, request.guestfsd_path)
-    cmdline, _ = fix_cmdline(request.cmdline, plan.profile, plan.accel, aslr=asked.settings.guest_aslr)
-    slot = fits_slot(plan.disks)
-    words = (*split_cmdline(cmdline)[1], f"guestlaunch.disks={len(plan.disks)}", f"guestlaunch.slot={slot:d}")
+        guest.join_channel(GUESTFSD_ALIAS, spec.request.guestfsd_path)
+    disks = spec.plan.disks
+    slot = fits_slot(disks)
+    words = (*split_cmdline(spec.cmdline)[1], f"guestlaunch.disks={len(disks)}", f"guestlaunch.slot={slot:d}")
     place.control.say(f"open {os.urandom(_ENTROPY_BYTES).hex()} {' '.join(words)}", _SAY_SECONDS)
 
 
-def let_through(guest: Guest, place: Place, plan: Plan) -> None:
+def let_through(guest: Guest, place: Place, spec: LaunchSpec) -> None:
     """Answer a guest that asks for the time: tell it, once the disks are there that did not fit its slot.
 
     A guest that has just woken up is busy with its disks: it is told the time when it is there to take it.
@@ -201,8 +199,8 @@ def let_through(guest: Guest, place: Place, plan: Plan) -> None:
     :raise DiskError: QEMU or libvirt refused a disk.
     :raise GuestlaunchError: the guest ended, or does not listen.
     """
-    if not fits_slot(plan.disks):
+    if not fits_slot(spec.plan.disks):
         _carry_out(guest, empty_slot().commands)
-        _attach_all(guest, plan.disks, plan.profile.arch, place)
+        _attach_all(guest, place, spec)
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
     place.control.say(f"time {seconds}.{nanoseconds // 1000:06}", _SAY_SECONDS)

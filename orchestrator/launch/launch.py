@@ -1,6 +1,6 @@
 """One launch: carries out what the life cycle table says, and feeds back what happened.
 
-Plan, stage, connect, create paused, prepare, resume, watch, end; how some of these are done is the launch's `Way`.
+Plan, stage, connect, create paused, prepare, resume, watch, end; how some of these are done is its start path's to say.
 Everything acquired sits on one `ExitStack` and goes in reverse order. The thread that calls `run` does all of it.
 
 Whatever is raised, by an instruction or by what watches the guest, becomes the event FAILED, and the table leads to the
@@ -10,87 +10,114 @@ end. What no table foresees (an interrupt, a defect in here) passes `_leave_noth
 from __future__ import annotations
 
 import contextlib
-import errno
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
+from orchestrator import __version__
 from orchestrator.channel.ring import ConsoleRing
 from orchestrator.domain.model import Domain
 from orchestrator.domain.xml import domain_xml
-from orchestrator.errors import (
-    DeadlineError,
-    DiskError,
-    GuestlaunchError,
-    LaunchError,
-    StoppedError,
-)
+from orchestrator.errors import DeadlineError, DiskError, GuestlaunchError, StoppedError
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.disk_error import stopped_by_disk
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import Boot
-from orchestrator.launch.diagnosis import Evidence, deadline_variable, diagnose
+from orchestrator.launch.context import LaunchContext, LaunchSpec, Place, new_id
+from orchestrator.launch.diagnosis import Evidence, deadline_variable, defect, diagnose, system_error
 from orchestrator.launch.lifecycle import Event, Instruction, State, step
-from orchestrator.launch.plan import Plan, make_plan
+from orchestrator.launch.plan import Plan, appliance_versions, make_plan
 from orchestrator.launch.request import LaunchRequest
-from orchestrator.launch.stop import Stop
+from orchestrator.launch.standby import Pool
+from orchestrator.launch.start import Choose, StartPath, choose_start
 from orchestrator.launch.watch import Ends, Watch
-from orchestrator.launch.way import Asked, Place, Way
 from orchestrator.launch.written import Written
-from orchestrator.records.record import FwCfg
+from orchestrator.records.record import FwCfg, LaunchRecord
 from orchestrator.settings import Settings
-from orchestrator.timeline.phases import Phase, Start
+from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start
+from orchestrator.timeline.recorder import Recorder
 
 _T = TypeVar("_T")
 
 _KILLED_SECONDS = 5.0
 _SIGNALLED = 128  # QEMU's status is above when a signal ended it
 _INTERRUPTIBLE = frozenset({State.REQUESTED, State.PLANNED, State.STAGED, State.CONNECTED, State.CREATED})
+_TAIL_LINES = 40
+# Of a launch that went well: enough to see where a slow one lost its time.
+_SHORT_TAIL_LINES = 10
 
 
 class Launch:
     """One launch.
 
-    :param launch_id: its name until its way has one.
-    :param choose: decides the way of a launch that is planned.
-    :param plan: makes the plan.
-    :param emit: takes events for the log.
+    :param origin_ns: monotonic time at which it began (the client's own start).
+    :param pool: clones that are kept ready.
+    :param cold_reason: why it boots, whatever could be cloned for it; None lets `choose` decide.
+    :param plan: makes the plan; `choose` decides the start path of a launch that is planned.
     """
 
     def __init__(
-        self, asked: Asked, stop: Stop, *, launch_id: str, choose: Callable[[Plan], Way], emit: Callable[..., None],
+        self,
+        request: LaunchRequest,
+        settings: Settings,
+        context: LaunchContext,
+        origin_ns: int,
+        *,
+        pool: Pool | None = None,
+        cold_reason: str | None = None,
         plan: Callable[[LaunchRequest, Settings], Plan] = make_plan,
-    ) -> None:  # fmt: skip
-        self.id = launch_id
-        self._asked, self._stop, self._choose, self._emit = asked, stop, choose, emit
-        self._make_plan = plan
-        self._settings, self._recorder = asked.settings, asked.recorder
-        self._files = contextlib.ExitStack()
+        choose: Choose = choose_start,
+    ) -> None:
+        self.id = context.launch_id
+        self.request, self.settings, self.context = request, settings, context
+        self.recorder = Recorder(origin_ns)
+        self._stop, self._emit = context.stop, context.emit
+        self._pool, self._cold_reason = pool, cold_reason
+        self._make_plan, self._choose = plan, choose
+        self._owned = contextlib.ExitStack()
         self._queue: deque[Event] = deque([Event.BEGIN])
+        self._start: StartPath | None = None
+        self._domain: Domain | None = None
         self._place: Place | None = None
+        self._connection: Connection | None = None
+        self._guest: Guest | None = None
         self._watch: Watch | None = None
         self._written: Written | None = None
         self._boot: Boot | None = None
-        self._guest: Guest | None = None
         self._empty = ConsoleRing(1)
         self._ended = False  # the guest is gone, or was never there
+        self._stop_phase: Phase | None = None  # where a launch that was not ready was asked to end
+        self._fw_cfg = FwCfg(requested=settings.fw_cfg_dma)
+        self._error_phase: Phase | None = None
+        self._exit_status: int | None = None
         self.state = State.REQUESTED
-        self.plan: Plan | None = None
-        self.way: Way | None = None
-        self.domain: Domain | None = None
-        self.connection: Connection | None = None
-        self.fw_cfg = FwCfg(requested=asked.settings.fw_cfg_dma)
+        self.spec: LaunchSpec | None = None
         self.error: GuestlaunchError | None = None
-        self.error_phase: Phase | None = None
-        self.stop_phase: Phase | None = None  # where a launch that was not ready was asked to end
-        self.exit_status: int | None = None
         self.ready = False
         self.ran = False  # the guest went on from where it was created
-        self.proof_failures: tuple[str, ...] = ()
+        self._proof_failures: tuple[str, ...] = ()
+
+    def again(self, cold_reason: str | None = None) -> Launch:
+        """Return a launch of the same request, for the same client, that is still to be carried out."""
+        return Launch(
+            self.request,
+            self.settings,
+            replace(self.context, launch_id=new_id()),
+            self.recorder.origin_ns,
+            pool=self._pool,
+            cold_reason=cold_reason,
+            plan=self._make_plan,
+            choose=self._choose,
+        )
+
+    @property
+    def template_key(self) -> str | None:
+        """The template that it was cloned from."""
+        return self._start.facts().get("template") if self._start else None
 
     @property
     def ring(self) -> ConsoleRing:
@@ -98,9 +125,11 @@ class Launch:
         return self._place.console.ring if self._place else self._empty
 
     @property
-    def created(self) -> bool:
-        """Whether there was a guest, which then ended with the launch."""
-        return self._guest is not None
+    def fallback_reason(self) -> str | None:
+        """Why a warm launch failed, when it did so before the guest went on: then a cold one can take its place."""
+        if self._start is None or self._start.kind is Start.COLD or self.error is None or self.ran:
+            return None
+        return None if self._stop.requested or isinstance(self.error, DiskError) else str(self.error)
 
     def run(self) -> None:
         """Run the launch to its end; afterwards `error` says what went wrong, if anything did.
@@ -110,21 +139,21 @@ class Launch:
         do = {
             Instruction.PLAN: self._plan,
             Instruction.STAGE: self._stage,
-            Instruction.CONNECT: self._open,
+            Instruction.CONNECT: self._connect,
             Instruction.CREATE: self._create,
             Instruction.PREPARE: self._prepare,
             Instruction.RESUME: self._resume,
             Instruction.LET_THROUGH: self._let_through,
             Instruction.NOTE_READY: self._note_ready,
-            Instruction.END: self._end,
-            Instruction.KILL: self._kill,
+            Instruction.TERMINATE: self._terminate,
+            Instruction.REAP: self._reap,
             Instruction.RELEASE: self._release,
         }
         try:
             while self.state is not State.GONE:
                 event = self._next()
                 if event is Event.STOP and not self.ready:
-                    self.stop_phase = self._recorder.current()
+                    self._stop_phase = self.recorder.current()
                 self.state, instructions = step(self.state, event)
                 self._carry_out([(instruction, do[instruction]) for instruction in instructions])
         except BaseException as raised:
@@ -140,7 +169,7 @@ class Launch:
                 self._destroy(self._guest)
         finally:
             self.state = State.GONE
-            self._files.close()
+            self._owned.close()
 
     def _next(self) -> Event:
         """Return the next event: one that is due, a stop request, or what the guest does."""
@@ -167,7 +196,7 @@ class Launch:
                 self._queue.append(Event.STOP)
                 return
             except OSError as error:
-                self._keep(self._system_error(error, instruction))
+                self._keep(system_error(error, instruction, self.settings.state_dir))
             except Exception as raised:  # noqa: BLE001 - see the module
                 self._keep(self._as_error(raised))
             else:
@@ -177,95 +206,84 @@ class Launch:
         if instructions and self.state not in {State.READY, State.GONE, State.BOOTING}:
             self._queue.append(Event.DONE)
 
-    def _system_error(self, error: OSError, instruction: Instruction) -> LaunchError:
-        """Return an operating system's error as one for the user; all that a launch writes is in two directories."""
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        where = error.filename or (self._settings.state_dir if full else instruction)
-        hint = "free some space there" if full else ""
-        return LaunchError("cannot launch", where, error.strerror or error, hint)
-
     def _as_error(self, raised: BaseException) -> GuestlaunchError:
         """Return an exception as an error for the user; one that nobody foresaw goes to the log, too."""
         if isinstance(raised, GuestlaunchError):
             return raised
-        where = f"phase {self._recorder.current()}"
-        if not isinstance(raised, Exception):
-            return LaunchError("the launch was interrupted", where, type(raised).__name__)
-        text = "".join(traceback.format_exception(raised))
-        self._emit("internal_error", level="error", launch_id=self.id, error=repr(raised), traceback=text)
-        error = LaunchError("internal error", where, repr(raised), "this is a bug; the log has more")
-        error.__cause__ = raised
-        return error
+        if isinstance(raised, Exception):
+            text = "".join(traceback.format_exception(raised))
+            self._emit("internal_error", level="error", launch_id=self.id, error=repr(raised), traceback=text)
+        return defect(raised, self.recorder.current())
 
     def _keep(self, error: GuestlaunchError) -> None:
         """Keep the first error, which is why the launch failed; what follows from it is no news."""
         if self.error is None:
-            self.error, self.error_phase = error, self._recorder.current()
+            self.error, self._error_phase = error, self.recorder.current()
 
     def _plan(self) -> None:
-        self.plan = self._make_plan(self._asked.request, self._settings)
-        self.way = self._choose(self.plan)
-        self.id = self.way.id
-        self._recorder.become(self.way.start)
+        plan = self._make_plan(self.request, self.settings)
+        self.spec = LaunchSpec(request=self.request, settings=self.settings, plan=plan)
+        self._start = self._choose(self.spec, self.context, self.recorder, self._pool, self._cold_reason)
+        self._owned.callback(self._start.close)
+        self.id = self._start.id
+        self.recorder.become(self._start.kind)
 
     def _stage(self) -> None:
-        self._recorder.begin(Phase.STAGE, "orchestrator")
-        self.domain, self._place = _there(self.way).stage(_there(self.plan), self._files)
-        self._files.callback(self._place.console.port.close)
-        self._files.callback(self._place.control.port.close)
+        self.recorder.begin(Phase.STAGE, "orchestrator")
+        self._domain, self._place = _there(self._start).stage()
 
-    def _open(self) -> None:
-        self._recorder.begin(Phase.CONNECT, "orchestrator")
-        self.connection = _there(self.way).connect()
+    def _connect(self) -> None:
+        self.recorder.begin(Phase.CONNECT, "orchestrator")
+        self._connection = _there(self._start).connect()
 
     def _create(self) -> None:
         """Have QEMU there, paused."""
-        self._recorder.begin(Phase.CREATE, "orchestrator")
-        self._guest = _there(self.way).create(_there(self.connection))
+        self.recorder.begin(Phase.CREATE, "orchestrator")
+        self._guest = _there(self._start).create(_there(self._connection), _there(self._domain))
 
     def _prepare(self) -> None:
-        self.fw_cfg = _there(self.way).prepare(_there(self._guest))
+        self._fw_cfg = _there(self._start).prepare(_there(self._guest), _there(self._place))
 
     def _resume(self) -> None:
         """Let the guest run, and follow it."""
-        way, guest, place = _there(self.way), _there(self._guest), _there(self._place)
-        self._boot = way.boot()
+        start, guest, place = _there(self._start), _there(self._guest), _there(self._place)
+        self._boot = start.boot(place)
         place.control.listener = self._boot.on_control_line
-        trace_path = _there(self.domain).trace_path
+        trace_path = _there(self._domain).trace_path
         self._written = Written(guest, Path(trace_path) if trace_path is not None else None)
         ends = Ends(console=place.console, control=place.control.port, written=self._written)
-        self._watch = Watch(guest, self._stop, ends, self._boot, _there(self.connection).lost)
-        self._files.enter_context(self._watch)
+        self._watch = Watch(guest, self._stop, ends, self._boot, _there(self._connection).lost)
+        self._owned.enter_context(self._watch)
         self.ran = True
-        way.run(guest)
-        if way.start is Start.COLD:
+        start.run(guest, place)
+        if start.kind is Start.COLD:
             self._tell()
 
     def _let_through(self) -> None:
         """Answer a clone's guest at its gate. What was started is told only now: the guest has waited for us."""
-        _there(self.way).let_through(_there(self._guest))
+        _there(self._start).let_through(_there(self._guest), _there(self._place))
         self._tell()
 
     def _tell(self) -> None:
         """Log what was started and why so; the guest boots meanwhile, and structlog is imported."""
-        plan, way = _there(self.plan), _there(self.way)
+        plan, start = _there(self.spec).plan, _there(self._start)
         firmware, confinement = plan.firmware, _there(self._guest).confinement
         changed = [f"{c.before or 'nothing'} -> {c.after or 'dropped'}: {c.reason}" for c in plan.changes]
         skipped = [f"{s.descriptor}: {s.reason}" for s in firmware.skipped] if firmware else []
         self._emit(
             "launch_started",
             launch_id=self.id,
-            start=str(way.start),
-            **way.facts(),
+            start=str(start.kind),
+            **start.facts(),
             profile=plan.profile.name,
             accel=str(plan.accel),
             accel_reason=plan.accel_reason,
-            fw_cfg_dma=self.fw_cfg.verified,
+            fw_cfg_dma=self._fw_cfg.verified,
             firmware=firmware.code if firmware else None,
             firmware_skipped=skipped,
             cmdline_changes=changed,
             confinement=None if confinement is None else asdict(confinement),
-            domain_xml=domain_xml(_there(self.domain)),
+            domain_xml=domain_xml(_there(self._domain)),
         )
 
     def _note_ready(self) -> None:
@@ -274,15 +292,15 @@ class Launch:
         _there(self._boot).settle()
         _there(self._written).stop_tracing()
 
-    def _end(self) -> None:
+    def _terminate(self) -> None:
         """Have QEMU write back what it holds, and exit."""
-        guest, before = _there(self._guest), self._recorder.current()
-        self._recorder.begin(Phase.SHUTDOWN, f"stop requested: {self._stop.reason}")
+        guest, before = _there(self._guest), self.recorder.current()
+        self.recorder.begin(Phase.SHUTDOWN, f"stop requested: {self._stop.reason}")
         guest.terminate()
-        seconds = self._settings.deadlines.shutdown
+        seconds = self.settings.deadlines.shutdown
         try:
             code = guest.wait_exited(seconds)
-        except DeadlineError as error:  # KILL follows
+        except DeadlineError as error:  # REAP follows
             if self.ready:
                 hint = f"GUESTLAUNCH_{deadline_variable(Phase.SHUTDOWN)} allows more"
                 why = f"not within {seconds:g} s: it is killed, and what it had not written back is lost"
@@ -297,7 +315,7 @@ class Launch:
             dying = code > _SIGNALLED or self.ring.panic() is not None
             self._explain(Event.QEMU_GONE, before if dying else Phase.SHUTDOWN)
 
-    def _kill(self) -> None:
+    def _reap(self) -> None:
         """Make sure that QEMU is gone, and libvirt's domain with it."""
         if self._guest is None:
             self._ended = True
@@ -309,7 +327,7 @@ class Launch:
         asked_ns = self._stop.requested_ns
         if not self.ready and self._boot is not None and asked_ns is not None:
             self.ready = self._boot.served(asked_ns)
-        self._recorder.begin(Phase.SHUTDOWN, "QEMU ended")
+        self.recorder.begin(Phase.SHUTDOWN, "QEMU ended")
 
     def _destroy(self, guest: Guest) -> None:
         """Have QEMU gone, by SIGKILL unless it is, and its exit status known.
@@ -320,28 +338,25 @@ class Launch:
             guest.kill()
             with contextlib.suppress(DeadlineError):  # `end` below goes further
                 guest.wait_exited(_KILLED_SECONDS)
-        if guest.log_file is not None:
-            self._files.callback(guest.log_file.unlink, missing_ok=True)
-        self.exit_status = guest.exit_code
-        if guest.pid is not None and self.exit_status is not None:
+        guest.remove_log()
+        self._exit_status = guest.exit_code
+        if guest.pid is not None and self._exit_status is not None:
             # QEMU is dead and its status known. libvirt polls for that with pauses of 200 ms, which are not the
             # client's to wait for.
             threading.Thread(target=self._clear_away, args=(guest,), name=f"clear-{self.id}", daemon=True).start()
         else:
-            self.exit_status = guest.end(self._settings.deadlines.shutdown).exit_code
+            self._exit_status = guest.remove(self.settings.deadlines.shutdown).exit_code
         self._ended = True
 
     def _clear_away(self, guest: Guest) -> None:
-        """Wait until libvirt, too, is done with a domain whose QEMU is dead: its last act is a line in the log."""
+        """Wait until libvirt, too, is done with a domain whose QEMU is dead."""
         with contextlib.suppress(GuestlaunchError):
-            guest.end(_KILLED_SECONDS)
-        if guest.log_file is not None:
-            guest.log_file.unlink(missing_ok=True)
+            guest.remove(_KILLED_SECONDS)
 
     def _release(self) -> None:
         if self.ready and self.error is None and self._boot is not None:
-            self.proof_failures = self._boot.proof_failures()
-        self._files.close()
+            self._proof_failures = self._boot.proof_failures()
+        self._owned.close()
 
     def _last_words(self) -> None:
         """Take what the guest sent before it ended."""
@@ -362,11 +377,11 @@ class Launch:
             last_line=next(iter(self.ring.tail(1)), None),
             panic=self.ring.panic(),
             allowed_s=boot.allowed_s(phase),
-            uri=self._settings.connect,
+            uri=self.settings.connect,
         )
         error = self._disk_error() if event is Event.DISK_ERROR else diagnose(event, evidence)
         if error is not None and self.error is None:
-            self.error, self.error_phase = error, phase
+            self.error, self._error_phase = error, phase
 
     def _disk_error(self) -> DiskError | None:
         """Return why a disk has stopped the guest, and log it."""
@@ -374,6 +389,59 @@ class Launch:
         if error is not None:
             self._emit("disk_error", level="error", launch_id=self.id, file=error.subject, reason=error.why)
         return error
+
+    def record(self) -> LaunchRecord:
+        """Return what it was, how it came about and how it ended; it is to be over. Measures nothing more."""
+        plan, domain, error = self.spec.plan if self.spec else None, self._domain, self.error
+        facts = self._start.facts() if self._start else {}
+        outcome = "failure" if error else "success" if self.ready else "cancelled"
+        sizes = dict(zip(TRANSFER_PHASES, (plan.kernel_bytes, plan.initrd_bytes), strict=True)) if plan else {}
+        self.recorder.finish()
+        return LaunchRecord(
+            launch_id=self.id,
+            start=self.recorder.start,
+            start_reason=facts.get("start_reason"),
+            template=facts.get("template"),
+            profile=self.settings.profile,
+            arch=str(plan.profile.arch) if plan else None,
+            accel=str(plan.accel) if plan else None,
+            accel_reason=plan.accel_reason if plan else "",
+            fw_cfg=self._fw_cfg,
+            outcome=outcome,
+            tiles=self.recorder.tiles(
+                outcome=outcome, at=self._error_phase or (None if self.ready else self._stop_phase), sizes=sizes
+            ),
+            wall_start_ns=self.recorder.wall_start_ns,
+            connection=self.settings.connect or "qemu:///embed",
+            exit_status=self._exit_status,
+            error=str(error) if error else self._stop.reason if outcome == "cancelled" else None,
+            error_phase=str(self._error_phase) if self._error_phase else None,
+            ready=self.ready,
+            kernel_bytes=plan.kernel_bytes if plan else None,
+            initrd_bytes=plan.initrd_bytes if plan else None,
+            memory_mib=domain.memory_mib if domain else None,
+            vcpus=domain.vcpus if domain else None,
+            cpu=domain.cpu if domain else None,
+            disks=len(self.request.disks),
+            versions=self._versions(),
+            appliance=appliance_versions(plan) if plan else {},
+            console_tail=self.ring.tail(_TAIL_LINES if error else _SHORT_TAIL_LINES),
+            extra_args=self.request.extra_args,
+            proof_failures=self._proof_failures,
+        )
+
+    def _versions(self) -> dict[str, str | None]:
+        """Return the versions of all that took part."""
+        plan = self.spec.plan if self.spec else None
+        found: dict[str, str | None] = {"guestlaunch": __version__, "libguestfs": plan.libguestfs if plan else None}
+        found["firmware"] = self.ring.firmware_version()
+        manifest = plan.appliance.manifest if plan and plan.appliance else None
+        found["kernel"] = manifest.kernel if manifest else None
+        if plan is not None and self._connection is not None:
+            with contextlib.suppress(GuestlaunchError, OSError, ValueError):
+                versions = self._connection.versions(plan.emulator)
+                found |= {"libvirt": versions.libvirt, "qemu": versions.qemu}
+        return found
 
 
 def _there(value: _T | None) -> _T:

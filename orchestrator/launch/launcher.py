@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +15,21 @@ from orchestrator.domain.model import Accel
 from orchestrator.errors import DiskError, GuestlaunchError
 from orchestrator.hypervisor import accel, bounded, embed
 from orchestrator.hypervisor.connection import Connection, open_connection
-from orchestrator.launch.choice import outdated, template_facts, why_not_warm
-from orchestrator.launch.clone import bare
-from orchestrator.launch.cold import Cold
+from orchestrator.launch.context import LaunchContext, LaunchSpec
+from orchestrator.launch.eligibility import outdated, template_facts
 from orchestrator.launch.launch import Launch
 from orchestrator.launch.patience import explained
 from orchestrator.launch.plan import Plan, make_plan
 from orchestrator.launch.request import LaunchRequest, from_json
-from orchestrator.launch.standby import Pool, Shape, Waiting
+from orchestrator.launch.standby import Pool, Waiting
+from orchestrator.launch.start import Choose, choose_start
 from orchestrator.launch.stop import Stop
-from orchestrator.launch.sum_up import sum_up
-from orchestrator.launch.templating import build_template
-from orchestrator.launch.warm import Standby, Warm
-from orchestrator.launch.way import Asked, Way
 from orchestrator.records import store
 from orchestrator.records.log import EventLog, write_timeline
 from orchestrator.records.record import LaunchRecord, phase_event, to_event
 from orchestrator.settings import Settings, private_state
 from orchestrator.template import store as templates
-from orchestrator.timeline.phases import Phase, Start
-from orchestrator.timeline.recorder import Recorder
+from orchestrator.timeline.phases import Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,37 +46,13 @@ class Snapshot:
     error: str | None
 
 
-@dataclass(slots=True)
-class _Running:
-    """A launch under way; `unused` ends a clone that was taken for it and that it has not come to use."""
-
-    launch: Launch
-    settings: Settings
-    recorder: Recorder
-    client_pid: int | None
-    unused: contextlib.ExitStack
-
-    def snapshot(self) -> Snapshot:
-        plan = self.launch.plan
-        return Snapshot(
-            launch_id=self.launch.id,
-            profile=self.settings.profile,
-            accel=str(plan.accel) if plan else None,
-            phase=self.recorder.current(),
-            started_ns=self.recorder.origin_ns,
-            ready=self.launch.ready,
-            client_pid=self.client_pid,
-            error=str(self.launch.error) if self.launch.error else None,
-        )
-
-
 class Launcher:
     """Launches domains; a context manager, one a process, used by as many threads as there are launches.
 
     Connections are opened when first needed and kept: the embedded driver takes tens of milliseconds to start.
 
     :param standby: how many clones to keep ready for each kind of launch.
-    :param plan: decides what is launched for a request.
+    :param plan: decides what is launched for a request; `choose` how that starts.
     """
 
     def __init__(
@@ -91,24 +61,19 @@ class Launcher:
         *,
         standby: int = 0,
         plan: Callable[[LaunchRequest, Settings], Plan] = make_plan,
+        choose: Choose = choose_start,
     ) -> None:
         self.settings = settings
         private_state(settings.state_dir)
-        self._make_plan = plan
+        self._make_plan, self._choose = plan, choose
         self.log = EventLog(settings.log_target)
         self._pool: Pool | None = None
         if standby:
-            self._pool = Pool(
-                standby,
-                settings.standby_memory_mib,
-                connect=self._connection,
-                claim=self._claim,
-                emit=self.log.emit,
-            )
+            self._pool = Pool(standby, settings.standby_memory_mib, self._context(Stop()))
         self._stack = contextlib.ExitStack()
         self._connections: dict[str | None, Connection] = {}
         self._opening = threading.Lock()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Launch] = {}
         self._changing = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -149,26 +114,23 @@ class Launcher:
         """Have clones kept of the templates that earlier launches have left."""
         if self._pool is None:
             return
+        self.log.prepare()
         for template in templates.templates(self.settings.state_dir):
             if template.facts["profile"] != self.settings.profile or outdated(template) is not None:
                 continue
             with contextlib.suppress(GuestlaunchError, OSError, TypeError, ValueError):
                 request = from_json(template.request)
                 plan = self._make_plan(request, self.settings)
-                shape = Shape(
-                    plan=plan,
-                    request=request,
-                    settings=self.settings,
-                    facts=template_facts(plan, request, self.settings),
-                )
-                if shape.facts == template.facts:
-                    self._pool.want(shape)
+                spec = LaunchSpec(request=request, settings=self.settings, plan=plan)
+                facts = template_facts(spec)
+                if facts == template.facts:
+                    self._pool.want(spec, facts)
 
     def running(self) -> list[Snapshot]:
         """Return the launches that are not over yet."""
         with self._changing:
             running = list(self._running.values())
-        return [one.snapshot() for one in running]
+        return [_snapshot(launch) for launch in running]
 
     def waiting(self) -> list[Waiting]:
         """Return the clones that wait for a launch."""
@@ -194,12 +156,37 @@ class Launcher:
         :param origin_ns: monotonic time at which the client started; now, when it is not known.
         :param tell: takes a line for whoever waits for the launch.
         """
-        own = settings or self.settings
-        origin = origin_ns or time.monotonic_ns()
-        running = self._prepared(request, own, stop, console=console, origin_ns=origin, client_pid=client_pid)
+        launch = Launch(
+            request,
+            settings or self.settings,
+            self._context(stop, console, client_pid),
+            origin_ns or time.monotonic_ns(),
+            pool=self._pool,
+            plan=self._make_plan,
+            choose=self._choose,
+        )
+        try:
+            self._carry_out(launch, tell)
+            if self._lacks_kvm(launch):  # the next plan knows, and chooses TCG
+                launch = launch.again()
+                self._carry_out(launch, tell)
+            reason = launch.fallback_reason
+            if reason is not None:
+                self.log.emit("warm_failed", level="warning", launch_id=launch.id, error=reason)
+                broken, launch = launch, launch.again(cold_reason=reason)
+                self._carry_out(launch, tell)
+                self._distrust(broken)
+        finally:
+            # Whatever was raised, each launch has its one line.
+            record = launch.record()
+            self._write(record, launch.settings)
+        return record
+
+    def _carry_out(self, launch: Launch, tell: Callable[[str], None] | None) -> None:
+        """Carry out a launch to its end; whoever waits for it is told when libvirt keeps it waiting."""
 
         def say(text: str) -> None:
-            self.log.emit("launch_waits", level="warning", launch_id=running.launch.id, reason=text)
+            self.log.emit("launch_waits", level="warning", launch_id=launch.id, reason=text)
             if tell is not None:
                 tell(text)
 
@@ -207,125 +194,59 @@ class Launcher:
 
         def asked_ns() -> int | None:
             """Tell since when libvirt's answer is waited for; a tool that has its guest does not wait with us."""
-            return None if running.launch.ready and not stop.requested else bounded.asked_ns(thread)
+            return None if launch.ready and not launch.context.stop.requested else bounded.asked_ns(thread)
 
-        try:
-            with explained(asked_ns, own.connect, say):
-                self._carry_out(running)
-            if self._lacks_kvm(running.launch, own, stop):
-                running = self._prepared(request, own, stop, console=console, origin_ns=origin, client_pid=client_pid)
-                self._carry_out(running)
-            fell = _fell(running.launch, stop)
-            if fell is not None:
-                broken = running.launch
-                self.log.emit("warm_failed", level="warning", launch_id=broken.id, error=fell)
-                running = self._prepared(
-                    request, own, stop, console=console, origin_ns=origin, client_pid=client_pid, fell=fell
-                )
-                self._carry_out(running)
-                self._distrust(own, broken)
-        finally:
-            # Whatever was raised, each launch has its one line.
-            running.recorder.finish()
-            record = sum_up(running.launch, own, running.recorder, stop, request)
-            self._write(record, own)
-        return record
+        with self._listed(launch), explained(asked_ns, launch.settings.connect, say):
+            launch.run()
 
-    def _lacks_kvm(self, launch: Launch, settings: Settings, stop: Stop) -> bool:
-        """Tell whether `auto` chose KVM, QEMU then refused it, and the tool still waits.
+    def _lacks_kvm(self, launch: Launch) -> bool:
+        """Tell whether `auto` chose KVM, QEMU then refused it, and the tool still waits; note it for the next plan.
 
-        The next plan knows, and chooses TCG. A QEMU that gave up late had called the tool before, and that saw its end.
+        A QEMU that gave up late had called the tool before, and that saw its end.
         """
-        plan, error = launch.plan, launch.error
-        if plan is None or error is None or launch.ran or isinstance(error, DiskError):
+        error = launch.error
+        if launch.spec is None or error is None or launch.ran or isinstance(error, DiskError):
             return False
+        plan = launch.spec.plan
         if plan.accel is not Accel.KVM or plan.accel_reason == accel.ASKED_FOR or not accel.is_refusal(error.why):
             return False
         self.log.emit("kvm_refused", level="warning", launch_id=launch.id, error=str(error))
-        accel.note_refusal(plan.emulator, settings.state_dir, error.why)
-        return not stop.requested
+        accel.note_refusal(plan.emulator, launch.settings.state_dir, error.why)
+        return not launch.context.stop.requested
 
-    def _distrust(self, settings: Settings, broken: Launch) -> None:
+    def _distrust(self, broken: Launch) -> None:
         """Remove the template of a clone that failed, if its files are not what they were: no other would do better."""
-        key = broken.way.facts().get("template") if broken.way else None
+        key = broken.template_key
         try:
-            for template in templates.templates(settings.state_dir):
+            for template in templates.templates(broken.settings.state_dir):
                 if template.key == key and (why := templates.damage(template)) is not None:
                     removed = templates.remove(template)
                     self.log.emit("template_damaged", level="warning", key=key, reason=why, removed=removed)
         except (GuestlaunchError, OSError) as error:  # the launch itself went well by then
             self.log.emit("template_check_failed", level="warning", key=key, reason=str(error))
 
-    def _prepared(
-        self, request: LaunchRequest, settings: Settings, stop: Stop, *, console: tuple[int, int] | None,
-        origin_ns: int, client_pid: int | None, fell: str | None = None,
-    ) -> _Running:  # fmt: skip
-        """Return a launch that is still to be carried out.
-
-        :param fell: why a warm launch of the same request has failed; this one then boots.
-        """
-        recorder = Recorder(origin_ns)
-        asked = Asked(
-            request=request, settings=settings, recorder=recorder, console=console, claim=self._claim, stop=stop
+    def _context(
+        self, stop: Stop, console: tuple[int, int] | None = None, client_pid: int | None = None
+    ) -> LaunchContext:
+        """Return where launches of this process happen."""
+        return LaunchContext(
+            stop=stop,
+            connect=self._connection,
+            claim=self._claim,
+            emit=self.log.emit,
+            console=console,
+            client_pid=client_pid,
         )
-        launch_id = f"gl-{uuid.uuid4().hex[:12]}"
-        unused = contextlib.ExitStack()
-
-        def choose(plan: Plan) -> Way:
-            return self._choose(plan, asked, launch_id, fell, unused)
-
-        launch = Launch(asked, stop, launch_id=launch_id, choose=choose, emit=self.log.emit, plan=self._make_plan)
-        return _Running(launch, settings, recorder, client_pid, unused)
-
-    def _carry_out(self, running: _Running) -> None:
-        """Carry out a launch to its end."""
-        with running.unused, self._listed(running):
-            running.launch.run()
-            if running.launch.created:
-                running.unused.pop_all()
-
-    def _choose(self, plan: Plan, asked: Asked, launch_id: str, fell: str | None, unused: contextlib.ExitStack) -> Way:
-        """Decide whether a launch boots or clones a template; one that is asked for is built when there is none.
-
-        :param unused: ends a clone that was taken for the launch, should it not come to use it.
-        """
-        settings, request = asked.settings, asked.request
-
-        def connect() -> Connection:
-            return self._connection(settings)
-
-        if settings.start == "cold" or fell is not None:
-            return Cold(asked, launch_id, connect, fell)
-        reason = why_not_warm(plan, request, settings)
-        if reason is not None:
-            return Cold(asked, launch_id, connect, reason)
-        facts = template_facts(plan, request, settings)
-        if self._pool is not None:
-            shape = Shape(plan=plan, request=bare(request), settings=settings, facts=facts)
-            self._pool.want(shape)
-            clone = self._pool.take(shape)
-            if clone is not None:
-                unused.callback(clone.close)
-                return Standby(asked, clone)
-        template = templates.find(settings.state_dir, facts)
-        if template is None and settings.start == "warm":
-            template = build_template(
-                plan, request, settings, facts, connect=connect, claim=self._claim, stop=asked.stop
-            )
-            self.log.emit("template_built", key=template.key, seconds=template.seconds)
-        if template is None:
-            return Cold(asked, launch_id, connect, "there is no template for it (guestlaunch template build makes one)")
-        return Warm(asked, launch_id, connect, template)
 
     @contextlib.contextmanager
-    def _listed(self, running: _Running) -> Iterator[None]:
+    def _listed(self, launch: Launch) -> Iterator[None]:
         with self._changing:
-            self._running[id(running)] = running
+            self._running[id(launch)] = launch
         try:
             yield
         finally:
             with self._changing:
-                del self._running[id(running)]
+                del self._running[id(launch)]
 
     @contextlib.contextmanager
     def _claim(self, path: Path) -> Iterator[None]:
@@ -373,9 +294,14 @@ class Launcher:
             write_timeline(settings.timeline, event)
 
 
-def _fell(launch: Launch, stop: Stop) -> str | None:
-    """Return why a warm launch failed, when it did so before the guest went on: then a cold one can take its place."""
-    warm = launch.way is not None and launch.way.start is not Start.COLD
-    if not warm or launch.error is None or launch.ran or stop.requested or isinstance(launch.error, DiskError):
-        return None
-    return str(launch.error)
+def _snapshot(launch: Launch) -> Snapshot:
+    return Snapshot(
+        launch_id=launch.id,
+        profile=launch.settings.profile,
+        accel=str(launch.spec.plan.accel) if launch.spec else None,
+        phase=launch.recorder.current(),
+        started_ns=launch.recorder.origin_ns,
+        ready=launch.ready,
+        client_pid=launch.context.client_pid,
+        error=str(launch.error) if launch.error else None,
+    )

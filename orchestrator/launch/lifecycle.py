@@ -49,8 +49,8 @@ class Instruction(StrEnum):
     RESUME = auto()
     LET_THROUGH = auto()  # a clone's guest, through its gate
     NOTE_READY = auto()
-    END = auto()  # let QEMU flush and exit
-    KILL = auto()  # make QEMU be gone, whatever it does
+    TERMINATE = auto()  # let QEMU flush and exit
+    REAP = auto()  # make QEMU be gone, whatever it does
     RELEASE = auto()
 
 
@@ -76,17 +76,18 @@ TABLE: Mapping[tuple[State, Event], Step] = {
     },
     # A domain whose launch failed has nothing worth flushing; one that was ready, or whose client just
     # changed its mind, ends as QEMU ends on SIGTERM.
-    **{(state, _E.FAILED): (_S.STOPPING, (_I.KILL,)) for state in (_S.CONNECTED, _S.CREATED, _S.BOOTING)},
+    **{(state, _E.FAILED): (_S.STOPPING, (_I.REAP,)) for state in (_S.CONNECTED, _S.CREATED, _S.BOOTING)},
     **{
-        (state, _E.STOP): (_S.STOPPING, (_I.END, _I.KILL)) for state in (_S.CONNECTED, _S.CREATED, _S.BOOTING, _S.READY)
+        (state, _E.STOP): (_S.STOPPING, (_I.TERMINATE, _I.REAP))
+        for state in (_S.CONNECTED, _S.CREATED, _S.BOOTING, _S.READY)
     },
-    (_S.BOOTING, _E.DEADLINE): (_S.STOPPING, (_I.KILL,)),
-    (_S.BOOTING, _E.QEMU_GONE): (_S.STOPPING, (_I.KILL,)),
-    (_S.READY, _E.QEMU_GONE): (_S.STOPPING, (_I.KILL,)),
-    (_S.READY, _E.FAILED): (_S.STOPPING, (_I.END, _I.KILL)),
+    (_S.BOOTING, _E.DEADLINE): (_S.STOPPING, (_I.REAP,)),
+    (_S.BOOTING, _E.QEMU_GONE): (_S.STOPPING, (_I.REAP,)),
+    (_S.READY, _E.QEMU_GONE): (_S.STOPPING, (_I.REAP,)),
+    (_S.READY, _E.FAILED): (_S.STOPPING, (_I.TERMINATE, _I.REAP)),
     # What was written before is still worth being flushed.
-    (_S.BOOTING, _E.DISK_ERROR): (_S.STOPPING, (_I.END, _I.KILL)),
-    (_S.READY, _E.DISK_ERROR): (_S.STOPPING, (_I.END, _I.KILL)),
+    (_S.BOOTING, _E.DISK_ERROR): (_S.STOPPING, (_I.TERMINATE, _I.REAP)),
+    (_S.READY, _E.DISK_ERROR): (_S.STOPPING, (_I.TERMINATE, _I.REAP)),
     # The end of a domain may itself fail.
     (_S.STOPPING, _E.FAILED): (_S.GONE, (_I.RELEASE,)),
 }

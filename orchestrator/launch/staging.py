@@ -1,7 +1,7 @@
-"""The files of one launch: its directories, the throw-away overlay over the appliance's root, secrets.
+"""The files of one launch: directories, sockets, the throw-away overlay over the appliance's root, NVRAM, secrets.
 
-Everything made here is owned by the context manager that made it. Sockets live in the runtime directory
-(short paths), data in the state directory (room for the overlay to grow).
+Everything made here is owned by the context manager that made it, or by the `ExitStack` that it is given to. Sockets
+live in the runtime directory (short paths), data in the state directory (room for the overlay to grow).
 """
 
 from __future__ import annotations
@@ -16,7 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator import files
+from orchestrator.channel.console import Console
+from orchestrator.channel.control import Control
+from orchestrator.channel.port import listening
+from orchestrator.channel.ring import ConsoleRing
+from orchestrator.domain.model import Disk, Loader
+from orchestrator.domain.passthrough import secrets_of
+from orchestrator.domain.policy import appliance_root
 from orchestrator.errors import ApplianceError, LaunchError
+from orchestrator.firmware.nvram import copy_nvram
+from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
+from orchestrator.settings import Settings
 
 _QEMU_IMG_SECONDS = 30.0
 
@@ -43,6 +53,55 @@ def directory(parent: Path, name: str) -> Iterator[Path]:
             raise LaunchError("cannot make the launch's directory", path, f"{at}{_explain(error)}", hint) from error
         stack.callback(files.remove_tree, name, folder)
         yield path
+
+
+def make_place(settings: Settings, context: LaunchContext, owner: contextlib.ExitStack) -> Place:
+    """Make the directories of a launch, and listen where its QEMU will connect.
+
+    :param owner: takes all that is made.
+    :raise GuestlaunchError: something cannot be made.
+    """
+    made = []
+    for parent in (settings.state_dir / "launches", settings.runtime_dir):
+        owner.enter_context(context.claim(parent / context.launch_id))
+        made.append(owner.enter_context(directory(parent, context.launch_id)))
+    data, sockets = made
+    listeners = [owner.enter_context(listening(sockets / name)) for name in ("console", "control")]
+    console = Console(listeners[0], ConsoleRing(settings.console_kib * 1024), context.console)
+    control = Control(listeners[1])
+    owner.callback(console.port.close)
+    owner.callback(control.port.close)
+    return Place(launch_id=context.launch_id, data=data, sockets=sockets, console=console, control=control)
+
+
+def make_root(spec: LaunchSpec, place: Place) -> Disk | None:
+    """Make the throw-away overlay over the appliance's root, when the appliance is on a disk."""
+    appliance = spec.plan.appliance
+    if appliance is None:
+        return None
+    overlay = root_overlay(appliance.root, appliance.root_format, place.data, spec.settings.state_dir / "cache")
+    # The launch's own name: a user's disk may carry a copy of the very file system, UUID and all.
+    return appliance_root(str(overlay), name=place.launch_id)
+
+
+def make_loader(spec: LaunchSpec, place: Place, owner: contextlib.ExitStack) -> Loader | None:
+    """Make this launch's own variable store, which `owner` takes."""
+    firmware = spec.plan.firmware
+    if firmware is None:
+        return None
+    cache = spec.settings.state_dir / "cache"
+    nvram = owner.enter_context(copy_nvram(firmware.nvram_template, place.data, cache=cache))
+    return Loader(
+        code=firmware.code,
+        nvram=str(nvram),
+        code_format=firmware.code_format,
+        nvram_format=firmware.nvram_format,
+    )
+
+
+def store_secrets(disks: tuple[Disk, ...], data: Path) -> tuple[tuple[str, str], ...]:
+    """Write the secrets of disks to files of the launch, and return object ids with the files' paths."""
+    return tuple((name, str(write_secret(text, data / name))) for name, text in secrets_of(disks))
 
 
 def root_overlay(root: Path, root_format: str, into: Path, cache: Path) -> Path:

@@ -38,9 +38,17 @@ class EventLog:
         if self._target is None:
             return
         with self._lock, contextlib.suppress(OSError):
-            if self._log is None:
-                self._log = _logger(self._write)
-            self._log(event, level=level, **values)
+            self._prepared()(event, level=level, **values)
+
+    def prepare(self) -> None:
+        """Import structlog now: a launch that takes a ready clone lasts no longer than that, on a busy host."""
+        with self._lock:
+            self._prepared()
+
+    def _prepared(self) -> Callable[..., None]:
+        if self._log is None:
+            self._log = _logger(self._write)
+        return self._log
 
     def _write(self, line: str, entry: Mapping[str, object]) -> None:
         data = (line + "\n").encode("utf-8", "backslashreplace")

@@ -15,7 +15,7 @@ from pathlib import Path
 from orchestrator.appliance.probe import check_initrd, require_kernel_arch
 from orchestrator.appliance.store import resolve
 from orchestrator.domain.model import Accel, Arch, Disk, Domain, FileSource, FirmwareKind, Loader, Profile
-from orchestrator.domain.policy import design
+from orchestrator.domain.policy import BootFiles, Machine, design
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import CapabilityError, DiskError, NotFoundError, UsageError
 from orchestrator.firmware.descriptors import find_firmware
@@ -73,23 +73,27 @@ def plan_domain(wish: Wish, settings: Settings) -> Domain:
             nvram_format=firmware.nvram_format,
         )
     domain = design(
-        profile,
-        name=wish.name,
-        uuid=str(uuid.uuid4()),
-        emulator=emulator,
-        accel=_accel(settings, profile.arch, emulator, kernel, here=here),
-        host_arch=host,
-        kernel=None if kernel is None else str(kernel),
-        initrd=None if initrd is None else str(initrd),
-        cmdline=cmdline,
-        aslr=settings.guest_aslr,
-        loader=loader,
-        disks=tuple(_disk(path, here=here) for path in wish.disks),
-        root=root,
-        memory_mib=settings.memory_mib,
-        vcpus=settings.vcpus,
-        cpu=settings.cpu,
-        fw_cfg_dma=settings.fw_cfg_dma,
+        wish.name,
+        str(uuid.uuid4()),
+        Machine(
+            profile=profile,
+            emulator=emulator,
+            accel=_accel(settings, profile.arch, emulator, kernel, here=here),
+            host_arch=host,
+            memory_mib=settings.memory_mib,
+            vcpus=settings.vcpus,
+            cpu=settings.cpu,
+            fw_cfg_dma=settings.fw_cfg_dma,
+        ),
+        BootFiles(
+            kernel=None if kernel is None else str(kernel),
+            initrd=None if initrd is None else str(initrd),
+            cmdline=cmdline,
+            aslr=settings.guest_aslr,
+            loader=loader,
+            disks=tuple(_disk(path, here=here) for path in wish.disks),
+            root=root,
+        ),
     )
     return replace(domain, kept=wish.boot is not BootSource.APPLIANCE)
 

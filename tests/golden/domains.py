@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator.domain.cloning import as_clone, as_template
 from orchestrator.domain.model import (
     Accel,
@@ -17,7 +19,7 @@ from orchestrator.domain.model import (
     Privileges,
     Profile,
 )
-from orchestrator.domain.policy import appliance_root, design
+from orchestrator.domain.policy import BootFiles, Machine, Ports, appliance_root, design
 from orchestrator.domain.profiles import load_profile, profile_names
 
 UUID = "3b1e2f3c-6b0e-4e44-9a3c-0123456789ab"
@@ -82,48 +84,63 @@ def loader_of(profile: Profile) -> Loader | None:
 
 def plain(profile: Profile, *, fw_cfg_dma: bool) -> Domain:
     """Return what a launch with one read-only disk makes of profile."""
-    return design(
-        profile,
-        name=f"guestlaunch-{profile.name}",
-        uuid=UUID,
-        emulator=f"/usr/bin/qemu-system-{profile.arch}",
-        accel=Accel.TCG,
-        host_arch=Arch.X86_64,
-        kernel="/appliance/kernel",
-        initrd="/appliance/initrd",
-        cmdline=CMDLINE,
-        loader=loader_of(profile),
-        disks=(Disk(source=FileSource(path="/launch/overlay1.qcow2"), format="qcow2", shared_read=True),),
-        root=appliance_root("/launch/root.qcow2"),
-        fw_cfg_dma=fw_cfg_dma,
-        guestfsd_path="/tmp/libguestfs/guestfsd.sock",
-        control_path="/launch/control",
-        console_path="/launch/console",
-        trace_path="/launch/trace.log",
+    made = design(
+        f"guestlaunch-{profile.name}",
+        UUID,
+        Machine(
+            profile=profile,
+            emulator=f"/usr/bin/qemu-system-{profile.arch}",
+            accel=Accel.TCG,
+            host_arch=Arch.X86_64,
+            fw_cfg_dma=fw_cfg_dma,
+        ),
+        BootFiles(
+            kernel="/appliance/kernel",
+            initrd="/appliance/initrd",
+            cmdline=CMDLINE,
+            loader=loader_of(profile),
+            disks=(Disk(source=FileSource(path="/launch/overlay1.qcow2"), format="qcow2", shared_read=True),),
+            root=appliance_root("/launch/root.qcow2"),
+        ),
+        Ports(
+            guestfsd_path="/tmp/libguestfs/guestfsd.sock",
+            control_path="/launch/control",
+            console_path="/launch/console",
+        ),
     )
+    return replace(made, trace_path="/launch/trace.log")
 
 
 def rich(profile: Profile) -> Domain:
     """Return a domain that uses everything there is."""
-    return design(
-        profile,
-        name=f"rich-{profile.name}",
-        uuid=UUID,
-        emulator=f"/opt/qemu 9/qemu-system-{profile.arch}",
-        accel=Accel.KVM,
-        host_arch=profile.arch,
-        kernel="/appliance dir/kernel",
-        initrd="/appliance dir/initrd",
-        cmdline=CMDLINE + ' quoted="a  b" <&>',
-        loader=loader_of(profile),
-        disks=RICH_DISKS + (SATA_DISKS if profile.arch is Arch.X86_64 else ()),
-        root=appliance_root("/launch/root.qcow2", name="rich"),
-        memory_mib=2048,
-        vcpus=12,
-        cpu="host,pmu=off",
-        guestfsd_path="/tmp/libguestfs/guestfsd.sock",
-        control_path="/launch/control",
-        console_path="/launch/console",
+    made = design(
+        f"rich-{profile.name}",
+        UUID,
+        Machine(
+            profile=profile,
+            emulator=f"/opt/qemu 9/qemu-system-{profile.arch}",
+            accel=Accel.KVM,
+            host_arch=profile.arch,
+            memory_mib=2048,
+            vcpus=12,
+            cpu="host,pmu=off",
+        ),
+        BootFiles(
+            kernel="/appliance dir/kernel",
+            initrd="/appliance dir/initrd",
+            cmdline=CMDLINE + ' quoted="a  b" <&>',
+            loader=loader_of(profile),
+            disks=RICH_DISKS + (SATA_DISKS if profile.arch is Arch.X86_64 else ()),
+            root=appliance_root("/launch/root.qcow2", name="rich"),
+        ),
+        Ports(
+            guestfsd_path="/tmp/libguestfs/guestfsd.sock",
+            control_path="/launch/control",
+            console_path="/launch/console",
+        ),
+    )
+    return replace(
+        made,
         network=Network(net="169.254.0.0/16"),
         trace_path="/launch/trace, 1.log",
         secret_paths=(("secret6-password-secret", "/launch/secret,6"),),
@@ -172,21 +189,24 @@ def kept() -> Domain:
 def template(profile: Profile) -> Domain:
     """Return what is saved at its gate, to be cloned."""
     booting = design(
-        profile,
-        name=f"template-{profile.name}",
-        uuid=UUID,
-        emulator=f"/usr/bin/qemu-system-{profile.arch}",
-        accel=Accel.TCG,
-        host_arch=Arch.X86_64,
-        kernel="/appliance/kernel",
-        initrd="/appliance/initrd",
-        cmdline=CMDLINE,
-        loader=loader_of(profile),
-        root=appliance_root("/template/root.qcow2", name="gl-0123456789abcdef"),
-        control_path="/launch/control",
-        console_path="/launch/console",
-        trace_path="/launch/trace.log",
+        f"template-{profile.name}",
+        UUID,
+        Machine(
+            profile=profile,
+            emulator=f"/usr/bin/qemu-system-{profile.arch}",
+            accel=Accel.TCG,
+            host_arch=Arch.X86_64,
+        ),
+        BootFiles(
+            kernel="/appliance/kernel",
+            initrd="/appliance/initrd",
+            cmdline=CMDLINE,
+            loader=loader_of(profile),
+            root=appliance_root("/template/root.qcow2", name="gl-0123456789abcdef"),
+        ),
+        Ports(control_path="/launch/control", console_path="/launch/console"),
     )
+    booting = replace(booting, trace_path="/launch/trace.log")
     return as_template(booting, "/templates/a, b/ram")
 
 

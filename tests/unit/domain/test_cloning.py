@@ -34,7 +34,15 @@ from orchestrator.domain.model import (
     NetworkSource,
     Ram,
 )
-from orchestrator.domain.policy import CONTROL_CHANNEL, GUESTFSD_CHANNEL, appliance_root, design
+from orchestrator.domain.policy import (
+    CONTROL_CHANNEL,
+    GUESTFSD_CHANNEL,
+    BootFiles,
+    Machine,
+    Ports,
+    appliance_root,
+    design,
+)
 from orchestrator.domain.profiles import load_profile, profile_names
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import DiskError
@@ -47,21 +55,18 @@ def booting(profile: str = "aarch64-uefi", *, disks: tuple[Disk, ...] = ()) -> D
     """Return a domain as it would boot for a tool with disks."""
     loaded = load_profile(profile)
     return design(
-        loaded,
-        name="n",
-        uuid="3b1e2f3c-6b0e-4e44-9a3c-0123456789ab",
-        emulator="/q",
-        accel=Accel.TCG,
-        host_arch=Arch.X86_64,
-        kernel="/kernel",
-        initrd="/initrd",
-        cmdline="panic=1 quiet",
-        loader=Loader(code="/c", nvram="/n") if loaded.firmware is FirmwareKind.UEFI else None,
-        disks=disks,
-        root=appliance_root("/root.qcow2", name="gl-key"),
-        guestfsd_path="/guestfsd.sock",
-        control_path="/control",
-        console_path="/console",
+        "n",
+        "3b1e2f3c-6b0e-4e44-9a3c-0123456789ab",
+        Machine(profile=loaded, emulator="/q", accel=Accel.TCG, host_arch=Arch.X86_64),
+        BootFiles(
+            kernel="/kernel",
+            initrd="/initrd",
+            cmdline="panic=1 quiet",
+            loader=Loader(code="/c", nvram="/n") if loaded.firmware is FirmwareKind.UEFI else None,
+            disks=disks,
+            root=appliance_root("/root.qcow2", name="gl-key"),
+        ),
+        Ports(guestfsd_path="/guestfsd.sock", control_path="/control", console_path="/console"),
     )
 
 

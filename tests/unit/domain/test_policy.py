@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from orchestrator.domain.model import Accel, Arch, Disk, Domain, FileSource, Loader
-from orchestrator.domain.policy import CONTROL_CHANNEL, GUESTFSD_CHANNEL, appliance_root, choose_cpu, design
+from orchestrator.domain.policy import (
+    CONTROL_CHANNEL,
+    GUESTFSD_CHANNEL,
+    BootFiles,
+    Machine,
+    Ports,
+    appliance_root,
+    choose_cpu,
+    design,
+)
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import CapabilityError, FirmwareError
 
@@ -16,10 +26,17 @@ BIOS = load_profile("x86_64-seabios")
 LOADER = Loader(code="/c", nvram="/n")
 
 
-def designed(profile: str = "aarch64-uefi", **changes: object) -> Domain:
-    """Return a design with changes."""
-    values: dict[str, Any] = {"accel": Accel.TCG, "host_arch": Arch.X86_64, "loader": LOADER} | changes
-    return design(load_profile(profile), name="n", uuid="u", emulator="/q", **values)
+def designed(profile: str = "aarch64-uefi", **changes: Any) -> Domain:  # noqa: ANN401 - of any of the three
+    """Return a design with changes of machine, files or ports."""
+    values = {"accel": Accel.TCG, "host_arch": Arch.X86_64, "loader": LOADER} | changes
+
+    def given(kind: type[Any]) -> dict[str, Any]:
+        return {field.name: values.pop(field.name) for field in dataclasses.fields(kind) if field.name in values}
+
+    machine = Machine(profile=load_profile(profile), emulator="/q", **given(Machine))
+    made = design("n", "u", machine, BootFiles(**given(BootFiles)), Ports(**given(Ports)))
+    assert not values
+    return made
 
 
 def test_profile_decides_what_nobody_asked_for() -> None:

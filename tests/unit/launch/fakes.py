@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 from orchestrator.channel.console import Console
@@ -21,15 +20,17 @@ from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.events import EventFeed, EventSource, GuestEvent, Listener, StopReason, stops_a_guest
 from orchestrator.hypervisor.guest import Ending, Guest
 from orchestrator.launch.boot import GUESTFSD_ALIAS, Boot, limits
+from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
 from orchestrator.launch.gate import CLOCK
 from orchestrator.launch.launcher import Launcher
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.standby import Pool
 from orchestrator.launch.stop import Stop
-from orchestrator.launch.way import Asked, Place, Way
 from orchestrator.records.record import FwCfg
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Phase, Start
+from orchestrator.timeline.recorder import Recorder
 from orchestrator.timeline.trace import TraceFile
 from tests.golden.domains import bare_minimum
 
@@ -110,82 +111,97 @@ class FakeGuest:
         assert self.exit_code is not None
         return self.exit_code
 
-    def end(self, deadline_s: float = 60.0) -> Ending:
+    def remove(self, deadline_s: float = 60.0) -> Ending:
         del deadline_s
         if self.alive:
             self.kill()
         return Ending(reason=StopReason.SHUTDOWN, exit_code=self.exit_code or 0, exit_seen=True)
+
+    def remove_log(self) -> None:
+        """There is none."""
 
 
 Story = Callable[["FakeStart"], None]
 
 
 class FakeStart:
-    """A way to a guest that then does what a story says; see `orchestrator.launch.way.Way`.
+    """A path to a guest that then does what a story says; see `orchestrator.launch.start.StartPath`.
 
     :param story: runs on a thread of its own once the guest runs; it may use `say`, `open_port`, `stop`, `guest`.
     """
 
-    def __init__(self, asked: Asked, data: Path, story: Story, start: Start = Start.COLD) -> None:
-        self.start, self.id = start, f"gl-{start}"
-        self.asked, self._data, self._story = asked, data, story
+    def __init__(
+        self, spec: LaunchSpec, context: LaunchContext, recorder: Recorder, story: Story, kind: Start = Start.COLD
+    ) -> None:
+        self.kind, self.id = kind, f"gl-{kind}"
+        self.spec, self.context, self.recorder, self._story = spec, context, recorder, story
+        self._data = data = spec.settings.runtime_dir
+        self._owned = contextlib.ExitStack()
         self.guest: FakeGuest | None = None
         self.control: socket.socket
         self.console: socket.socket
-        self.stop: Stop = asked.stop
+        self.stop: Stop = context.stop
         self.did: list[str] = []
         self.connection = _FakeConnection()
         self.answered, self.stop_waiting = threading.Event(), threading.Event()
         self.teller: threading.Thread | None = None
-        self.trace = TraceFile(data / "trace") if asked.settings.measure else None
+        self.trace = TraceFile(data / "trace") if spec.settings.measure else None
 
     def facts(self) -> Mapping[str, Any]:
         return {}
 
-    def stage(self, plan: Plan, files: contextlib.ExitStack) -> tuple[Domain, Place]:
-        del plan
+    def stage(self) -> tuple[Domain, Place]:
         self.did.append("stage")
-        files.callback(self.did.append, "released")
-        ends = [files.enter_context(listening(self._data / f"{self.id}-{name}")) for name in ("console", "control")]
-        self.console, self.control = (files.enter_context(socket.socket(socket.AF_UNIX)) for _ in ends)
+        owned = self._owned
+        owned.callback(self.did.append, "released")
+        ends = [owned.enter_context(listening(self._data / f"{self.id}-{name}")) for name in ("console", "control")]
+        self.console, self.control = (owned.enter_context(socket.socket(socket.AF_UNIX)) for _ in ends)
         for mine, end in zip((self.console, self.control), ends, strict=True):
             mine.connect(end.getsockname())
         console = Console(ends[0], ConsoleRing(65536), None)
-        self.place = Place(data=self._data, sockets=self._data, console=console, control=Control(ends[1]))
+        control = Control(ends[1])
+        owned.callback(console.port.close)
+        owned.callback(control.port.close)
+        self.place = Place(launch_id=self.id, data=self._data, sockets=self._data, console=console, control=control)
         return bare_minimum(), self.place
+
+    def close(self) -> None:
+        self._owned.close()
 
     def connect(self) -> Connection:
         self.did.append("connect")
         return cast("Connection", self.connection)
 
-    def create(self, connection: Connection) -> Guest:
-        del connection
+    def create(self, connection: Connection, domain: Domain) -> Guest:
+        del connection, domain
         self.did.append("create")
         self.guest = FakeGuest()
-        self.asked.recorder.begin(Phase.QEMU if self.start is Start.COLD else Phase.RESTORE, "test")
+        self.recorder.begin(Phase.QEMU if self.kind is Start.COLD else Phase.RESTORE, "test")
         return cast("Guest", self.guest)
 
-    def prepare(self, guest: Guest) -> FwCfg:
-        del guest
+    def prepare(self, guest: Guest, place: Place) -> FwCfg:
+        del guest, place
         self.did.append("prepare")
         return FwCfg(requested=True)
 
-    def boot(self) -> Boot:
-        awaits = None if self.start is Start.COLD else CLOCK
+    def boot(self, place: Place) -> Boot:
+        del place
+        awaits = None if self.kind is Start.COLD else CLOCK
         seen = {Phase.FIRMWARE, Phase.GATE, Phase.GUESTFSD}
         return Boot(
-            self.asked.recorder, self.trace, limits(self.asked.settings.deadlines), seen, GUESTFSD_ALIAS, awaits=awaits
+            self.recorder, self.trace, limits(self.spec.settings.deadlines), seen, GUESTFSD_ALIAS, awaits=awaits
         )
 
-    def run(self, guest: Guest) -> None:
+    def run(self, guest: Guest, place: Place) -> None:
+        del place
         self.did.append("run")
-        self.asked.recorder.begin(Phase.FIRMWARE if self.start is Start.COLD else Phase.GATE, "test")
+        self.recorder.begin(Phase.FIRMWARE if self.kind is Start.COLD else Phase.GATE, "test")
         guest.resume()
         self.teller = threading.Thread(target=self._story, args=(self,), daemon=True)
         self.teller.start()
 
-    def let_through(self, guest: Guest) -> None:
-        del guest
+    def let_through(self, guest: Guest, place: Place) -> None:
+        del guest, place
         self.did.append("let_through")
         self.answered.set()
 
@@ -216,20 +232,25 @@ class _FakeConnection:
 
 
 class FakeLauncher(Launcher):
-    """A launcher whose launches take pretended ways, one after the other: those that `story` is told of.
+    """A launcher whose launches take pretended start paths, one after the other: those that `story` is told of.
 
-    :ivar starts: the ways taken so far.
+    :ivar starts: the start paths taken so far.
+    :ivar plan: of the launches that come.
     """
 
     def __init__(self, settings: Settings, story: Story, *kinds: Start) -> None:
-        super().__init__(settings, plan=lambda *_: PLAN)
+        super().__init__(settings, plan=lambda *_: self.plan, choose=self.pretend)
         self._story, self._kinds = story, list(kinds)
         self.starts: list[FakeStart] = []
+        self.plan = PLAN
 
-    def _choose(self, plan: Plan, asked: Asked, launch_id: str, fell: str | None, unused: contextlib.ExitStack) -> Way:
-        del plan, launch_id, fell, unused
+    def pretend(
+        self, spec: LaunchSpec, context: LaunchContext, recorder: Recorder, pool: Pool | None, cold_reason: str | None
+    ) -> FakeStart:
+        """Return the next start path."""
+        del pool, cold_reason
         kind = self._kinds.pop(0) if self._kinds else Start.COLD
-        self.starts.append(FakeStart(asked, self.settings.runtime_dir, self._story, kind))
+        self.starts.append(FakeStart(spec, context, recorder, self._story, kind))
         return self.starts[-1]
 
 

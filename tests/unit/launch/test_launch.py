@@ -23,6 +23,7 @@ from orchestrator.errors import HypervisorError
 from orchestrator.hypervisor.events import EventSource
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import Boot
+from orchestrator.launch.context import Place
 from orchestrator.launch.launch import Launch
 from orchestrator.launch.lifecycle import Instruction
 from orchestrator.launch.stop import Stop
@@ -105,8 +106,8 @@ def test_the_good_path(settings: Settings) -> None:
 
 
 PLACES: list[tuple[type, str]] = [
-    *[(Launch, f"_{instruction}") for instruction in Instruction if instruction is not Instruction.CONNECT],
-    *[(Launch, name) for name in ("_open", "_tell", "_destroy", "_last_words", "_clear_away")],
+    *[(Launch, f"_{instruction}") for instruction in Instruction ],
+    *[(Launch, name) for name in ("_tell", "_destroy", "_last_words", "_clear_away")],
     *[(Watch, f"_{name}") for name in ("pending", "poll", "actions", "timeout_ms", "take_guest_events")],
     *[(Watch, name) for name in ("__enter__", "wait", "drain")],
     *[(Boot, n) for n in ("follow", "flag_sent", "overdue", "on_control_line", "port_opened", "settle")],
@@ -116,7 +117,7 @@ PLACES: list[tuple[type, str]] = [
     (ConsoleRing, "panic"),
     (Control, "_take"),
     *[(FakeStart, name) for name in ("stage", "connect", "create", "prepare", "boot", "run")],
-    *[(FakeGuest, name) for name in ("on_event", "resume", "terminate", "wait_exited", "end")],
+    *[(FakeGuest, name) for name in ("on_event", "resume", "terminate", "wait_exited", "remove")],
 ]  # fmt: skip
 
 
@@ -216,15 +217,15 @@ def test_cold_in_place_of_warm(settings: Settings, monkeypatch: pytest.MonkeyPat
     """A clone that fails before its guest ran gives way to a boot; there is one line, which is the boot's."""
     prepare = FakeStart.prepare
 
-    def fail_warm(start: FakeStart, guest: Guest) -> FwCfg:
-        if start.start is Start.WARM:
+    def fail_warm(start: FakeStart, guest: Guest, place: Place) -> FwCfg:
+        if start.kind is Start.WARM:
             raise HypervisorError("QEMU did not take the state", "f")
-        return prepare(start, guest)
+        return prepare(start, guest, place)
 
     monkeypatch.setattr(FakeStart, "prepare", fail_warm)
     outcome = Outcome(settings, serve_a_tool, Start.WARM)
     assert outcome.record is not None
-    assert [start.start for start in outcome.starts] == [Start.WARM, Start.COLD]
+    assert [start.kind for start in outcome.starts] == [Start.WARM, Start.COLD]
     assert outcome.alive() == 0
     assert (outcome.finished()["start"], outcome.finished()["outcome"]) == ("cold", "success")
     assert [event["launch_id"] for event in outcome.events("warm_failed")] == ["gl-warm"]
@@ -250,7 +251,7 @@ def test_a_qemu_that_is_killed_fails_where_it_was(settings: Settings) -> None:
     def story(start: FakeStart) -> None:
         start.open_port()
         assert start.guest is not None
-        while start.asked.recorder.current() != "ready":
+        while start.recorder.current() != "ready":
             pass
         start.guest.die(137)
         start.stop.request("terminate")
@@ -264,7 +265,7 @@ def test_a_qemu_that_is_killed_fails_where_it_was(settings: Settings) -> None:
 def test_a_start_that_is_refused_fails_in_create(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its tool hears of QEMU's end sooner than we do, and asks for the end: the launch has failed all the same."""
 
-    def refuse(start: FakeStart, _connection: object) -> NoReturn:
+    def refuse(start: FakeStart, *_: object) -> NoReturn:
         start.stop.request("terminate")
         raise HypervisorError("cannot start domain", "gl-fake", "'nonsense' is not a valid device")
 

@@ -25,8 +25,8 @@ def test_the_good_path() -> None:
         Instruction.PREPARE,
         Instruction.RESUME,
         Instruction.NOTE_READY,
-        Instruction.END,
-        Instruction.KILL,
+        Instruction.TERMINATE,
+        Instruction.REAP,
         Instruction.RELEASE,
     ]
 
@@ -38,10 +38,10 @@ def test_every_state_can_fail_and_stop() -> None:
 
 
 def test_a_domain_is_always_killed_before_release() -> None:
-    """From every state in which a domain may exist, each way to GONE passes through KILL."""
+    """From every state in which a domain may exist, each way to GONE passes through REAP."""
     for (state, event), (following, instructions) in TABLE.items():
         if following is State.STOPPING and state is not State.STOPPING:
-            assert instructions[-1] is Instruction.KILL, (state, event)
+            assert instructions[-1] is Instruction.REAP, (state, event)
         if following is State.GONE:
             assert instructions == (Instruction.RELEASE,)
             assert state not in {State.CONNECTED, State.CREATED, State.BOOTING, State.READY}, (state, event)

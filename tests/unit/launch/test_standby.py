@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from orchestrator.launch import standby
-from orchestrator.launch.standby import Pool, Shape, Step, next_step
+from orchestrator.launch.context import LaunchContext, LaunchSpec
+from orchestrator.launch.standby import Pool, Step, next_step
+from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
 from orchestrator.template import store
+from tests.unit.launch.fakes import PLAN, REQUEST
 
 QUIET: dict[str, Any] = {
     "ready": 0,
@@ -57,15 +60,15 @@ def test_next_step(changes: dict[str, Any], step: Step) -> None:
 
 
 SETTINGS = Settings(state_dir=Path("/state"), runtime_dir=Path("/run/gl"))
-NOTHING: Any = None
-SHAPE = Shape(plan=NOTHING, request=NOTHING, settings=SETTINGS, facts={"profile": "aarch64-uefi"})
+SPEC = LaunchSpec(plan=PLAN, request=REQUEST, settings=SETTINGS)
+FACTS = {"profile": "aarch64-uefi"}
 
 
 class Clone:
     """A clone of which only its end can be seen."""
 
     def __init__(self) -> None:
-        self.id, self.place, self.closed = "gl-1", None, threading.Event()
+        self.place, self.closed = SimpleNamespace(launch_id="gl-1"), threading.Event()
         self.connection = SimpleNamespace(lost=threading.Event())
         self.guest = SimpleNamespace(
             exited=threading.Event(), exit_code=137, set_nice=lambda _: None, private_mib=lambda: 200,
@@ -96,7 +99,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Clone]:
 
 def pool(emit: Callable[..., None]) -> Pool:
     """A pool that keeps one clone."""
-    return Pool(1, 2048, connect=lambda _: NOTHING, claim=lambda _: contextlib.nullcontext(), emit=emit)
+    nothing: Any = None
+    context = LaunchContext(stop=Stop(), connect=lambda _: nothing, claim=lambda _: contextlib.nullcontext(), emit=emit)
+    return Pool(1, 2048, context)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -108,7 +113,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def ready(kept: Pool) -> list[int]:
-    """How many clones are ready of each shape that is kept."""
+    """How many clones are ready of each kind of launch."""
     return [one.ready for one in kept.waiting()]
 
 
@@ -116,14 +121,14 @@ def test_what_was_taken_is_replaced_and_the_rest_ends_with_the_pool(made: list[C
     """A clone that was taken is its launch's: the pool makes another, and closes only that one."""
     kept = pool(lambda *_, **__: None)
     kept.start()
-    kept.want(SHAPE)
+    kept.want(SPEC, FACTS)
     wait_for(lambda: ready(kept) == [1])
-    taken: Any = kept.take(SHAPE)
+    taken: Any = kept.take(SPEC, FACTS)
     assert taken is made[0]
     wait_for(lambda: ready(kept) == [1])
     kept.close()
     assert [clone.closed.is_set() for clone in made] == [False, True]
-    assert kept.take(SHAPE) is None
+    assert kept.take(SPEC, FACTS) is None
 
 
 def test_the_dead_are_not_taken(made: list[Clone]) -> None:
@@ -131,10 +136,10 @@ def test_the_dead_are_not_taken(made: list[Clone]) -> None:
     said: list[dict[str, Any]] = []
     kept = pool(lambda event, **facts: said.append({"event": event, **facts}))
     kept.start()
-    kept.want(SHAPE)
+    kept.want(SPEC, FACTS)
     wait_for(lambda: ready(kept) == [1])
     made[0].guest.exited.set()
-    taken: Any = kept.take(SHAPE)
+    taken: Any = kept.take(SPEC, FACTS)
     assert taken is not made[0]
     wait_for(made[0].closed.is_set)
     wait_for(lambda: made[-1] is not made[0] and ready(kept) == [1])
@@ -146,7 +151,7 @@ def test_clones_of_an_outdated_template_go(made: list[Clone], monkeypatch: pytes
     """When what their template depends on has changed, no launch is to come for them."""
     kept = pool(lambda *_, **__: None)
     kept.start()
-    kept.want(SHAPE)
+    kept.want(SPEC, FACTS)
     wait_for(lambda: ready(kept) == [1])
     monkeypatch.setattr(standby, "outdated", lambda _: "there is a newer appliance")
     wait_for(lambda: kept.waiting() == [])

@@ -15,7 +15,8 @@ from orchestrator.appliance.model import Appliance
 from orchestrator.domain.model import Accel, Arch, Disk, DiskBus, FileSource, Network
 from orchestrator.domain.profiles import load_profile
 from orchestrator.firmware.descriptors import Firmware
-from orchestrator.launch.choice import template_facts, why_not_warm
+from orchestrator.launch.context import LaunchSpec
+from orchestrator.launch.eligibility import template_facts, why_not_warm
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.settings import Settings
@@ -92,13 +93,18 @@ def plan(folder: Path, **changes: Any) -> Plan:  # noqa: ANN401 - of any field
     return dataclasses.replace(made, **changes)
 
 
+def spec(planned: Plan, request: LaunchRequest = REQUEST, settings: Settings = SETTINGS) -> LaunchSpec:
+    """Return what is launched."""
+    return LaunchSpec(plan=planned, request=request, settings=settings)
+
+
 def test_an_ordinary_launch_can_be_warm(tmp_path: Path) -> None:
     """Nothing speaks against disks on the SCSI bus, a verbose tool, other memory or CPUs, a local connection."""
-    assert why_not_warm(plan(tmp_path), REQUEST, SETTINGS) is None
+    assert why_not_warm(spec(plan(tmp_path))) is None
     request = dataclasses.replace(REQUEST, cmdline="guestfs_verbose=1", memory_mib=4096, vcpus=4, guestfsd_path="/s")
     for uri in (None, "qemu:///embed", "qemu:///system", "qemu:///session", "qemu+unix:///system?socket=/s"):
         settings = dataclasses.replace(SETTINGS, connect=uri, memory_mib=2048, cpu="max", measure=False)
-        assert why_not_warm(plan(tmp_path, disks=(SCSI,) * 30), request, settings) is None
+        assert why_not_warm(spec(plan(tmp_path, disks=(SCSI,) * 30), request, settings)) is None
 
 
 @pytest.mark.parametrize(
@@ -123,11 +129,9 @@ def test_what_no_template_can_serve(
     tmp_path: Path, on_plan: dict[str, Any], on_request: dict[str, Any], on_settings: dict[str, Any], why: str
 ) -> None:
     """Each reason is said by name."""
-    said = why_not_warm(
-        plan(tmp_path, **on_plan),
-        dataclasses.replace(REQUEST, **on_request),
-        dataclasses.replace(SETTINGS, **on_settings),
-    )
+    request = dataclasses.replace(REQUEST, **on_request)
+    settings = dataclasses.replace(SETTINGS, **on_settings)
+    said = why_not_warm(spec(plan(tmp_path, **on_plan), request, settings))
     assert said is not None
     assert why in said
 
@@ -158,10 +162,10 @@ def test_what_parts_templates(
     tmp_path: Path, on_plan: dict[str, Any], on_request: dict[str, Any], on_settings: dict[str, Any]
 ) -> None:
     """A template of another machine, firmware, appliance, command line or size has another key."""
-    usual = key_of(template_facts(plan(tmp_path), REQUEST, SETTINGS))
+    usual = key_of(template_facts(spec(plan(tmp_path))))
     request = dataclasses.replace(REQUEST, **on_request)
     settings = dataclasses.replace(SETTINGS, **on_settings)
-    assert key_of(template_facts(plan(tmp_path, **on_plan), request, settings)) != usual
+    assert key_of(template_facts(spec(plan(tmp_path, **on_plan), request, settings))) != usual
 
 
 @pytest.mark.parametrize(
@@ -175,14 +179,14 @@ def test_what_parts_templates(
         ({}, {}, {"start": "warm", "measure": False, "runtime_dir": Path("/elsewhere")}),
     ],
 )
-def test_what_does_not(
+def test_what_needs_no_template_of_its_own(
     tmp_path: Path, on_plan: dict[str, Any], on_request: dict[str, Any], on_settings: dict[str, Any]
 ) -> None:
     """What a clone is given at its gate, or says the same in other words, needs no template of its own."""
-    usual = template_facts(plan(tmp_path), REQUEST, SETTINGS)
+    usual = template_facts(spec(plan(tmp_path)))
     request = dataclasses.replace(REQUEST, **on_request)
     settings = dataclasses.replace(SETTINGS, **on_settings)
-    assert template_facts(plan(tmp_path, **on_plan), request, settings) == usual
+    assert template_facts(spec(plan(tmp_path, **on_plan), request, settings)) == usual
 
 
 @pytest.mark.parametrize("name", ["qemu", "code", "vars"])
@@ -190,10 +194,10 @@ def test_what_does_not(
 def test_an_upgrade_outdates_templates(tmp_path: Path, name: str, change: Callable[[Path], object]) -> None:
     """With another QEMU or other firmware the template is another; without, there is an error and no template."""
     planned = plan(tmp_path)
-    usual = template_facts(planned, REQUEST, SETTINGS)
+    usual = template_facts(spec(planned))
     change(tmp_path / name)
     if (tmp_path / name).exists():
-        assert key_of(template_facts(planned, REQUEST, SETTINGS)) != key_of(usual)
+        assert key_of(template_facts(spec(planned))) != key_of(usual)
     else:
         with pytest.raises(FileNotFoundError):
-            template_facts(planned, REQUEST, SETTINGS)
+            template_facts(spec(planned))

@@ -8,21 +8,19 @@ from orchestrator.appliance.guest_files import scripts_digest
 from orchestrator.appliance.manifest import Init
 from orchestrator.appliance.model import FILES
 from orchestrator.domain.cloning import misfit, split_cmdline
-from orchestrator.domain.cmdline import fix_cmdline
 from orchestrator.domain.model import Accel
 from orchestrator.domain.policy import choose_cpu
 from orchestrator.hypervisor.binding import library_version
 from orchestrator.hypervisor.confinement import confined
 from orchestrator.hypervisor.connection import is_local
 from orchestrator.hypervisor.handing import chain_of
-from orchestrator.launch.plan import Plan
-from orchestrator.launch.request import LaunchRequest
-from orchestrator.settings import Settings
+from orchestrator.launch.context import LaunchSpec
 from orchestrator.template.model import Facts, Template, identity
 
 
-def why_not_warm(plan: Plan, request: LaunchRequest, settings: Settings) -> str | None:
+def why_not_warm(spec: LaunchSpec) -> str | None:
     """Return what of a launch no template can serve, None when one can."""
+    plan, request, settings = spec.plan, spec.request, spec.settings
     manifest = plan.appliance.manifest if plan.appliance else None
     outdated = manifest is not None and manifest.guest_scripts != scripts_digest(Init.LEAN)
     checks = (
@@ -41,21 +39,22 @@ def why_not_warm(plan: Plan, request: LaunchRequest, settings: Settings) -> str 
     return why
 
 
-def template_facts(plan: Plan, request: LaunchRequest, settings: Settings) -> Facts:
+def template_facts(spec: LaunchSpec) -> Facts:
     """Return all that a template for this launch depends on.
 
     :raise OSError: one of the files cannot be read.
     """
+    plan = spec.plan
     assert plan.appliance is not None and plan.appliance.manifest is not None  # noqa: PT018 - see why_not_warm
     profile = plan.profile
     facts: dict[str, str | int] = {
         "profile": profile.name,
         "machine": profile.machine,
         "accel": str(plan.accel),
-        "cpu": choose_cpu(profile, plan.accel, settings.cpu),
-        "memory_mib": settings.memory_mib or request.memory_mib or profile.memory_mib,
-        "vcpus": settings.vcpus or request.vcpus or profile.vcpus,
-        "cmdline": split_cmdline(fix_cmdline(request.cmdline, profile, plan.accel, aslr=settings.guest_aslr)[0])[0],
+        "cpu": choose_cpu(profile, plan.accel, spec.settings.cpu),
+        "memory_mib": spec.memory_mib,
+        "vcpus": spec.vcpus,
+        "cmdline": split_cmdline(spec.cmdline)[0],
         "qemu": identity(plan.emulator),
         "libvirt": library_version(),
         "root": str(plan.appliance.root.resolve()),

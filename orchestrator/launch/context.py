@@ -1,0 +1,119 @@
+"""What is launched (`LaunchSpec`) and where that happens (`LaunchContext`, `Place`), as values."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from orchestrator.channel.console import Console
+from orchestrator.channel.control import Control
+from orchestrator.domain.cloning import split_cmdline
+from orchestrator.domain.cmdline import fix_cmdline
+from orchestrator.hypervisor.connection import Connection
+from orchestrator.launch.plan import Plan
+from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.stop import Stop
+from orchestrator.settings import Settings
+from orchestrator.timeline.phases import Phase
+
+Claim = Callable[[Path], contextlib.AbstractContextManager[None]]
+
+
+def new_id() -> str:
+    """Return a name that no other launch has."""
+    return f"gl-{uuid.uuid4().hex[:12]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSpec:
+    """What is launched: what was asked for, the settings that hold for it, and what was decided on both."""
+
+    request: LaunchRequest
+    settings: Settings
+    plan: Plan
+
+    @property
+    def memory_mib(self) -> int:
+        """Memory of the guest."""
+        return self.settings.memory_mib or self.request.memory_mib or self.plan.profile.memory_mib
+
+    @property
+    def vcpus(self) -> int:
+        """Virtual CPUs of the guest."""
+        return self.settings.vcpus or self.request.vcpus or self.plan.profile.vcpus
+
+    @property
+    def cmdline(self) -> str:
+        """The kernel's command line as its guest sees it."""
+        plan = self.plan
+        return fix_cmdline(self.request.cmdline, plan.profile, plan.accel, aslr=self.settings.guest_aslr)[0]
+
+    @property
+    def markers(self) -> frozenset[str]:
+        """Events that the guest will tell of."""
+        return self.plan.appliance.markers if self.plan.appliance is not None else frozenset()
+
+    @property
+    def traced(self) -> bool:
+        """Whether QEMU is to trace: to date the launch, or as nothing else would tell guestfsd from firmware."""
+        return self.settings.measure or Phase.GUESTFSD not in self.markers
+
+    def without_tool(self) -> LaunchSpec:
+        """Return what a template is made from: the same without anything that a clone is given later."""
+        request = replace(
+            self.request,
+            cmdline=split_cmdline(self.request.cmdline)[0],
+            disks=(),
+            guestfsd_path=None,
+            network=None,
+            extra_args=(),
+            start_paused=False,
+            cwd="/",
+        )
+        return replace(self, request=request, plan=replace(self.plan, disks=()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchContext:
+    """Where a launch happens, and for whom.
+
+    :ivar launch_id: the name of the launch and of its domain.
+    :ivar stop: asks for its end.
+    :ivar connect: returns this process's connection to libvirt for some settings, opening it when need be.
+    :ivar claim: has a path removed if this process dies (`orchestrator.hypervisor.embed.Root.claim`).
+    :ivar emit: takes events for the log.
+    :ivar console: descriptors that the guest's serial console is relayed (from, to).
+    :ivar client_pid: the process that asked for the launch.
+    """
+
+    launch_id: str = field(default_factory=new_id)
+    stop: Stop
+    connect: Callable[[Settings], Connection]
+    claim: Claim
+    emit: Callable[..., None]
+    console: tuple[int, int] | None = None
+    client_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one launch keeps what is its own.
+
+    :ivar launch_id: the name of the launch and of its domain.
+    :ivar data: its directory of files, below the state directory; `sockets` likewise, below the runtime directory.
+    :ivar console: our end of QEMU's serial console; `control` of the control port.
+    """
+
+    launch_id: str
+    data: Path
+    sockets: Path
+    console: Console
+    control: Control
+
+    @property
+    def trace(self) -> Path:
+        """QEMU's trace, where it is on."""
+        return self.data / "trace.log"

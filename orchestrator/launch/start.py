@@ -1,0 +1,99 @@
+"""The start paths: how a launch comes to a running appliance, and which of them a launch takes.
+
+`orchestrator.launch.launch` goes through the stages of any of them in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias
+
+from orchestrator.domain.model import Domain
+from orchestrator.hypervisor.connection import Connection
+from orchestrator.hypervisor.guest import Guest
+from orchestrator.launch.boot import Boot
+from orchestrator.launch.cold import ColdStart
+from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
+from orchestrator.launch.eligibility import template_facts, why_not_warm
+from orchestrator.launch.standby import Pool
+from orchestrator.launch.template_build import build_template
+from orchestrator.launch.warm import StandbyStart, WarmStart
+from orchestrator.records.record import FwCfg
+from orchestrator.template import store as templates
+from orchestrator.timeline.phases import Start
+from orchestrator.timeline.recorder import Recorder
+
+
+class StartPath(Protocol):
+    """How one launch comes to its guest, and the owner of all that is made for that.
+
+    The methods are called once each, in this order; `let_through` only if the guest asks for it, `close` always.
+    """
+
+    @property
+    def kind(self) -> Start:
+        """What the log calls it."""
+
+    @property
+    def id(self) -> str:
+        """The name of the launch and of its domain."""
+
+    def facts(self) -> Mapping[str, str | None]:
+        """Return what the log says of it beyond its kind."""
+
+    def stage(self) -> tuple[Domain, Place]:
+        """Put the files in place and describe the domain."""
+
+    def connect(self) -> Connection:
+        """Return the connection to libvirt."""
+
+    def create(self, connection: Connection, domain: Domain) -> Guest:
+        """Return a paused guest, which is the caller's to end from now on."""
+
+    def prepare(self, guest: Guest, place: Place) -> FwCfg:
+        """Do what must be done before the guest runs; return what is known of its fw_cfg transfer."""
+
+    def boot(self, place: Place) -> Boot:
+        """Return what follows the guest."""
+
+    def run(self, guest: Guest, place: Place) -> None:
+        """Let the guest run."""
+
+    def let_through(self, guest: Guest, place: Place) -> None:
+        """Answer a guest that said what `boot` was told to wait for."""
+
+    def close(self) -> None:
+        """Release what was made, and a guest that nobody has come to take."""
+
+
+Choose: TypeAlias = Callable[[LaunchSpec, LaunchContext, Recorder, Pool | None, str | None], StartPath]
+
+
+def choose_start(
+    spec: LaunchSpec, context: LaunchContext, recorder: Recorder, pool: Pool | None, cold_reason: str | None
+) -> StartPath:
+    """Decide whether a launch boots or clones a template; one that was asked for is built when there is none.
+
+    :param pool: clones that are kept ready, which it is told of this kind of launch.
+    :param cold_reason: why it boots, whatever could be cloned for it.
+    :raise GuestlaunchError: a template that is asked for cannot be built.
+    """
+    settings = spec.settings
+    if settings.start == "cold" or cold_reason is not None:
+        return ColdStart(spec, context, recorder, cold_reason)
+    cold_reason = why_not_warm(spec)
+    if cold_reason is not None:
+        return ColdStart(spec, context, recorder, cold_reason)
+    facts = template_facts(spec)
+    if pool is not None:
+        pool.want(spec, facts)
+        clone = pool.take(spec, facts)
+        if clone is not None:
+            return StandbyStart(spec, context, recorder, clone)
+    template = templates.find(settings.state_dir, facts)
+    if template is None and settings.start == "warm":
+        template = build_template(spec, facts, context)
+    if template is None:
+        cold_reason = "there is no template for it (guestlaunch template build makes one)"
+        return ColdStart(spec, context, recorder, cold_reason)
+    return WarmStart(spec, context, recorder, template)

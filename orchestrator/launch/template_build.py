@@ -1,0 +1,116 @@
+"""Builds a template: boots the appliance up to the gate in its init, and saves it there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from orchestrator.domain.model import Arch
+from orchestrator.errors import GuestlaunchError, LaunchError
+from orchestrator.hypervisor import confinement, migration
+from orchestrator.launch.boot import limits
+from orchestrator.launch.context import LaunchContext, LaunchSpec, new_id
+from orchestrator.launch.describe import describe_template
+from orchestrator.launch.eligibility import outdated
+from orchestrator.launch.gate import GATE, rehearse, wait_for_marker
+from orchestrator.launch.staging import make_loader, make_place, root_overlay
+from orchestrator.settings import Settings
+from orchestrator.template import store
+from orchestrator.template.model import FIRMWARE, NVRAM, RAM, STATE, Facts, Template
+
+_FIRMWARE_BYTES = 4096
+_FULL_BYTES = 1 << 20
+_END_SECONDS = 20.0
+
+
+def build_template(spec: LaunchSpec, facts: Facts, context: LaunchContext) -> Template:
+    """Return the template for facts, built now unless somebody else has just done so.
+
+    :param facts: of `eligibility.template_facts`, for the same spec.
+    :param context: of whoever needs it; its stop ends the building.
+    :raise GuestlaunchError: it could not be built; nothing is left behind.
+    """
+    settings = spec.settings
+    with store.building(settings.state_dir):
+        template = store.find(settings.state_dir, facts)
+        if template is None:
+            began = time.monotonic()
+            with (
+                store.staging(settings.state_dir) as directory,
+                contextlib.ExitStack() as owned,
+                _explaining(directory),
+            ):
+                _boot_and_save(spec, replace(context, launch_id=new_id(), console=None), directory, owned)
+                template = store.publish(
+                    settings.state_dir,
+                    directory,
+                    facts,
+                    request=asdict(spec.without_tool().request),
+                    seconds=time.monotonic() - began,
+                )
+                _clear_outdated(settings, template)
+    context.emit("template_built", key=template.key, seconds=template.seconds)
+    return template
+
+
+@contextlib.contextmanager
+def _explaining(directory: Path) -> Iterator[None]:
+    """Within the context, say it plainly when a file system is full, or does not let us write."""
+    try:
+        yield
+    except GuestlaunchError as error:
+        if not _is_full(directory):
+            raise
+        # QEMU is killed where it writes to memory that its file has no room for, and cannot say why.
+        hint = "free some space there: a template takes some 300 MiB"
+        why = os.strerror(errno.ENOSPC)
+        raise LaunchError("cannot build the template", directory.parent, why, hint) from error
+    except OSError as error:
+        where = error.filename or directory
+        raise LaunchError("cannot build the template", where, error.strerror or error) from error
+
+
+def _boot_and_save(spec: LaunchSpec, context: LaunchContext, directory: Path, owner: contextlib.ExitStack) -> None:
+    plan, settings = spec.plan, spec.settings
+    assert plan.appliance is not None  # eligibility.why_not_warm
+    owner.enter_context(plan.appliance.hold())
+    owner.enter_context(context.claim(directory))
+    place = make_place(settings, context, owner)
+    loader = make_loader(spec, place, owner)
+    (directory / FIRMWARE).write_bytes(bytes(_FIRMWARE_BYTES))
+    root = root_overlay(plan.appliance.root, plan.appliance.root_format, directory, settings.state_dir / "cache")
+    domain = describe_template(spec, place, ram=str(directory / RAM), root=str(root), loader=loader)
+    # QEMU opens its images anew when it saves a state, and this guest sees nothing but the appliance.
+    domain = replace(domain, privileges=confinement.staying_root(domain.privileges, "it builds a template"))
+    connection = context.connect(settings)
+    guest = connection.create_paused(domain, settings.deadlines.create)
+    try:
+        guest.resume()
+        allowed_s = sum(limits(settings.deadlines).values())
+        wait_for_marker(GATE, guest, place, context.stop, lost=connection.lost, deadline_s=allowed_s)
+        rehearse(guest, place, context.stop, lost=connection.lost, deadline_s=settings.deadlines.gate)
+        migration.save(guest, directory / STATE, settings.deadlines.restore)
+    finally:
+        guest.remove(_END_SECONDS)
+    if loader is not None and loader.nvram is not None and plan.profile.arch is not Arch.AARCH64:
+        shutil.copyfile(loader.nvram, directory / NVRAM)
+
+
+def _is_full(directory: Path) -> bool:
+    try:
+        return shutil.disk_usage(directory).free < _FULL_BYTES
+    except OSError:
+        return False
+
+
+def _clear_outdated(settings: Settings, newest: Template) -> None:
+    """Remove the templates of a profile that no launch can use any more: each takes some hundred megabytes."""
+    for one in store.templates(settings.state_dir):
+        if one.facts["profile"] == newest.facts["profile"] and one.key != newest.key and outdated(one) is not None:
+            store.remove(one)
