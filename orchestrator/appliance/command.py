@@ -41,14 +41,15 @@ def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     return {**os.environ, "PATH": path, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive", **(extra or {})}
 
 
-def require(program: str, package: str) -> str:
+def require(program: str, package: str, *, what: str = "cannot build an appliance") -> str:
     """Return the path of a host program.
 
+    :param what: what cannot be done without it.
     :raise CapabilityError: it is not installed; names the package that has it.
     """
     found = shutil.which(program, path=_environment(None)["PATH"])
     if found is None:
-        raise CapabilityError("cannot build an appliance", program, "not installed", f"install the package {package}")
+        raise CapabilityError(what, program, "not installed", f"install the package {package}")
     return found
 
 

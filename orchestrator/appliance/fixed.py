@@ -78,7 +78,7 @@ def check_version(appliance: Appliance, host_version: str) -> None:
             "cannot use the appliance",
             appliance.path,
             f"made for libguestfs {ours}, the host has {theirs}",
-            f"{build_command(appliance)} makes one that fits",
+            f"{build_command(appliance)} makes one that fits; where it cannot, import one that was built for {theirs}",
         )
 
 

@@ -89,7 +89,19 @@ class Manifest:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
 
-def _parse(data: dict[str, Any]) -> Manifest:
+def parse(text: bytes, path: object) -> Manifest:
+    """Return the manifest that a text is.
+
+    :param path: what it was read from, for errors.
+    :raise ApplianceError: it cannot be understood.
+    """
+    try:
+        return _manifest(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ApplianceError("cannot understand the manifest", path, error, REBUILD) from error
+
+
+def _manifest(data: dict[str, Any]) -> Manifest:
     if data["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"schema version {data['schema_version']}, this guestlaunch reads {SCHEMA_VERSION}")
     files = {name: FileRecord(**record) for name, record in data["files"].items()}
@@ -107,13 +119,11 @@ def load(directory: Path) -> Manifest | None:
     """
     path = directory / NAME
     try:
-        return _parse(json.loads(path.read_bytes()))
+        return parse(path.read_bytes(), path)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ApplianceError("cannot read the manifest", path, error.strerror or error) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ApplianceError("cannot understand the manifest", path, error, REBUILD) from error
 
 
 def digest(path: Path) -> str:

@@ -1,8 +1,9 @@
-"""guestlaunch appliance: build, list, show, verify and remove fixed appliances."""
+"""guestlaunch appliance: build, list, show, verify, export, import and remove fixed appliances."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from orchestrator.appliance.store import remove as remove_all
 from orchestrator.appliance.version import host_version
 from orchestrator.cli.options import examples, json_option
 from orchestrator.domain.model import Arch
+from orchestrator.errors import ApplianceError
 from orchestrator.settings import Settings, load, private_state
 
 _BUILD_SECONDS = 1800.0
@@ -41,13 +43,14 @@ _init_option = click.option(
         "guestlaunch appliance build --arch x86_64",
         "guestlaunch appliance list",
         "guestlaunch appliance verify --arch aarch64",
+        "guestlaunch appliance export appliance.tar.zst     # and import it where none can be built",
     )
 )
 @click.option("--state-dir", metavar="DIR", help="Where appliances are kept.")
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
 @click.pass_context
 def appliance(context: click.Context, *, state_dir: str | None, config: Path | None) -> None:
-    """Build, list, check and remove fixed appliances (kernel, initrd, root)."""
+    """Build, list, check, move and remove fixed appliances (kernel, initrd, root)."""
     context.obj = load(config=config, overrides={"state_dir": state_dir})
 
 
@@ -163,6 +166,71 @@ def verify(settings: Settings, *, directory: Path | None, arch: str, init: str, 
         click.echo(f"{found.path}: usable; it has no manifest, so there is nothing to compare its files with")
     else:
         click.echo(f"{found.path}: as built, and fits libguestfs {library or '(none on this host)'}")
+    return 0
+
+
+@appliance.command(
+    short_help="Write an appliance into one file, for another host.",
+    epilog=examples(
+        "guestlaunch appliance export appliance.tar.zst",
+        "guestlaunch appliance export --arch x86_64 - | ssh HOST guestlaunch appliance import -",
+    ),
+)
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--directory", metavar="DIR", type=click.Path(path_type=Path), help="One that is not in the store.")
+@_arch_option
+@_init_option
+@json_option
+@click.pass_obj
+def export(settings: Settings, *, file: Path, directory: Path | None, arch: str, init: str, as_json: bool) -> int:
+    """Write an appliance into FILE (- is standard output), for hosts that cannot build one.
+
+    The digest that is printed is that of the manifest, which has those of all files: `import --digest` compares it.
+    """
+    from orchestrator.appliance.archive import export_appliance  # here: few commands need it
+
+    to_stdout = os.fspath(file) == "-"
+    done = export_appliance(_named(settings, directory, arch, init), None if to_stdout else file)
+    facts = {"arch": str(done.manifest.arch), "libguestfs": done.manifest.libguestfs, "digest": done.digest}
+    if as_json:
+        click.echo(json.dumps({"file": None if to_stdout else str(file), **facts}, indent=2), err=to_stdout)
+    else:
+        size = "" if to_stdout else f", {file.stat().st_size / 2**20:.0f} MiB"
+        about = f"{facts['arch']}, libguestfs {facts['libguestfs']}{size}"
+        click.echo(f"{'exported' if to_stdout else file}: {about}\n{done.digest}", err=to_stdout)
+    return 0
+
+
+@appliance.command(
+    "import",
+    short_help="Unpack an appliance that another host exported.",
+    epilog=examples(
+        "guestlaunch appliance import appliance.tar.zst",
+        "guestlaunch appliance import appliance.tar.zst --digest sha256:c1d0...",
+    ),
+)
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--digest", metavar="DIGEST", help="What export printed: refuse any other appliance.")
+@json_option
+@click.pass_obj
+def import_(settings: Settings, *, file: Path, digest: str | None, as_json: bool) -> int:
+    """Unpack FILE (- is standard input) and make it the appliance for launches of its arch.
+
+    All of it is compared with its digests. They tell damage, not who made it: import what you trust, or give --digest.
+    """
+    from orchestrator.appliance.archive import import_appliance  # here: few commands need it
+
+    private_state(settings.state_dir)
+    source = None if os.fspath(file) == "-" else file
+    made = import_appliance(source, settings.appliance_store, host=host_version(), digest=digest)
+    if as_json:
+        click.echo(json.dumps(_facts(made), indent=2))
+    else:
+        click.echo(_line(made))
+    try:
+        check_scripts(made)
+    except ApplianceError as error:
+        click.echo(f"note: {error}", err=True)
     return 0
 
 
