@@ -36,6 +36,7 @@ from orchestrator.appliance.manifest import FileRecord, Manifest
 from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.store import publish, staging
 from orchestrator.errors import ApplianceError
+from orchestrator.program import unwinding_on_sigterm
 
 _README = "README.fixed"
 _GIB = 1 << 30

@@ -19,6 +19,8 @@ from orchestrator.errors import SettingsError
 TELLING = ("appliances", "kvm-verdict", "launches", "libvirt", "templates")
 COMMON = ("bench", "cache", "demo", "log")
 _TELLING = re.compile(rf"({'|'.join(TELLING)})(\.(json|lock|sqlite3(-wal|-shm|-journal)?))?")
+# Those of them that are nobody else's business, whoever may read the appliances.
+_PRIVATE = (*COMMON, "launches", "libvirt", "templates")
 _OWN_FOLDER = re.compile(r"guestlaunch-[0-9]+-[0-9a-z_]{8}")
 
 
@@ -106,7 +108,12 @@ def _close_to_others(folder: int) -> None:
     telling = set(filter(_TELLING.fullmatch, names))
     if status.st_uid != os.geteuid() or not telling or not set(names) - telling <= set(COMMON):
         return
-    if status.st_mode & 0o077:
+    if status.st_mode & 0o077 == 0o011:  # `guestlaunch enable --system`: others may pass through, to the appliances
+        for name in _PRIVATE:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=folder)
+            os.chmod(name, 0o700, dir_fd=folder)
+    elif status.st_mode & 0o077:
         os.fchmod(folder, 0o700)
     for name in (*names, "libvirt/roots"):  # made under a umask that let a group in
         with contextlib.suppress(OSError):

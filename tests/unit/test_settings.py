@@ -265,6 +265,20 @@ def test_state_directory_is_closed_to_others(tmp_path: Path) -> None:
     assert state.stat().st_mode & 0o777 == 0o700
 
 
+def test_state_directory_that_others_pass_through(tmp_path: Path) -> None:
+    """Where all users are to reach the appliances, everything else in it is closed before there is anything in it."""
+    state = tmp_path / "state"
+    (state / "appliances").mkdir(parents=True)
+    (state / "templates").mkdir(mode=0o755)
+    state.chmod(0o711)
+    private_state(state)
+    assert state.stat().st_mode & 0o777 == 0o711
+    made = modes(state)
+    assert made.pop("appliances") == "0o755"
+    assert {"launches", "libvirt", "log", "templates"} <= set(made)
+    assert set(made.values()) == {"0o700"}
+
+
 @pytest.mark.parametrize(
     "names", [("launches", "letters.txt"), ("demo.img", "launches"), ("log.txt", "libvirt"), ("cache", "log"), ()]
 )
