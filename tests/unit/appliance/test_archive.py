@@ -313,9 +313,10 @@ def test_interrupted(built: Appliance, archive: Path, tmp_path: Path) -> None:
     out.mkdir()
     data = archive.read_bytes()
     program = """
-import sys
+import signal, sys
 from pathlib import Path
 from orchestrator.appliance.archive import import_appliance
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
 import_appliance(None, Path(sys.argv[1]), host=None)
 """
     for number in (signal.SIGTERM, signal.SIGINT):
