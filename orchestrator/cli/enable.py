@@ -17,7 +17,7 @@ from orchestrator.settings import Settings, default_state_dir, private_state
 from orchestrator.workload import enabling
 from orchestrator.workload.enabling import Places, Scope
 from orchestrator.workload.environment import tool_environment
-from orchestrator.workload.own_files import Change, Deed
+from orchestrator.workload.own_files import Deed, FileChange
 
 _scope_option = click.option(
     "--user", "scope", flag_value=str(Scope.USER), default=str(Scope.USER), help="For this user (the default)."
@@ -51,7 +51,7 @@ def enable(*, scope: str, settings: Settings, as_json: bool) -> int:
     variables = dict(tool_environment(environ, settings, everything=False).ours)
     appliance = _lasting(Path(variables["LIBGUESTFS_PATH"]), settings)
     variables["LIBGUESTFS_PATH"] = os.fspath(appliance)
-    changes: list[Change] = []
+    changes: list[FileChange] = []
     if chosen is Scope.SYSTEM:
         changes += enabling.open_state(settings.state_dir, appliance)
         private_state(settings.state_dir)
@@ -104,7 +104,7 @@ def _lasting(path: Path, settings: Settings) -> Path:
     return current if found == path and current.resolve() == found else path
 
 
-def _say(changes: Iterable[Change], *, as_json: bool) -> None:
+def _say(changes: Iterable[FileChange], *, as_json: bool) -> None:
     if as_json:
         listed = [{"path": str(one.path), "done": str(one.deed), "why": one.why or None} for one in changes]
         click.echo(json.dumps({"changes": listed}, indent=2))

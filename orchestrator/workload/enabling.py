@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from orchestrator.errors import NotFoundError, UsageError
-from orchestrator.workload.own_files import MARK, Change, Deed, NotOursError, opened_folder, read, read_own, write
+from orchestrator.workload.own_files import MARK, Deed, FileChange, NotOursError, opened_folder, read, read_own, write
 
 _LINE_MARK = "# guestlaunch enable"
 _NAME = "60-guestlaunch.conf"
@@ -94,7 +94,7 @@ def _exists(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-def enable(variables: Mapping[str, str], places: Places, *, scope: Scope) -> Iterator[Change]:
+def enable(variables: Mapping[str, str], places: Places, *, scope: Scope) -> Iterator[FileChange]:
     """Write the files; yields what became of each. Doing it twice changes nothing more.
 
     :param variables: what `guestlaunch env` would export.
@@ -108,15 +108,15 @@ def enable(variables: Mapping[str, str], places: Places, *, scope: Scope) -> Ite
         read_own(path)  # all are looked at before any is written
     for path, text in texts.items():
         if read_own(path) == text:
-            yield Change(path=path, deed=Deed.UNCHANGED)
+            yield FileChange(path=path, deed=Deed.UNCHANGED)
         else:
             write(path, text, 0o644)
-            yield Change(path=path, deed=Deed.WRITTEN)
+            yield FileChange(path=path, deed=Deed.WRITTEN)
     for path in places.startup:
         yield from _add_line(path, places.shell, make=path in places.made)
 
 
-def disable(places: Places) -> Iterator[Change]:
+def disable(places: Places) -> Iterator[FileChange]:
     """Remove the files and lines; yields what became of each that was there.
 
     :raise GuestlaunchError: a file cannot be read or removed.
@@ -127,12 +127,12 @@ def disable(places: Places) -> Iterator[Change]:
         try:
             there = read_own(path)
         except NotOursError as error:
-            yield Change(path=path, deed=Deed.SKIPPED, why=error.why)
+            yield FileChange(path=path, deed=Deed.SKIPPED, why=error.why)
             continue
         if there is not None:
             with opened_folder(path) as folder:
                 os.unlink(path.name, dir_fd=folder)
-            yield Change(path=path, deed=Deed.REMOVED)
+            yield FileChange(path=path, deed=Deed.REMOVED)
 
 
 def _line(shell: Path) -> str:
@@ -144,26 +144,26 @@ def _ours(line: str) -> bool:
     return line.rstrip().endswith(_LINE_MARK)
 
 
-def _add_line(path: Path, shell: Path, *, make: bool) -> Iterator[Change]:
+def _add_line(path: Path, shell: Path, *, make: bool) -> Iterator[FileChange]:
     """Put our line first into a startup file: many of them end early for shells that are not interactive."""
     try:
         there = read(path)
     except (NotOursError, UnicodeError) as error:
         why = f"{error.why if isinstance(error, NotOursError) else error}: put this into it yourself: {_line(shell)}"
-        yield Change(path=path, deed=Deed.SKIPPED, why=why.rstrip())
+        yield FileChange(path=path, deed=Deed.SKIPPED, why=why.rstrip())
         return
     if there is None and not make:
         return
     text, mode = there or ("", 0o644)
     wanted = _line(shell) + "".join(line for line in text.splitlines(keepends=True) if not _ours(line))
     if wanted == text:
-        yield Change(path=path, deed=Deed.UNCHANGED)
+        yield FileChange(path=path, deed=Deed.UNCHANGED)
         return
     write(path, wanted, mode)
-    yield Change(path=path, deed=Deed.LINE_ADDED)
+    yield FileChange(path=path, deed=Deed.LINE_ADDED)
 
 
-def _take_line(path: Path) -> Iterator[Change]:
+def _take_line(path: Path) -> Iterator[FileChange]:
     try:
         there = read(path)
     except NotOursError:
@@ -173,11 +173,11 @@ def _take_line(path: Path) -> Iterator[Change]:
     left = "".join(line for line in there[0].splitlines(keepends=True) if not _ours(line))
     if left:
         write(path, left, there[1])
-        yield Change(path=path, deed=Deed.LINE_REMOVED)
+        yield FileChange(path=path, deed=Deed.LINE_REMOVED)
     else:  # we made it
         with opened_folder(path) as folder:
             os.unlink(path.name, dir_fd=folder)
-        yield Change(path=path, deed=Deed.REMOVED)
+        yield FileChange(path=path, deed=Deed.REMOVED)
 
 
 def _there(variables: Mapping[str, str]) -> tuple[str, str]:
@@ -226,21 +226,21 @@ def check_open_to_all(path: Path) -> None:
             raise UsageError("not for all users", one, "others cannot get at it", hint)
 
 
-def open_state(state_dir: Path, appliance: Path) -> Iterator[Change]:
+def open_state(state_dir: Path, appliance: Path) -> Iterator[FileChange]:
     """Let others pass through a state directory of ours to an appliance in it; what else is in it stays closed."""
     if not appliance.is_relative_to(state_dir) or _passable(state_dir):
         return
     with opened_folder(state_dir / "appliances") as folder:
         os.fchmod(folder, _PASSABLE)
-    yield Change(path=state_dir, deed=Deed.OPENED)
+    yield FileChange(path=state_dir, deed=Deed.OPENED)
 
 
-def close_state(state_dir: Path) -> Iterator[Change]:
+def close_state(state_dir: Path) -> Iterator[FileChange]:
     """Take `open_state` back."""
     with contextlib.suppress(FileNotFoundError), opened_folder(state_dir / "appliances") as folder:
         if stat.S_IMODE(os.fstat(folder).st_mode) == _PASSABLE:
             os.fchmod(folder, 0o700)
-            yield Change(path=state_dir, deed=Deed.CLOSED)
+            yield FileChange(path=state_dir, deed=Deed.CLOSED)
 
 
 def _passable(folder: Path) -> bool:

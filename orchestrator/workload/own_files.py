@@ -35,7 +35,7 @@ class Deed(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class FileChange:
     """One file or folder, what became of it, and why where that is not plain."""
 
     path: Path
