@@ -21,6 +21,7 @@ from orchestrator.appliance.fixed import open_appliance
 from orchestrator.appliance.guest_files import ROOT_INIT, guest_file, root_files, scripts_digest
 from orchestrator.appliance.image import write_image
 from orchestrator.appliance.initrd import write_initrd
+from orchestrator.appliance.kernel_form import read_plain
 from orchestrator.appliance.manifest import FileRecord, Init, Manifest
 from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.packages import DEBIAN_ARCH, Package, Repository
@@ -195,6 +196,15 @@ def build(arch: Arch, store: Path, *, init: Init = Init.LEAN, progress: Progress
         raise ApplianceError("cannot build the appliance", where, error.strerror or error) from error
 
 
+def _take_kernel(packaged: Path, kernel: Path) -> None:
+    """Put the packages' kernel in its place, unpacked where it is packed, and readable as the appliance is."""
+    shutil.move(packaged, kernel)
+    kernel.chmod(0o644)  # Ubuntu's is root's alone
+    image = read_plain(kernel)
+    if image is not None:
+        kernel.write_bytes(image)
+
+
 def _unpacked(kernel: Path, arch: Arch) -> list[str]:
     """Put the kernel, unpacked, beside the kernel, and return its name; none where QEMU could not start that."""
     if arch is not Arch.X86_64:
@@ -219,7 +229,7 @@ def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline:
     packages, kernel = _populate(repository, choice, root, deadline, progress, init=init)
     progress("initrd", None)
     modules = write_initrd(out / "initrd", root / "usr/bin/busybox", root / "usr/lib/modules" / kernel)
-    shutil.move(root / "boot" / f"vmlinuz-{kernel}", out / "kernel")
+    _take_kernel(root / "boot" / f"vmlinuz-{kernel}", out / "kernel")
     shutil.rmtree(root / "boot")
     (root / "boot").mkdir()
     files = [*FILES, *_unpacked(out / "kernel", arch)]

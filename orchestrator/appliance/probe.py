@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import uuid
+import zlib
 from pathlib import Path
 
 from orchestrator.domain.model import Arch
@@ -43,11 +45,13 @@ def _head(path: Path, what: str) -> bytes:
 def kernel_arch(path: Path) -> Arch:
     """Return the arch that a kernel image is for.
 
-    Knows arm64 `Image`, x86 `bzImage` and `vmlinux`, and EFI images (zboot, unified kernel images) of both.
+    Knows arm64 `Image`, x86 `bzImage` and `vmlinux`, EFI images (zboot, unified kernel images) of both, and gzip.
 
     :raise ApplianceError: unreadable, empty, or not a Linux kernel of an arch we know.
     """
     data = _head(path, "kernel")
+    if data.startswith(b"\x1f\x8b"):
+        data = _beginning(data)
     if data[0x38:0x3C] == b"ARM\x64":
         return Arch.AARCH64
     if data[0x202:0x206] == b"HdrS":
@@ -60,8 +64,14 @@ def kernel_arch(path: Path) -> Arch:
             machine = int.from_bytes(data[offset + 4 : offset + 6], "little")
             if machine in _PE_MACHINES:
                 return _PE_MACHINES[machine]
-    why = "a compressed kernel: unpack it first" if data[:2] == b"\x1f\x8b" else "not an aarch64 or x86_64 Linux kernel"
-    raise ApplianceError("cannot use the kernel", path, why)
+    raise ApplianceError("cannot use the kernel", path, "not an aarch64 or x86_64 Linux kernel")
+
+
+def _beginning(packed: bytes) -> bytes:
+    """Return as much as there is in the beginning of a gzip file."""
+    with contextlib.suppress(zlib.error):
+        return zlib.decompressobj(wbits=31).decompress(packed, _HEAD)
+    return b""
 
 
 def require_kernel_arch(path: Path, arch: Arch) -> None:

@@ -7,15 +7,10 @@ See Linux's Documentation/arch/x86/boot.rst for the header; PVH is the name of t
 
 from __future__ import annotations
 
-import bz2
-import lzma
 import struct
-import subprocess
-import zlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from orchestrator.appliance.command import require
+from orchestrator.appliance.compression import CompressionError, unpacked
 from orchestrator.errors import ApplianceError
 
 NAME = "vmlinux"
@@ -24,43 +19,7 @@ _SECTOR = 512
 _WITH_PAYLOAD = 0x208  # the first version of the boot protocol that says where the payload is
 _PROGRAM_HEADERS, _HEADER_SIZE, _HEADER_COUNT = 0x20, 0x36, 0x38
 _PT_NOTE = 4
-_LZ4_LEGACY = b"\x02\x21\x4c\x18"
 _PHYS32_ENTRY = 18  # Xen's note with the address at which such an image is entered
-
-
-def _filtered(*command: str) -> Callable[[bytes], bytes]:
-    """Return what unpacks by a program of the host; what follows the data is no error."""
-
-    def unpack(data: bytes) -> bytes:
-        program = [require(command[0], command[0]), *command[1:]]
-        return subprocess.run(program, input=data, capture_output=True, check=False, timeout=60).stdout
-
-    return unpack
-
-
-def _lz4_blocks(data: bytes) -> bytes:
-    """Return a legacy LZ4 stream without what follows its last block.
-
-    The kernel's build appends the image's size. lz4 1.10 and later, which write in a thread of their own, stop at such
-    bytes before all is written that they have unpacked.
-    """
-    end = len(_LZ4_LEGACY)
-    while end + 4 <= len(data):
-        (size,) = struct.unpack_from("<I", data, end)
-        if size > len(data) - end - 4:
-            break
-        end += 4 + size
-    return data[:end]
-
-
-_UNPACK: Mapping[bytes, Callable[[bytes], bytes]] = {
-    b"\xfd7zXZ\x00": lambda data: lzma.LZMADecompressor().decompress(data),
-    b"]\x00\x00": lambda data: lzma.LZMADecompressor().decompress(data),
-    b"\x1f\x8b": lambda data: zlib.decompressobj(wbits=31).decompress(data),
-    b"BZh": lambda data: bz2.BZ2Decompressor().decompress(data),
-    b"\x28\xb5\x2f\xfd": _filtered("zstd", "-dcq"),
-    _LZ4_LEGACY: lambda data: _filtered("lz4", "-dcq")(_lz4_blocks(data)),
-}
 
 
 def unpack_kernel(path: Path) -> bytes:
@@ -73,12 +32,9 @@ def unpack_kernel(path: Path) -> bytes:
         raise ApplianceError("cannot unpack the kernel", path, "not a bzImage that says where its payload is")
     begin = (data[_SETUP_SECTORS] + 1) * _SECTOR + struct.unpack_from("<I", data, _PAYLOAD_OFFSET)[0]
     payload = data[begin : begin + struct.unpack_from("<I", data, _PAYLOAD_LENGTH)[0]]
-    unpack = next((how for magic, how in _UNPACK.items() if payload.startswith(magic)), None)
-    if unpack is None:
-        raise ApplianceError("cannot unpack the kernel", path, f"unknown compression: {payload[:4].hex()}")
     try:
-        image = unpack(payload)
-    except (lzma.LZMAError, zlib.error, OSError) as error:
+        image = unpacked(payload)
+    except CompressionError as error:
         raise ApplianceError("cannot unpack the kernel", path, error) from error
     if not image.startswith(b"\x7fELF"):
         raise ApplianceError("cannot unpack the kernel", path, "what is in it is no ELF image")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.appliance.fixed import check_version, open_appliance, verify
+from orchestrator.appliance.kernel_form import plain_kernel
 from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.probe import check_initrd, require_kernel_arch
 from orchestrator.appliance.version import host_version
@@ -75,7 +76,7 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
     if host is None:
         raise CapabilityError("cannot launch", "this host", "its arch is neither aarch64 nor x86_64")
     emulator = find_emulator(profile.arch, native=host)
-    kernel = _kernel(request, profile, appliance)
+    kernel = _kernel(request, settings, profile, appliance)
     verdict = _accel(request, settings, profile, emulator)
     return Plan(
         profile=profile,
@@ -94,13 +95,13 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
     )
 
 
-def _kernel(request: LaunchRequest, profile: Profile, appliance: Appliance | None) -> str:
-    """Return the kernel's file: unpacked for x86 without firmware, where nobody would unpack it.
+def _kernel(request: LaunchRequest, settings: Settings, profile: Profile, appliance: Appliance | None) -> str:
+    """Return the kernel's file: a plain image, and unpacked for x86 without firmware, where nobody would unpack it.
 
     :raise ApplianceError: the appliance has none.
     """
     if appliance is None or (profile.arch, profile.firmware) != (Arch.X86_64, FirmwareKind.NONE):
-        return request.kernel
+        return os.fspath(plain_kernel(Path(request.kernel), settings.state_dir / "cache"))
     if appliance.vmlinux is None:
         hint = f"build it again, or use another profile than {profile.name}"
         raise ApplianceError("cannot use the appliance", appliance.path, "it has no unpacked kernel (vmlinux)", hint)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from orchestrator.appliance.kernel_form import Form, form_of
 from orchestrator.appliance.probe import check_initrd, require_kernel_arch
 from orchestrator.appliance.store import resolve
 from orchestrator.domain.model import Accel, Arch, Disk, Domain, FileSource, FirmwareKind, Loader, Profile
 from orchestrator.domain.policy import BootFiles, Machine, design
 from orchestrator.domain.profiles import load_profile
-from orchestrator.errors import CapabilityError, DiskError, NotFoundError, UsageError
+from orchestrator.errors import ApplianceError, CapabilityError, DiskError, NotFoundError, UsageError
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.hypervisor.accel import choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
@@ -124,6 +125,10 @@ def _payload(wish: Wish, settings: Settings, profile: Profile, *, here: bool) ->
         raise UsageError("nothing to boot", wish.name, "no kernel", "give --kernel FILE")
     if here:
         require_kernel_arch(wish.kernel, profile.arch)
+        if form_of(wish.kernel) is Form.GZIP:
+            raise ApplianceError(
+                "cannot use the kernel", wish.kernel, "nobody unpacks gzip at a start", "gunzip it first"
+            )
         if wish.initrd is not None:
             check_initrd(wish.initrd)
     return wish.kernel, wish.initrd, wish.cmdline

@@ -1,0 +1,83 @@
+"""Unpacks what kernels are packed in, on the host: the formats that Linux's build knows, told by their first bytes."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import struct
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+
+from orchestrator.appliance.command import require
+
+LARGEST = 1 << 30  # an image of a kernel; what unpacks to more is none
+_LZ4_LEGACY = b"\x02\x21\x4c\x18"
+
+
+class CompressionError(ValueError):
+    """Data cannot be unpacked; says why."""
+
+
+def _filtered(*command: str) -> Callable[[bytes], bytes]:
+    """Return what unpacks by a program of the host; what follows the data is no error."""
+
+    def unpack(data: bytes) -> bytes:
+        program = [require(command[0], command[0], what="cannot unpack a kernel"), *command[1:]]
+        with tempfile.TemporaryFile() as packed:
+            packed.write(data)
+            packed.seek(0)
+            with subprocess.Popen(program, stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+                assert process.stdout is not None
+                try:
+                    return process.stdout.read(LARGEST + 1)
+                finally:
+                    process.kill()
+
+    return unpack
+
+
+def _lz4_blocks(data: bytes) -> bytes:
+    """Return a legacy LZ4 stream without what follows its last block.
+
+    The kernel's build appends the image's size. lz4 1.10 and later, which write in a thread of their own, stop at such
+    bytes before all is written that they have unpacked.
+    """
+    end = len(_LZ4_LEGACY)
+    while end + 4 <= len(data):
+        (size,) = struct.unpack_from("<I", data, end)
+        if size > len(data) - end - 4:
+            break
+        end += 4 + size
+    return data[:end]
+
+
+_UNPACK: Mapping[bytes, Callable[[bytes], bytes]] = {
+    b"\xfd7zXZ\x00": lambda data: lzma.LZMADecompressor().decompress(data, LARGEST + 1),
+    b"]\x00\x00": lambda data: lzma.LZMADecompressor().decompress(data, LARGEST + 1),
+    b"\x1f\x8b": lambda data: zlib.decompressobj(wbits=31).decompress(data, LARGEST + 1),
+    b"BZh": lambda data: bz2.BZ2Decompressor().decompress(data, LARGEST + 1),
+    b"\x28\xb5\x2f\xfd": _filtered("zstd", "-dcq"),
+    _LZ4_LEGACY: lambda data: _filtered("lz4", "-dcq")(_lz4_blocks(data)),
+}
+
+
+def unpacked(data: bytes) -> bytes:
+    """Return what is packed in data; bytes that follow it do no harm.
+
+    :raise CompressionError: the format is not known, the data are damaged, or there is too much of it.
+    :raise CapabilityError: the host lacks the program for it.
+    """
+    unpack = next((how for magic, how in _UNPACK.items() if data.startswith(magic)), None)
+    if unpack is None:
+        raise CompressionError(f"unknown compression: {data[:4].hex()}")
+    try:
+        image = unpack(data)
+    except (lzma.LZMAError, zlib.error, OSError) as error:
+        raise CompressionError(str(error)) from error
+    if not image:
+        raise CompressionError("what is packed in it is damaged")
+    if len(image) > LARGEST:
+        raise CompressionError(f"it unpacks to more than {LARGEST} bytes")
+    return image
