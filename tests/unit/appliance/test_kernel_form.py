@@ -94,7 +94,9 @@ def test_each_form(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "plain", [image(), bzimage(), b"\x7fELF" + bytes(100), b"MZ", b"", b"MZ\0\0zimg", os.urandom(60)]
+    "plain",
+    [image(), bzimage(), b"\x7fELF" + bytes(100), b"MZ", b"", b"MZ\0\0zimg", bytes(range(60, 120))],
+    ids=["Image", "bzImage", "vmlinux", "two bytes", "empty", "cut off", "nothing"],
 )
 def test_plain_ones(plain: bytes, tmp_path: Path) -> None:
     """What is plain already is not read to its end; what is nothing of the kind is left to those who judge it."""
