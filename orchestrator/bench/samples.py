@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.bench.compare import Columns
 from orchestrator.bench.result import Result, SampleEntry
-from orchestrator.bench.statistics import SampleSummary
+
+if TYPE_CHECKING:  # reports, which start without SciPy, take their columns from here
+    from orchestrator.bench.compare import Columns
+    from orchestrator.bench.statistics import SampleSummary
 
 
 def columns(result: Result, side: str, rounds: Sequence[int] | None = None) -> Columns:
