@@ -34,22 +34,22 @@ class ElsewhereError(ProtocolError):
     """A name leads to another file here than with the client."""
 
 
-def named_files(request: LaunchRequest, settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names, absolute, of all that a launch opens or connects to for its client.
+def said_files(request: LaunchRequest, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names, absolute, of what a client itself says that it wants opened or connected to.
 
-    :raise ImagePolicyError: an untrusted image names what it may not.
+    None of them need be opened here to know that. Once they are known to be the client's, they may be.
     """
-    return tuple(dict.fromkeys(_names(request, settings, environ)))
+    return tuple(dict.fromkeys(_said(request, environ)))
 
 
-def _names(request: LaunchRequest, settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+def _said(request: LaunchRequest, environ: Mapping[str, str]) -> Iterator[str]:
     yield from (request.kernel, request.initrd)
     yield from (path for path in (request.root, request.guestfsd_path) if path is not None)
     yield from request.pflash or ()
     networked = False
     for disk in request.disks:
         if isinstance(disk.source, FileSource):
-            yield from _disk_files(disk, disk.source.path, request.cwd, settings)
+            yield disk.source.path
         else:
             networked = True
             yield from (value for key, value in disk.source.options if key == "server.path")
@@ -62,8 +62,19 @@ def _names(request: LaunchRequest, settings: Settings, environ: Mapping[str, str
         yield from _ROOT
     if environ.get("GUESTLAUNCH_CONFIG"):
         yield str(Path(request.cwd, environ["GUESTLAUNCH_CONFIG"]))
+
+
+def named_files(request: LaunchRequest, settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names, absolute, of what images and settings name in their turn.
+
+    :raise ImagePolicyError: an untrusted image names what it may not.
+    """
+    disks = [(disk, disk.source.path) for disk in request.disks if isinstance(disk.source, FileSource)]
+    names = dict.fromkeys(name for disk, path in disks for name in _disk_files(disk, path, request.cwd, settings))
     if environ.get("GUESTLAUNCH_TIMELINE") and settings.timeline not in {None, "-"}:
-        yield from (str(settings.timeline), str(Path(str(settings.timeline)).parent))
+        names |= dict.fromkeys((str(settings.timeline), str(Path(str(settings.timeline)).parent)))
+    said = set(said_files(request, environ))
+    return tuple(name for name in names if name not in said)
 
 
 def _disk_files(disk: Disk, path: str, cwd: str, settings: Settings) -> tuple[str, ...]:

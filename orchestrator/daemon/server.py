@@ -31,7 +31,7 @@ from orchestrator.daemon.budgets import Budgets, BusyError
 from orchestrator.daemon.libguestfs_leftovers import Tool
 from orchestrator.daemon.messages import LaunchMessage, answer, describe
 from orchestrator.daemon.peer import Peer, credentials, require_own
-from orchestrator.daemon.sameness import ElsewhereError, named_files, require_same
+from orchestrator.daemon.sameness import ElsewhereError, named_files, require_same, said_files
 from orchestrator.errors import GuestlaunchError, ProtocolError
 from orchestrator.launch.launcher import Launcher
 from orchestrator.launch.stop import Stop
@@ -304,8 +304,9 @@ class Server:
                 _tell(client.sock, {"type": "notice", "message": text})
 
         try:
-            settings = for_launch(self._settings, launch.env, Path(launch.cwd))
             request = argv.parse(launch.argv, launch.cwd)
+            require_same(client.sock, said_files(request, launch.env), stop)
+            settings = for_launch(self._settings, launch.env, Path(launch.cwd))
             require_same(client.sock, named_files(request, settings, launch.env), stop)
             listen()
             tool.asks_for(request)

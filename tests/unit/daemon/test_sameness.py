@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.daemon.client import LaunchFeed
-from orchestrator.daemon.sameness import named_files
+from orchestrator.daemon.sameness import named_files, said_files
 from orchestrator.settings import Settings, for_launch
 from orchestrator.wrapper import argv
 from tests.disks import host
@@ -40,6 +40,18 @@ def test_another_file_is_not_opened(served: Served, launcher: FakeLauncher, tmp_
     assert str(tmp_path / "d.img") in answer["message"]
     assert launcher.calls == []
     assert any(json.loads(line)["event"] == "client_elsewhere" for line in served.log.read_text().splitlines())
+
+
+@pytest.mark.parametrize("environ", [{"GUESTLAUNCH_IMAGE_POLICY": "untrusted"}, {"GUESTLAUNCH_CONFIG": "/only/there"}])
+def test_files_that_only_the_client_has(
+    served: Served, launcher: FakeLauncher, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """What is not here is not looked into, and refused for that: first it is asked whether it is the client's."""
+    with served.client() as client:
+        client.lies = {"identities": [None, None, [1, 2], [3, 4]][: 3 + ("GUESTLAUNCH_CONFIG" in environ)]}
+        client.launch(environ, argv=launch(*disk(tmp_path / "only-there.img")))
+        assert client.receive()["elsewhere"] is True
+    assert launcher.calls == []
 
 
 @pytest.mark.parametrize("identities", [[], [None], "x", None, {"a": 1}])
@@ -82,12 +94,12 @@ def test_all_that_a_launch_names(tmp_path: Path) -> None:
         users=("-drive", "file=/x"),
     )  # fmt: skip
     settings = for_launch(Settings(state_dir=tmp_path, runtime_dir=tmp_path), environ, cwd)
-    named = named_files(argv.parse(words, str(cwd)), settings, environ)
-    expected = {
-        "/a/kernel", "/a/initrd", "/t/guestfsd.sock", str(top), str(base), "/srv/nbd.sock", str(cwd / "c.toml"),
-        str(tmp_path / "t.jsonl"), str(tmp_path), "/", "/proc/self/ns/mnt", "/proc/self/ns/net",
+    request = argv.parse(words, str(cwd))
+    assert set(said_files(request, environ)) == {
+        "/a/kernel", "/a/initrd", "/t/guestfsd.sock", str(top), "/srv/nbd.sock", str(cwd / "c.toml"),
+        "/", "/proc/self/ns/mnt", "/proc/self/ns/net",
     }  # fmt: skip
-    assert set(named) == expected
+    assert set(named_files(request, settings, environ)) == {str(base), str(tmp_path / "t.jsonl"), str(tmp_path)}
 
 
 def test_many_disks_are_asked_for_in_parts(served: Served, launcher: FakeLauncher, tmp_path: Path) -> None:
