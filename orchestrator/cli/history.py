@@ -84,7 +84,8 @@ def _accel(row: Mapping[str, Any]) -> str:
 def _end(row: Mapping[str, Any]) -> str:
     """Return the times of a launch; of one that went wrong, how and where."""
     if row["outcome"] != "success":
-        return f"{_WRONG.get(row['outcome'], row['outcome'])} in {row['error_phase'] or 'no phase'}"
+        what = str(_WRONG.get(row["outcome"], row["outcome"]))
+        return f"{what} in {row['error_phase']}" if row["error_phase"] else what
     launch, transfer = (duration(ns) if ns else "-" for ns in (row["launch_ns"], row["transfer_ns"]))
     return f"{launch:>8} {transfer:>8}"
 

@@ -6,11 +6,14 @@ knows how to ask for that.
 
 from __future__ import annotations
 
+import re
+
 from orchestrator.errors import DiskError, GuestlaunchError
 from orchestrator.hypervisor.guest import Guest
 
 _QMP_SECONDS = 2.0
 _LONGEST = 300
+_GIVEN = re.compile(r"/dev/fdset/(\d+)")
 
 
 def stopped_by_disk(guest: Guest) -> DiskError | None:
@@ -28,10 +31,17 @@ def stopped_by_disk(guest: Guest) -> DiskError | None:
 
 
 def _file_of(guest: Guest, node: str) -> str:
-    """Return the file behind a block node, or the node's name where QEMU does not say."""
+    """Return the file behind a block node, or the node's name where QEMU does not say.
+
+    A file that QEMU was given bears its path as what QMP calls `opaque`.
+    """
     try:
         nodes = guest.qmp("query-named-block-nodes", {"flat": True}, deadline_s=_QMP_SECONDS)
         found = next((str(one["file"]) for one in nodes if one.get("node-name") == node), node)
+        if given := _GIVEN.fullmatch(found):
+            sets = guest.qmp("query-fdsets", deadline_s=_QMP_SECONDS)
+            opaque = (fd.get("opaque") for one in sets if one["fdset-id"] == int(given[1]) for fd in one["fds"])
+            found = next((str(path) for path in opaque if path), found)
     except (GuestlaunchError, AttributeError, KeyError, TypeError):
         found = node
     return found if len(found) <= _LONGEST else f"{found[:_LONGEST]}…"
