@@ -50,6 +50,12 @@ PHASES = Section(
             " register window in the guest's device tree, and the DMA register itself. Times under TCG and KVM are"
             " never put together, nor are those of cold, warm and standby launches."
         ),
+        Paragraph(
+            "A launch that went well may still prove nothing: QEMU's trace was not understood, showed an initrd without"
+            " a kernel, or no launch flag. Its log line says why (proof_failures), `guestlaunch timeline` says PROOF"
+            " FAILED, and benchmarks and reports leave it out. Files are known in the trace by the names that QEMU"
+            " publishes them under, `etc/boot/kernel` and so on since QEMU 10, or by fw_cfg's fixed keys."
+        ),
     ),
 )
 
