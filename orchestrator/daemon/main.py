@@ -20,7 +20,7 @@ from orchestrator.daemon import listen
 from orchestrator.errors import GuestlaunchError, UsageError, nearest
 from orchestrator.program import guarded
 from orchestrator.settings import Settings, load
-from orchestrator.wrapper import protocol
+from orchestrator.wrapper import connect, protocol
 
 _ANSWER_SECONDS = 10.0
 
@@ -61,7 +61,11 @@ def run(argv: Sequence[str]) -> int:
     settings = load(config=options.config, overrides=overrides)
     path = (Path(surroundings.working_directory()) / options.socket) if options.socket else None
     surroundings.leave_directory()
-    return _serve_publicly(path or settings.runtime_dir / listen.SOCKET_NAME, settings, options.lifeline)
+    if path is None:
+        path, looked_for = settings.runtime_dir / listen.SOCKET_NAME, connect.default_sockets(os.environ)
+    else:
+        looked_for = [os.fspath(path)]
+    return _serve_publicly(path, settings, options.lifeline, known=os.fspath(path) in looked_for)
 
 
 def _serve_inherited(sock: socket.socket, settings: Callable[[], Settings]) -> int:
@@ -91,7 +95,11 @@ def _tell(sock: socket.socket, text: str) -> bool:
     return True
 
 
-def _serve_publicly(path: Path, settings: Settings, lifeline: int | None) -> int:
+def _serve_publicly(path: Path, settings: Settings, lifeline: int | None, *, known: bool) -> int:
+    """Serve whoever connects to a path.
+
+    :param known: whether tools look there by themselves, or whoever named it knows of it.
+    """
     from orchestrator.daemon.service import Role, serve  # here: as above
 
     with contextlib.ExitStack() as stack:
@@ -100,6 +108,8 @@ def _serve_publicly(path: Path, settings: Settings, lifeline: int | None) -> int
         def ready() -> None:
             notify(os.environ, f"READY=1\nSTATUS=listening on {path}")
             sys.stderr.write(f"guestlaunchd: listening on {path} (pid {os.getpid()})\n")
+            if not known:
+                sys.stderr.write(f"guestlaunchd: tools do not look there: set GUESTLAUNCH_SOCKET={path} for them\n")
 
         def stopping() -> None:
             notify(os.environ, "STOPPING=1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -69,6 +70,22 @@ def test_service_manager_is_told(tmp_path: Path, abstract: bool) -> None:
         assert manager.recv(100) == b"READY=1"
     main.notify({}, "READY=1")
     main.notify({"NOTIFY_SOCKET": str(tmp_path / "nobody")}, "READY=1")
+
+
+@pytest.mark.parametrize(("socket_option", "noted"), [((), True), (("--socket", "s"), False)])
+def test_where_no_tool_looks(tmp_path: Path, socket_option: tuple[str, ...], *, noted: bool) -> None:
+    """A daemon in a folder that only its settings file names says how tools find it; one whose socket was named not."""
+    folder = Path(tempfile.mkdtemp(prefix="gl-", dir="/tmp"))
+    (folder / "config.toml").write_text(f'runtime_dir = "{folder}/run"\n', encoding="utf-8")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GUESTLAUNCH_")}
+    command = [sys.executable, "-m", "orchestrator.daemon.main", "--config", str(folder / "config.toml")]
+    command += ["--state-dir", str(folder / "state"), *socket_option]
+    with subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "listening on" in process.stderr.readline()
+        process.terminate()
+        assert ("set GUESTLAUNCH_SOCKET=" in process.stderr.read()) is noted
+    shutil.rmtree(folder)
 
 
 def test_version_and_help_need_no_libvirt() -> None:
