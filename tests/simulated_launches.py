@@ -98,12 +98,12 @@ def _tiles(
 
 def event(seed: int, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - as in record
     """Return the canonical log line of one simulated launch; the options are those of `record`."""
-    return to_event(record(seed, **options))
+    return dict(to_event(record(seed, **options)))
 
 
 def mixture(seed: int = 0, count: int = 60) -> list[dict[str, Any]]:
     """Return the canonical lines of simulated launches of all kinds, in the order they ran."""
-    return [to_event(launch) for launch in records(seed, count)]
+    return [dict(to_event(launch)) for launch in records(seed, count)]
 
 
 def records(seed: int = 0, count: int = 60) -> list[LaunchRecord]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import resources
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start, Tile
 
@@ -91,8 +91,76 @@ class LaunchRecord:
         return ready.start_ns if ready is not None else None
 
 
-def to_event(record: LaunchRecord) -> dict[str, Any]:
-    """Return the canonical line as a JSON-ready dictionary."""
+class PhaseEntry(TypedDict):
+    """One phase, as it stands in the log; what the keys mean is said in the schema."""
+
+    name: str
+    start_ns: int | None
+    duration_ns: int | None
+    outcome: str
+    source: NotRequired[str]
+    reason: NotRequired[str]
+    includes: NotRequired[list[str]]
+    adjusted_ns: NotRequired[int]
+    bytes: NotRequired[int]
+    mb_per_s: NotRequired[float | None]
+
+
+class FwCfgEntry(TypedDict):
+    """What was asked for of fw_cfg DMA, and what its witnesses said."""
+
+    requested: bool
+    dma_property: bool | None
+    window_base: int | None
+    window_size: int | None
+    window_has_dma: bool | None
+    register_answers: bool | None
+    unseen: NotRequired[str | None]
+
+
+class LaunchEvent(TypedDict):
+    """The canonical line. Older lines lack what is not required; what the keys mean is said in the schema."""
+
+    event: str
+    schema_version: int
+    level: str
+    timestamp: str
+    launch_id: str
+    start: str
+    start_reason: NotRequired[str | None]
+    template: NotRequired[str | None]
+    profile: str
+    arch: str | None
+    accel: str | None
+    accel_reason: str
+    fw_cfg_dma: bool | None
+    fw_cfg: FwCfgEntry
+    outcome: str
+    ready: bool
+    exit_status: int | None
+    error: str | None
+    error_phase: str | None
+    wall_start_ns: int
+    total_ns: int
+    launch_ns: int | None
+    transfer_ns: int | None
+    transfer_mb_per_s: float | None
+    phases: list[PhaseEntry]
+    bytes: dict[str, int | None]
+    memory_mib: int | None
+    vcpus: int | None
+    cpu: str | None
+    disks: int
+    connection: str
+    versions: dict[str, str | None]
+    appliance: dict[str, str | None]
+    console_tail: list[str]
+    extra_args: NotRequired[list[str]]
+    proof_failures: NotRequired[list[str]]
+
+
+def to_event(record: LaunchRecord) -> LaunchEvent:
+    """Return the canonical line, JSON-ready."""
     moved = [t for t in record.tiles if t.name in TRANSFER_PHASES]
     whole = all(t.duration_ns is not None for t in moved) and bool(moved)
     transfer_ns = sum(t.duration_ns or 0 for t in moved) if whole else None
@@ -145,9 +213,9 @@ def to_event(record: LaunchRecord) -> dict[str, Any]:
     }
 
 
-def tile_to_dict(tile: Tile) -> dict[str, Any]:
+def tile_to_dict(tile: Tile) -> PhaseEntry:
     """Return one phase as it stands in the log."""
-    entry: dict[str, Any] = {
+    entry: PhaseEntry = {
         "name": str(tile.name),
         "start_ns": tile.start_ns,
         "duration_ns": tile.duration_ns,

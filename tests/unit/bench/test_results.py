@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import NoneType
-from typing import NotRequired, get_args, get_origin, get_type_hints
+from typing import NotRequired, get_origin, get_type_hints
 
 import pytest
 from rich.console import Console
@@ -17,6 +16,7 @@ from orchestrator.bench.transfer import Transfer
 from orchestrator.errors import UsageError
 from tests import simulated_results
 from tests.simulated_results import MS
+from tests.typed import assert_typed
 
 
 @pytest.fixture(autouse=True)
@@ -233,13 +233,7 @@ def test_the_types_are_those_of_the_schema() -> None:
         (result.CountEntry, top["counts"]["items"]),
         (result.LeftOutEntry, top["left_out"]["items"]),
     ):
-        hints = get_type_hints(typed, include_extras=True)
-        needed = {name for name, hint in hints.items() if get_origin(hint) is not NotRequired}
-        assert set(hints) == set(described["properties"]), typed
-        assert needed == set(described["required"]), typed
-        nullable = {name for name, one in described["properties"].items() if "null" in one.get("type", ())}
-        plain = get_type_hints(typed)
-        assert {name for name, hint in plain.items() if NoneType in get_args(hint)} == nullable, typed
+        assert_typed(typed, described)
     host = get_type_hints(result.HostFacts, include_extras=True)
     assert {name for name, hint in host.items() if get_origin(hint) is not NotRequired} == set(
         environment["host"]["required"]

@@ -13,9 +13,10 @@ import pytest
 from orchestrator.errors import GuestlaunchError
 from orchestrator.records import log
 from orchestrator.records.log import EventLog, write_timeline
-from orchestrator.records.record import FwCfg, LaunchRecord, schema, to_event
+from orchestrator.records.record import FwCfg, FwCfgEntry, LaunchEvent, LaunchRecord, PhaseEntry, schema, to_event
 from orchestrator.timeline.phases import Phase, Start
 from orchestrator.timeline.recorder import Recorder
+from tests.typed import assert_typed
 
 
 def recorded(*phases: Phase, outcome: str = "success") -> LaunchRecord:
@@ -103,6 +104,14 @@ def test_event_log_writes_json_lines(tmp_path: Path) -> None:
     entry = json.loads(path.read_text())
     assert (entry["event"], entry["level"], entry["launch_id"]) == ("phase_finished", "info", "gl-1")
     assert "timestamp" in entry
+
+
+def test_the_types_are_those_of_the_schema() -> None:
+    """The canonical line, its phases and its witnesses: the same keys, needed and null alike."""
+    described = schema()
+    assert_typed(LaunchEvent, described)
+    assert_typed(PhaseEntry, described["properties"]["phases"]["items"])
+    assert_typed(FwCfgEntry, described["properties"]["fw_cfg"])
 
 
 def test_only_one_process_puts_the_log_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
