@@ -10,6 +10,7 @@ Making the NVRAM copy is `nvram`'s business.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import os
@@ -131,6 +132,18 @@ def find_firmware(
     searched = ", ".join(str(directory) for directory in dirs)
     reasons = "; ".join(f"{s.descriptor.name}: {s.reason}" for s in skipped if s.reason != _other_arch(arch))
     raise FirmwareError(f"no firmware descriptor for {arch}", f"machine {machine}", reasons or searched, hint)
+
+
+def firmware_with_code(
+    code: str, arch: str, machine: str, dirs: Sequence[Path] | None = None, *, formats: Sequence[str] = RAW_ONLY
+) -> Firmware | None:
+    """Return the firmware for (arch, machine) whose code is that file, None when no descriptor says so."""
+    for path in descriptor_files(descriptor_dirs() if dirs is None else dirs):
+        with contextlib.suppress(_UnsuitableError):
+            found, _ = _accept(path, arch, machine, formats)
+            if os.path.realpath(found.code) == os.path.realpath(code):
+                return found
+    return None
 
 
 def _other_arch(arch: str) -> str:

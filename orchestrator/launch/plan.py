@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from orchestrator.domain.profiles import load_profile
 from orchestrator.domain.xml import unspeakable
 from orchestrator.errors import ApplianceError, CapabilityError, DiskError
 from orchestrator.files import open_image
-from orchestrator.firmware.descriptors import Firmware, find_firmware
+from orchestrator.firmware.descriptors import Firmware, find_firmware, firmware_with_code
 from orchestrator.hypervisor.accel import AccelVerdict, choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
 from orchestrator.hypervisor.pflash import flash_formats
@@ -29,6 +30,11 @@ from orchestrator.images.chain import read_chain
 from orchestrator.images.policy import ImagePolicyError, Policy, confine, confine_overlay
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.settings import Settings
+
+_LIBGUESTFS_FOLDER = re.compile(r"libguestfs[A-Za-z0-9]{6}")
+_LIBGUESTFS_VARIABLES = re.compile(r"vars\d+\.fd")
+# edk2 keeps its variables in the first 768 KiB of the 64 MiB of flash (ArmVirtPkg/VarStore.fdf.inc).
+_VARIABLES_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +90,7 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
         host_arch=host,
         accel=verdict.accel,
         accel_reason=verdict.reason,
-        firmware=_firmware(request, profile),
+        firmware=choose_firmware(request, profile),
         appliance=appliance,
         disks=disks,
         kernel=kernel,
@@ -204,24 +210,43 @@ def _accel(request: LaunchRequest, settings: Settings, profile: Profile, emulato
     )
 
 
-def _firmware(request: LaunchRequest, profile: Profile) -> Firmware | None:
+def choose_firmware(request: LaunchRequest, profile: Profile) -> Firmware | None:
     """Choose the firmware: the client's own pflash pair where it named one, else by QEMU's descriptors.
+
+    For guests of its own arch, libguestfs on Arm names installed code and a copy of the variables that goes with it
+    (lib/launch-direct.c), another file for each launch. A template depends on what it is a copy of.
 
     :raise FirmwareError: none fits.
     """
     if profile.firmware is not FirmwareKind.UEFI:
         return None
     if request.pflash is not None:
-        code, template = request.pflash
+        code, variables = request.pflash
+        known = firmware_with_code(code, profile.arch, profile.machine)
+        if known is not None and _is_copy(variables, known.nvram_template):
+            return known
         return Firmware(
             code=code,
             code_format="raw",
-            nvram_template=template,
+            nvram_template=variables,
             nvram_format="raw",
             description="named by the client",
             descriptor=Path(code),
         )
     return find_firmware(profile.arch, profile.machine, formats=flash_formats())
+
+
+def _is_copy(variables: str, template: str) -> bool:
+    """Tell whether libguestfs has made a file of variables, by its names (lib/tmpdirs.c), from this template."""
+    path = Path(variables)
+    if not _LIBGUESTFS_FOLDER.fullmatch(path.parent.name) or not _LIBGUESTFS_VARIABLES.fullmatch(path.name):
+        return False
+    try:
+        with path.open("rb") as copy, Path(template).open("rb") as original:
+            same_size = os.fstat(copy.fileno()).st_size == os.fstat(original.fileno()).st_size
+            return same_size and copy.read(_VARIABLES_BYTES) == original.read(_VARIABLES_BYTES)
+    except OSError:
+        return False
 
 
 def appliance_versions(plan: Plan) -> dict[str, str | None]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import FirmwareError
-from orchestrator.firmware.descriptors import descriptor_dirs, descriptor_files, find_firmware
+from orchestrator.firmware.descriptors import descriptor_dirs, descriptor_files, find_firmware, firmware_with_code
 
 
 @pytest.fixture
@@ -249,3 +249,17 @@ def test_a_descriptor_that_goes_meanwhile(dirs: list[Path], monkeypatch: pytest.
         "orchestrator.firmware.descriptors._only_masks", lambda path: path.unlink() if path == gone else None
     )
     assert find_firmware("aarch64", "virt", dirs).descriptor == good
+
+
+def test_firmware_by_its_code(dirs: list[Path]) -> None:
+    """The descriptor that names a code file is found, by any of its names, if it is for that machine."""
+    write(dirs[2] / "40-first.json")
+    wanted = write(dirs[2] / "50-wanted.json")
+    write(dirs[2] / "60-other.json", targets=[{"architecture": "x86_64", "machines": ["pc-q35-*"]}])
+    (dirs[0] / "link").symlink_to(wanted.with_suffix(".code"))
+    for name in (wanted.with_suffix(".code"), dirs[0] / "link"):
+        found = firmware_with_code(str(name), "aarch64", "virt", dirs)
+        assert found is not None
+        assert found.descriptor == wanted
+    for name in (dirs[2] / "60-other.code", dirs[2] / "none"):
+        assert firmware_with_code(str(name), "aarch64", "virt", dirs) is None

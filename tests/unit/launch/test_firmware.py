@@ -1,0 +1,75 @@
+"""The pflash pair that libguestfs names on Arm is taken for what it is: installed code, and a copy of its variables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.domain.profiles import load_profile
+from orchestrator.firmware.descriptors import Firmware
+from orchestrator.launch import plan
+from orchestrator.launch.request import LaunchRequest
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Code and variables of the only firmware that a descriptor names."""
+    code, variables = tmp_path / "CODE.fd", tmp_path / "VARS.fd"
+    code.write_bytes(bytes(MIB))
+    variables.write_bytes(b"variables".ljust(2 * MIB, b"\0"))
+    files = {"executable": code, "nvram-template": variables}
+    document = {
+        "description": "UEFI",
+        "interface-types": ["uefi"],
+        "mapping": {"device": "flash"} | {key: {"filename": str(p), "format": "raw"} for key, p in files.items()},
+        "targets": [{"architecture": "aarch64", "machines": ["virt-*"]}],
+        "features": [],
+        "tags": [],
+    }
+    folder = tmp_path / "config/qemu/firmware"
+    folder.mkdir(parents=True)
+    (folder / "10-only.json").write_text(json.dumps(document))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return code, variables
+
+
+def chosen(code: Path, variables: Path) -> Firmware:
+    """Return the firmware of a launch that names this pair."""
+    request = LaunchRequest(kernel="/k", initrd="/i", cmdline="", pflash=(str(code), str(variables)))
+    found = plan.choose_firmware(request, load_profile("aarch64-uefi"))
+    assert found is not None
+    return found
+
+
+def test_a_copy_of_the_installed_variables(installed: tuple[Path, Path], tmp_path: Path) -> None:
+    """Each launch has a copy of its own: the firmware, and so a template's key, is the same for all of them."""
+    code, variables = installed
+    for name in ("libguestfsAbCd12/vars1.fd", "libguestfsZ9y8X7/vars23.fd"):
+        copy = tmp_path / name
+        copy.parent.mkdir()
+        copy.write_bytes(variables.read_bytes())
+        assert chosen(code, copy).nvram_template == str(variables)
+
+
+def test_variables_of_the_users_own(installed: tuple[Path, Path], tmp_path: Path) -> None:
+    """Other names, other contents, another size, or code of no descriptor: the pair is used as it is named."""
+    code, variables = installed
+    data = variables.read_bytes()
+    for name, content in (
+        ("mine/vars1.fd", data),
+        ("libguestfsAbCd12/mine.fd", data),
+        ("libguestfsAbCd13/vars1.fd", b"Variables" + data[9:]),
+        ("libguestfsAbCd14/vars1.fd", data + b"x"),
+    ):
+        own = tmp_path / name
+        own.parent.mkdir()
+        own.write_bytes(content)
+        assert chosen(code, own).nvram_template == str(own)
+    copy = tmp_path / "libguestfsAbCd15/vars1.fd"
+    copy.parent.mkdir()
+    copy.write_bytes(data)
+    assert chosen(variables, copy).nvram_template == str(copy)
