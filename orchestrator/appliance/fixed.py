@@ -10,6 +10,7 @@ from orchestrator.appliance.guest_files import scripts_digest
 from orchestrator.appliance.manifest import Init
 from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.probe import check_initrd, kernel_arch, root_format
+from orchestrator.appliance.verified import Verified
 from orchestrator.errors import ApplianceError, NotFoundError
 
 _MARKERS = {Init.LEAN: frozenset({"initrd", "init", "guestfsd"}), Init.STOCK: frozenset({"initrd"})}
@@ -52,16 +53,17 @@ def open_appliance(path: Path) -> Appliance:
     )
 
 
-def verify(appliance: Appliance, *, deep: bool = False) -> None:
+def verify(appliance: Appliance, *, deep: bool = False, verified: Verified | None = None) -> None:
     """Check an appliance's files against its manifest; one without a manifest passes, it has nothing to compare.
 
     :param deep: compare all digests (seconds), not only where size, mtime or inode differ (microseconds).
+    :param verified: knows which files that differ so were compared before, as those of a copied appliance.
     :raise ApplianceError: names the file and what to do.
     """
     if appliance.manifest is None:
         return
     for name, record in appliance.manifest.files.items():
-        manifests.check_file(appliance.path / name, record, deep=deep)
+        manifests.check_file(appliance.path / name, record, deep=deep, verified=verified)
 
 
 def check_version(appliance: Appliance, host_version: str) -> None:

@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from orchestrator.appliance.verified import Verified
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
 
@@ -167,8 +168,10 @@ def has_digest(path: Path, wanted: str) -> bool:
         return f"{_PLAIN}:{hashlib.file_digest(file, 'sha256').hexdigest()}" == wanted
 
 
-def check_file(path: Path, record: FileRecord, *, deep: bool) -> None:
+def check_file(path: Path, record: FileRecord, *, deep: bool, verified: Verified | None = None) -> None:
     """Check one file against its record; reads it whole only if `deep` or if it looks touched.
+
+    :param verified: knows of files that look touched and were read whole before.
 
     :raise ApplianceError: it is missing, truncated, grown or changed.
     """
@@ -178,8 +181,12 @@ def check_file(path: Path, record: FileRecord, *, deep: bool) -> None:
             kind = "truncated" if status.st_size < record.size else "grown"
             why = f"{kind}: {status.st_size} bytes, built with {record.size}"
             raise ApplianceError("the appliance is damaged", path, why, REBUILD)
-        if (deep or not record.unchanged(status)) and not has_digest(path, record.digest):
+        if not deep and (record.unchanged(status) or (verified and verified.knows(status, record.digest))):
+            return
+        if not has_digest(path, record.digest):
             raise ApplianceError("the appliance is damaged", path, "changed since it was built", REBUILD)
+        if verified is not None and not record.unchanged(status):
+            verified.note(status, record.digest)
     except OSError as error:
         raise ApplianceError("the appliance is damaged", path, error.strerror or error, REBUILD) from error
 

@@ -15,6 +15,7 @@ from orchestrator.appliance.fixed import check_version, open_appliance, verify
 from orchestrator.appliance.kernel_form import plain_kernel
 from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.probe import check_initrd, require_kernel_arch
+from orchestrator.appliance.verified import Verified
 from orchestrator.appliance.version import host_version
 from orchestrator.domain.cmdline import Change, fix_cmdline
 from orchestrator.domain.model import Accel, Arch, Disk, FileSource, FirmwareKind, Profile
@@ -68,7 +69,7 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
     :raise GuestlaunchError: with the class that fits, for each thing that cannot work.
     """
     profile = load_profile(settings.profile)
-    appliance = _appliance(request, profile)
+    appliance = _appliance(request, settings, profile)
     if appliance is None:
         require_kernel_arch(Path(request.kernel), profile.arch)
         check_initrd(Path(request.initrd))
@@ -121,7 +122,7 @@ def _size(path: str, what: str) -> int:
         raise ApplianceError(f"cannot read the {what}", path, error.strerror or error) from error
 
 
-def _appliance(request: LaunchRequest, profile: Profile) -> Appliance | None:
+def _appliance(request: LaunchRequest, settings: Settings, profile: Profile) -> Appliance | None:
     """Open the appliance that the request's files belong to, and check that it fits.
 
     :raise ApplianceError: it is damaged, or of another arch than the profile.
@@ -138,7 +139,7 @@ def _appliance(request: LaunchRequest, profile: Profile) -> Appliance | None:
             "set LIBGUESTFS_PATH to a fixed appliance, see guestlaunch appliance build",
         )
     appliance = open_appliance(directories.pop())
-    verify(appliance)
+    verify(appliance, verified=Verified(settings.state_dir / "cache"))
     if appliance.arch is not profile.arch:
         raise ApplianceError(
             "cannot use the appliance",

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.appliance import manifest as manifests
 from orchestrator.appliance.manifest import FileRecord, Init, Manifest, check_file, digest, load, short_version
+from orchestrator.appliance.verified import Verified
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
 
@@ -130,6 +131,45 @@ def test_touched_but_same_file_passes(tmp_path: Path) -> None:
     record = records(tmp_path)["kernel"]
     os.utime(tmp_path / "kernel", (1, 1))
     check_file(tmp_path / "kernel", record, deep=False)
+
+
+def test_a_copy_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that looks touched is read whole the first time, and again when anything of it has changed since."""
+    record = records(tmp_path)["kernel"]
+    os.utime(tmp_path / "kernel", (1, 1))
+    read: list[Path] = []
+    true = manifests.has_digest
+
+    def has_digest(path: Path, wanted: str) -> bool:
+        read.append(path)
+        return true(path, wanted)
+
+    monkeypatch.setattr(manifests, "has_digest", has_digest)
+    for _ in range(3):
+        check_file(tmp_path / "kernel", record, deep=False, verified=Verified(tmp_path / "cache"))
+    assert len(read) == 1
+    os.utime(tmp_path / "kernel", (1, 1))  # its ctime tells
+    check_file(tmp_path / "kernel", record, deep=False, verified=Verified(tmp_path / "cache"))
+    assert len(read) == 2
+    with (tmp_path / "kernel").open("r+b") as file:
+        file.write(b"K")
+    os.utime(tmp_path / "kernel", (1, 1))
+    with pytest.raises(ApplianceError, match="changed"):
+        check_file(tmp_path / "kernel", record, deep=False, verified=Verified(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', "x" * 100_000])
+def test_what_is_remembered_may_be_damaged(tmp_path: Path, text: str) -> None:
+    """A file of nonsense, or in a folder that others can write to, is as good as none."""
+    record = records(tmp_path)["kernel"]
+    os.utime(tmp_path / "kernel", (1, 1))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/verified.json").write_text(text)
+    check_file(tmp_path / "kernel", record, deep=False, verified=Verified(tmp_path / "cache"))
+    status = (tmp_path / "kernel").stat()
+    assert Verified(tmp_path / "cache").knows(status, record.digest)
+    (tmp_path / "cache").chmod(0o777)
+    assert not Verified(tmp_path / "cache").knows(status, record.digest)
 
 
 def test_changed_file_is_refused(tmp_path: Path) -> None:
