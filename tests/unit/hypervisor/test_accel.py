@@ -14,7 +14,7 @@ from orchestrator.errors import CapabilityError, UsageError
 from orchestrator.hypervisor import accel
 from orchestrator.hypervisor.accel import AccelVerdict, choose_accel
 
-BOOTS = "echo 'Linux version 6.1'; echo; echo 'Kernel panic - not syncing: VFS'; sleep 30"
+BOOTS = "echo; echo 'Kernel panic - not syncing: VFS: Unable to mount root fs'; sleep 30"
 HANGS = "echo 'Booting from ROM'; sleep 30"
 ENDS = "echo 'qemu: could not load kernel' >&2; exit 1"
 
@@ -58,7 +58,7 @@ def choose(tmp_path: Path, qemu: str, *, policy: str = "auto", arch: Arch = Arch
         (BOOTS, Accel.KVM, "probe guest booted"),
         (HANGS, Accel.TCG, "probe guest did not boot within 0.5 s"),
         (ENDS, Accel.TCG, "probe guest ended before it had booted: qemu: could not load kernel"),
-        ("echo 'Kernel panic - not syncing'; echo 'Linux version'", Accel.TCG, "ended before it had booted"),
+        ("echo 'Kernel panic - not syncing: Fatal exception'", Accel.TCG, "ended before it had booted"),
     ],
 )
 def test_verdict_follows_the_probe(tmp_path: Path, script: str, chosen: Accel, reason: str) -> None:
