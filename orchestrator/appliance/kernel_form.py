@@ -56,7 +56,7 @@ def form_of(path: Path) -> Form:
     :raise ApplianceError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(files.open_image(path), "rb") as file:
             return form(file.read(_HEAD))
     except OSError as error:
         raise ApplianceError("cannot read the kernel", path, error.strerror or error) from error
@@ -125,7 +125,7 @@ def read_plain(path: Path) -> bytes | None:
     :raise ApplianceError: it cannot be read or unpacked.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(files.open_image(path), "rb") as file:
             if form(file.read(_HEAD)) is Form.PLAIN:
                 return None
             if os.fstat(file.fileno()).st_size > _LARGEST:

@@ -21,10 +21,9 @@ from typing import Self
 
 from orchestrator import files, sockets
 from orchestrator.domain.model import FileSource
-from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.request import LaunchRequest, in_libguestfs_folder
 
-# The names that libguestfs gives (lib/tmpdirs.c, lib/launch-direct.c, lib/drives.c).
-_FOLDER = re.compile(r"libguestfs[A-Za-z0-9]{6}")
+# The names that libguestfs gives (lib/launch-direct.c, lib/drives.c).
 _OVERLAY = re.compile(r"overlay\d+\.qcow2")
 _SOCKET = "guestfsd.sock"
 
@@ -190,5 +189,5 @@ def _folders(request: LaunchRequest) -> Iterator[Path]:
     if request.guestfsd_path is not None and Path(request.guestfsd_path).name == _SOCKET:
         made.append(Path(request.guestfsd_path))
     for path in made:
-        if path.is_absolute() and _FOLDER.fullmatch(path.parent.name):
+        if in_libguestfs_folder(path):
             yield path.parent

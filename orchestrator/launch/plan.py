@@ -29,10 +29,9 @@ from orchestrator.hypervisor.emulator import find_emulator, host_arch
 from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.images.chain import read_chain
 from orchestrator.images.policy import ImagePolicyError, Policy, confine, confine_overlay
-from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.request import LaunchRequest, in_libguestfs_folder
 from orchestrator.settings import Settings
 
-_LIBGUESTFS_FOLDER = re.compile(r"libguestfs[A-Za-z0-9]{6}")
 _LIBGUESTFS_VARIABLES = re.compile(r"vars\d+\.fd")
 # edk2 keeps its variables in the first 768 KiB of the 64 MiB of flash (ArmVirtPkg/VarStore.fdf.inc).
 _VARIABLES_BYTES = 1 << 20
@@ -223,9 +222,10 @@ def choose_firmware(request: LaunchRequest, profile: Profile) -> Firmware | None
         return None
     if request.pflash is not None:
         code, variables = request.pflash
-        known = firmware_with_code(code, profile.arch, profile.machine)
-        if known is not None and _is_copy(variables, known.nvram_template):
-            return known
+        if in_libguestfs_folder(Path(variables)) and _LIBGUESTFS_VARIABLES.fullmatch(Path(variables).name):
+            known = firmware_with_code(code, profile.arch, profile.machine)
+            if known is not None and _is_copy(variables, known.nvram_template):
+                return known
         return Firmware(
             code=code,
             code_format="raw",
@@ -238,12 +238,9 @@ def choose_firmware(request: LaunchRequest, profile: Profile) -> Firmware | None
 
 
 def _is_copy(variables: str, template: str) -> bool:
-    """Tell whether libguestfs has made a file of variables, by its names (lib/tmpdirs.c), from this template."""
-    path = Path(variables)
-    if not _LIBGUESTFS_FOLDER.fullmatch(path.parent.name) or not _LIBGUESTFS_VARIABLES.fullmatch(path.name):
-        return False
+    """Tell whether a file has the variables of this template."""
     try:
-        with path.open("rb") as copy, Path(template).open("rb") as original:
+        with Path(variables).open("rb") as copy, Path(template).open("rb") as original:
             same_size = os.fstat(copy.fileno()).st_size == os.fstat(original.fileno()).st_size
             return same_size and copy.read(_VARIABLES_BYTES) == original.read(_VARIABLES_BYTES)
     except OSError:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from orchestrator.domain.model import Disk, Network
+
+_LIBGUESTFS_FOLDER = re.compile(r"libguestfs[A-Za-z0-9]{6}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,3 +60,8 @@ def from_json(values: Mapping[str, Any]) -> LaunchRequest:
         "pflash": tuple(pflash) if pflash else None,
     }
     return LaunchRequest(**{**values, **lists})
+
+
+def in_libguestfs_folder(path: Path) -> bool:
+    """Tell whether a file lies in a folder named as libguestfs names its own (lib/tmpdirs.c); people may do so, too."""
+    return path.is_absolute() and _LIBGUESTFS_FOLDER.fullmatch(path.parent.name) is not None

@@ -151,3 +151,12 @@ def test_any_head() -> None:
                 plain_image(bytes(data))
             except ValueError:
                 continue
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """A kernel that is no file is one clear error."""
+    os.mkfifo(tmp_path / "vmlinuz")
+    for look in (form_of, read_plain):
+        with pytest.raises(ApplianceError, match="neither a file nor a block device"):
+            look(tmp_path / "vmlinuz")
