@@ -52,10 +52,12 @@ def launches(folder: Path) -> set[str]:
     return {name for entry in look(folder).entries for name in _LAUNCH.findall(entry)}
 
 
-def left_behind(folder: Path, before: Trace, *, within_s: float = GONE_WITHIN_S) -> list[str]:
-    """Return what has come since `before` and does not go away in time; empty as soon as nothing is left."""
+def left_behind(folder: Path, before: Trace, *, kind: str = "", within_s: float = GONE_WITHIN_S) -> list[str]:
+    """Return what has come since `before`, of that kind if any, and does not go away in time; empty once it is gone."""
     deadline = time.monotonic() + within_s
-    while (remaining := look(folder) - before) and time.monotonic() < deadline:
+    while (
+        remaining := [entry for entry in look(folder) - before if entry.startswith(kind)]
+    ) and time.monotonic() < deadline:
         time.sleep(0.1)
     return remaining
 

@@ -382,6 +382,8 @@ def settled(output: str, began: float, ended: float) -> str:
     output = re.sub(r"^( *)(dev|PART_ENTRY_DISK|lv_kernel_minor): .*", r"\1\2: -", output, flags=re.MULTILINE)
     # parted's own words have the kernel's name of a disk, which comes as the probes of a booting guest end.
     output = re.sub(r"(parted: )/dev/sd[a-z]+(: parted: )", r"\1(disk)\2", output)
+    # So has a subvolume's mountable: libguestfs 1.48 gives it unchanged, later ones turn it into the tool's name.
+    output = re.sub(r"\bbtrfsvol:/dev/sd[a-z]+/", "btrfsvol:(disk)/", output)
     # udev sets the owner of a disk that is plugged in, and not of one that was there before it: all runs as root.
     output = re.sub(
         r"^(sda|sg0):brw\S*|^(sda|sg0):crw\S*", lambda match: f"{match[1] or match[2]}:-", output, flags=re.MULTILINE

@@ -30,7 +30,10 @@ def own(guestlaunch: Guestlaunch, session_dir: Path, state_dir: Path) -> Iterato
     folder = session_dir / "own"
     folder.mkdir(mode=0o700)
     (folder / "appliances").symlink_to(state_dir / "appliances")
+    before = look(session_dir)
     yield folder
+    # What outlives a killed command by a moment writes its record first.
+    assert left_behind(session_dir, before, kind="process") == []
     shutil.rmtree(folder)
 
 
