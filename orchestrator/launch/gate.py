@@ -1,8 +1,4 @@
-"""What is said at the gate of a template's init: its guest is heard to be there, rehearses a launch, is let through.
-
-Waiting is `watch`'s, so that a stop, a death, a panic, a lost connection and a deadline mean here what they mean
-anywhere.
-"""
+"""What is said at the gate of a template's init: its guest is heard to be there, rehearses a launch, is let through."""
 
 from __future__ import annotations
 
@@ -10,24 +6,22 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from orchestrator.domain.cloning import Command, Plug, empty_slot, fits_slot, plugs, split_cmdline
 from orchestrator.domain.model import Disk, Handed
 from orchestrator.errors import DiskError, DiskInUseError, MonitorError, StoppedError
-from orchestrator.hypervisor.disk_error import stopped_by_disk
 from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.hypervisor.handing import hand_over
-from orchestrator.launch.boot import GUESTFSD_ALIAS
+from orchestrator.launch.boot import GUESTFSD_ALIAS, limits
 from orchestrator.launch.context import LaunchSpec, Place
-from orchestrator.launch.diagnosis import Evidence, diagnose
-from orchestrator.launch.lifecycle import Event
+from orchestrator.launch.lifecycle import Event, Instruction, State, drive
 from orchestrator.launch.opened import files_of, require_checked
 from orchestrator.launch.staging import store_secrets
 from orchestrator.launch.stop import Stop
-from orchestrator.launch.watch import Ends, Watch
-from orchestrator.launch.written import Written
+from orchestrator.launch.watch import Watch
+from orchestrator.settings import Settings
 from orchestrator.timeline.markers import parse_marker
 from orchestrator.timeline.phases import Phase
 
@@ -36,16 +30,74 @@ _ENTROPY_BYTES = 64
 GATE, REHEARSED, CLOCK = "gate", "rehearse", "clock"
 
 
-class Wait:
-    """Follows a guest until it sends one marker (`watch.Following`).
+class Rehearsal:
+    """Has a guest of no launch do at its gate what a launch will: those files are in memory then, that code translated.
 
-    :param allowed_s: seconds that it may go on without any marker.
+    It goes through the table of `lifecycle` and follows its guest on the way (`watch.Following`). Guest and files stay
+    their owner's.
+
+    :param lost: set when the connection to libvirt broke.
+    :param hold: does what the guest is held for.
     """
 
     flag_due = False
 
-    def __init__(self, name: str, allowed_s: float) -> None:
-        self._name, self._allowed_s = name, allowed_s
+    def __init__(
+        self, guest: Guest, place: Place, lost: threading.Event, settings: Settings, hold: Callable[[], None]
+    ) -> None:
+        self._guest, self._place, self._lost, self._settings, self._hold = guest, place, lost, settings, hold
+        self._error: Exception | None = None
+        self._await(GATE, sum(limits(settings.deadlines).values()))
+
+    def run(self, stop: Stop, *, at_gate: bool) -> None:
+        """Go through with it; the guest is held afterwards.
+
+        :param at_gate: it has come to its gate; one that has not is let run.
+        :raise StoppedError: the end was asked for.
+        :raise GuestlaunchError: it ended, panicked or took too long, or libvirt is gone.
+        """
+        self._stop = stop
+        with Watch(self._guest, self._place, self, stop, self._lost, trace=self._place.trace) as self._watch:
+            drive(self, stop, State.APPROACHING, Event.ANSWERED if at_gate else Event.BEGIN)
+        if self._error is not None:
+            raise self._error
+
+    def do(self, instruction: Instruction) -> None:
+        """Carry out an instruction; there is nothing of its own to release."""
+        match instruction:
+            case Instruction.RESUME:
+                self._guest.resume()
+            case Instruction.REHEARSE:
+                self._await(REHEARSED, self._settings.deadlines.gate)
+                self._place.control.say("rehearse", _SAY_SECONDS)
+            case Instruction.HOLD:
+                self._hold()
+            case Instruction.REAP if not self._guest.exited.is_set():
+                self._guest.kill()
+
+    def wait(self) -> Event:
+        """Wait for the guest, and keep why it is at its end."""
+        event = self._watch.wait()
+        if event is Event.STOP:
+            why = f"the guest did not come to '{self._awaited}'"
+            self._error = StoppedError(why, self._guest.name, str(self._stop.reason))
+        elif event is not Event.ANSWERED:
+            self._watch.drain()
+            uri = self._settings.connect
+            self._error = self._watch.explain(event, Phase.GATE, ready=False, allowed_s=self._allowed_s, uri=uri)
+        return event
+
+    def note(self, event: Event) -> None:
+        """Nothing is noted of it."""
+
+    def failed(self, raised: Exception, instruction: Instruction | None) -> None:
+        """Keep the first exception."""
+        del instruction
+        self._error = self._error or raised
+
+    def _await(self, marker: str, allowed_s: float) -> None:
+        """Wait for a marker from now on; without any, for so many seconds."""
+        self._awaited, self._allowed_s = marker, allowed_s
         self._sign_ns, self._answered = time.monotonic_ns(), False
 
     def on_control_line(self, line: bytes) -> None:
@@ -53,7 +105,7 @@ class Wait:
         marker = parse_marker(line, time.monotonic_ns())
         if marker is not None:
             self._sign_ns = marker.received_ns
-            self._answered = self._answered or marker.name == self._name
+            self._answered = self._answered or marker.name == self._awaited
 
     def follow(self) -> None:
         """Nothing more is to be seen than what the control port brings."""
@@ -66,62 +118,13 @@ class Wait:
         return False
 
     def answered(self) -> bool:
-        """Tell whether the marker came."""
-        return self._answered
+        """Tell, once, whether the marker came."""
+        answered, self._answered = self._answered, False
+        return answered
 
     def overdue(self, now_ns: int) -> bool:
         """Tell whether no marker came for longer than allowed."""
         return now_ns - self._sign_ns > self._allowed_s * 1e9
-
-
-def wait_for_marker(
-    name: str, guest: Guest, place: Place, stop: Stop, *, lost: threading.Event, deadline_s: float
-) -> None:
-    """Serve a guest's ports until it sends a marker.
-
-    :param lost: set when the connection to libvirt broke.
-    :param deadline_s: how long it may go on without sending any.
-    :raise StoppedError: the end was asked for.
-    :raise GuestlaunchError: it ended, panicked or took too long, or libvirt is gone.
-    """
-    wait = Wait(name, deadline_s)
-    before, place.control.listener = place.control.listener, wait.on_control_line
-    try:
-        written = Written(guest, place.data / "trace.log")
-        ends = Ends(console=place.console, control=place.control.port, written=written)
-        with Watch(guest, stop, ends, wait, lost) as watch:
-            event = watch.wait()
-            if event is Event.ANSWERED:
-                return
-            watch.drain()
-    finally:
-        place.control.listener = before
-    if event is Event.STOP:
-        raise StoppedError(f"the guest did not come to '{name}'", guest.name, str(stop.reason))
-    stopped = stopped_by_disk(guest)
-    if stopped is not None:
-        raise stopped
-    evidence = Evidence(
-        phase=Phase.GATE,
-        ready=False,
-        exit_code=guest.exit_code,
-        last_line=next(iter(place.console.ring.tail(1)), None),
-        panic=place.console.ring.panic(),
-        allowed_s=deadline_s,
-        uri=None,
-    )
-    error = diagnose(event, evidence)
-    assert error is not None  # none is only for a guest that was ready
-    raise error
-
-
-def rehearse(guest: Guest, place: Place, stop: Stop, *, lost: threading.Event, deadline_s: float) -> None:
-    """Have a guest at its gate do once what a launch will do: its files are in memory then, its code is translated.
-
-    :raise StoppedError, GuestlaunchError: as `wait_for_marker`.
-    """
-    place.control.say("rehearse", _SAY_SECONDS)
-    wait_for_marker(REHEARSED, guest, place, stop, lost=lost, deadline_s=deadline_s)
 
 
 def _carry_out(guest: Guest, commands: Iterable[Command]) -> None:

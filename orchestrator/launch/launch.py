@@ -1,10 +1,10 @@
-"""One launch: carries out what the life cycle table says, and feeds back what happened.
+"""One launch: how each instruction of the table in `lifecycle` is carried out, and what is kept of it for the record.
 
 Plan, stage, connect, create paused, prepare, resume, watch, end; how some of these are done is its start path's to say.
 Everything acquired sits on one `ExitStack` and goes in reverse order. The thread that calls `run` does all of it.
 
-Whatever is raised, by an instruction or by what watches the guest, becomes the event FAILED, and the table leads to the
-end. What no table foresees (an interrupt, a defect in here) passes `_leave_nothing`, as every launch does.
+Whatever is raised, by an instruction or by what watches the guest, becomes an event, and the table leads to the end.
+What no table foresees (an interrupt, a defect in here) passes `_leave_nothing`, as every launch does.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import traceback
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,20 +21,18 @@ from orchestrator import __version__
 from orchestrator.channel.ring import ConsoleRing
 from orchestrator.domain.model import Domain
 from orchestrator.domain.xml import domain_xml
-from orchestrator.errors import DeadlineError, DiskError, GuestlaunchError, StoppedError
+from orchestrator.errors import DeadlineError, DiskError, GuestlaunchError
 from orchestrator.hypervisor.connection import Connection
-from orchestrator.hypervisor.disk_error import stopped_by_disk
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import Boot
 from orchestrator.launch.context import LaunchContext, LaunchSpec, Place, new_id
-from orchestrator.launch.diagnosis import Evidence, deadline_variable, defect, diagnose, system_error
-from orchestrator.launch.lifecycle import Event, Instruction, State, step
+from orchestrator.launch.diagnosis import deadline_variable, defect, system_error
+from orchestrator.launch.lifecycle import Event, Instruction, drive
 from orchestrator.launch.plan import Plan, appliance_versions, make_plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.standby import Pool
 from orchestrator.launch.start import Choose, StartPath, choose_start
-from orchestrator.launch.watch import Ends, Watch
-from orchestrator.launch.written import Written
+from orchestrator.launch.watch import Watch
 from orchestrator.records.record import FwCfg, LaunchRecord
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start
@@ -45,7 +42,6 @@ _T = TypeVar("_T")
 
 _KILLED_SECONDS = 5.0
 _SIGNALLED = 128  # QEMU's status is above when a signal ended it
-_INTERRUPTIBLE = frozenset({State.REQUESTED, State.PLANNED, State.STAGED, State.CONNECTED, State.CREATED})
 _TAIL_LINES = 40
 # Of a launch that went well: enough to see where a slow one lost its time.
 _SHORT_TAIL_LINES = 10
@@ -79,14 +75,12 @@ class Launch:
         self._pool, self._cold_reason = pool, cold_reason
         self._make_plan, self._choose = plan, choose
         self._owned = contextlib.ExitStack()
-        self._queue: deque[Event] = deque([Event.BEGIN])
         self._start: StartPath | None = None
         self._domain: Domain | None = None
         self._place: Place | None = None
         self._connection: Connection | None = None
         self._guest: Guest | None = None
         self._watch: Watch | None = None
-        self._written: Written | None = None
         self._boot: Boot | None = None
         self._empty = ConsoleRing(1)
         self._ended = False  # the guest is gone, or was never there
@@ -94,7 +88,6 @@ class Launch:
         self._fw_cfg = FwCfg(requested=settings.fw_cfg_dma)
         self._error_phase: Phase | None = None
         self._exit_status: int | None = None
-        self.state = State.REQUESTED
         self.spec: LaunchSpec | None = None
         self.error: GuestlaunchError | None = None
         self.ready = False
@@ -136,26 +129,8 @@ class Launch:
 
         :raise BaseException: what is no `Exception` goes on to the caller, once the guest is gone.
         """
-        do = {
-            Instruction.PLAN: self._plan,
-            Instruction.STAGE: self._stage,
-            Instruction.CONNECT: self._connect,
-            Instruction.CREATE: self._create,
-            Instruction.PREPARE: self._prepare,
-            Instruction.RESUME: self._resume,
-            Instruction.LET_THROUGH: self._let_through,
-            Instruction.NOTE_READY: self._note_ready,
-            Instruction.TERMINATE: self._terminate,
-            Instruction.REAP: self._reap,
-            Instruction.RELEASE: self._release,
-        }
         try:
-            while self.state is not State.GONE:
-                event = self._next()
-                if event is Event.STOP and not self.ready:
-                    self._stop_phase = self.recorder.current()
-                self.state, instructions = step(self.state, event)
-                self._carry_out([(instruction, do[instruction]) for instruction in instructions])
+            drive(self, self._stop)
         except BaseException as raised:
             self._keep(self._as_error(raised))
             raise
@@ -168,43 +143,42 @@ class Launch:
             if self._guest is not None and not self._ended:
                 self._destroy(self._guest)
         finally:
-            self.state = State.GONE
             self._owned.close()
 
-    def _next(self) -> Event:
-        """Return the next event: one that is due, a stop request, or what the guest does."""
-        if self._stop.requested and self.state in _INTERRUPTIBLE and self._queue and self._queue[0] is Event.DONE:
-            self._queue.clear()
-            return Event.STOP
-        if self._queue:
-            return self._queue.popleft()
-        try:
-            event = _there(self._watch).wait()  # the table waits only where a guest runs
-            if event not in {Event.LAUNCH_FLAG, Event.STOP, Event.ANSWERED}:
-                self._explain(event)
-        except Exception as raised:  # noqa: BLE001 - see the module
-            self._keep(self._as_error(raised))
-            return Event.FAILED
+    def do(self, instruction: Instruction) -> None:
+        """Carry out an instruction."""
+        {
+            Instruction.PLAN: self._plan,
+            Instruction.STAGE: self._stage,
+            Instruction.CONNECT: self._connect,
+            Instruction.CREATE: self._create,
+            Instruction.PREPARE: self._prepare,
+            Instruction.RESUME: self._resume,
+            Instruction.LET_THROUGH: self._let_through,
+            Instruction.NOTE_READY: self._note_ready,
+            Instruction.TERMINATE: self._terminate,
+            Instruction.REAP: self._reap,
+            Instruction.RELEASE: self._release,
+        }[instruction]()
+
+    def wait(self) -> Event:
+        """Wait for the guest, and keep why it is at an end that it should not be at."""
+        event = _there(self._watch).wait()  # the table waits only where a guest runs
+        if event not in {Event.LAUNCH_FLAG, Event.STOP, Event.ANSWERED}:
+            self._explain(event)
         return event
 
-    def _carry_out(self, instructions: Sequence[tuple[Instruction, Callable[[], None]]]) -> None:
-        """Carry out instructions in order; a failure ends the rest and becomes an event."""
-        for instruction, do in instructions:
-            try:
-                do()
-            except StoppedError:
-                self._queue.append(Event.STOP)
-                return
-            except OSError as error:
-                self._keep(system_error(error, instruction, self.settings.state_dir))
-            except Exception as raised:  # noqa: BLE001 - see the module
-                self._keep(self._as_error(raised))
-            else:
-                continue
-            self._queue.append(Event.FAILED)
-            return
-        if instructions and self.state not in {State.READY, State.GONE, State.BOOTING}:
-            self._queue.append(Event.DONE)
+    def note(self, event: Event) -> None:
+        """Keep where a launch was that is asked to end."""
+        if event is Event.STOP and not self.ready:
+            self._stop_phase = self.recorder.current()
+
+    def failed(self, raised: Exception, instruction: Instruction | None) -> None:
+        """Keep why the launch failed."""
+        if isinstance(raised, OSError) and instruction is not None:
+            self._keep(system_error(raised, instruction, self.settings.state_dir))
+        else:
+            self._keep(self._as_error(raised))
 
     def _as_error(self, raised: BaseException) -> GuestlaunchError:
         """Return an exception as an error for the user; one that nobody foresaw goes to the log, too."""
@@ -248,11 +222,8 @@ class Launch:
         """Let the guest run, and follow it."""
         start, guest, place = _there(self._start), _there(self._guest), _there(self._place)
         self._boot = start.boot(place)
-        place.control.listener = self._boot.on_control_line
-        trace_path = _there(self._domain).trace_path
-        self._written = Written(guest, Path(trace_path) if trace_path is not None else None)
-        ends = Ends(console=place.console, control=place.control.port, written=self._written)
-        self._watch = Watch(guest, self._stop, ends, self._boot, _there(self._connection).lost)
+        trace, lost = _there(self._domain).trace_path, _there(self._connection).lost
+        self._watch = Watch(guest, place, self._boot, self._stop, lost, trace=None if trace is None else Path(trace))
         self._owned.enter_context(self._watch)
         self.ran = True
         start.run(guest, place)
@@ -290,7 +261,7 @@ class Launch:
         """The tool has its launch flag: from here on, nothing is measured until the end."""
         self.ready = True
         _there(self._boot).settle()
-        _there(self._written).stop_tracing()
+        _there(self._watch).stop_tracing()
 
     def _terminate(self) -> None:
         """Have QEMU write back what it holds, and exit."""
@@ -370,25 +341,13 @@ class Launch:
         self._last_words()
         boot = _there(self._boot)  # only a watched guest gets here
         phase = phase or boot.current()
-        evidence = Evidence(
-            phase=phase,
-            ready=self.ready,
-            exit_code=_there(self._guest).exit_code,
-            last_line=next(iter(self.ring.tail(1)), None),
-            panic=self.ring.panic(),
-            allowed_s=boot.allowed_s(phase),
-            uri=self.settings.connect,
+        error = _there(self._watch).explain(
+            event, phase, ready=self.ready, allowed_s=boot.allowed_s(phase), uri=self.settings.connect
         )
-        error = self._disk_error() if event is Event.DISK_ERROR else diagnose(event, evidence)
+        if event is Event.DISK_ERROR and error is not None:
+            self._emit("disk_error", level="error", launch_id=self.id, file=error.subject, reason=error.why)
         if error is not None and self.error is None:
             self.error, self._error_phase = error, phase
-
-    def _disk_error(self) -> DiskError | None:
-        """Return why a disk has stopped the guest, and log it."""
-        error = stopped_by_disk(_there(self._guest))
-        if error is not None:
-            self._emit("disk_error", level="error", launch_id=self.id, file=error.subject, reason=error.why)
-        return error
 
     def record(self) -> LaunchRecord:
         """Return what it was, how it came about and how it ended; it is to be over. Measures nothing more."""

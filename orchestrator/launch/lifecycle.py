@@ -1,17 +1,21 @@
-"""The life cycle of a launch as a table: (state, event) -> (state, instructions). No I/O.
+"""The life cycle of a launch as a table, (state, event) -> (state, instructions), and what goes through it. No I/O.
 
-`orchestrator.launch.launch` carries the instructions out and feeds the events back.
+It is that of a template's guest and of a standby clone, too, up to where they are held at their gate. How instructions
+are carried out, and what is waited for, is said by who is driven: `launch.Launch`, and `gate.Rehearsal`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum, auto
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
+
+from orchestrator.errors import StoppedError
+from orchestrator.launch.stop import Stop
 
 
 class State(StrEnum):
-    """Where a launch stands."""
+    """Where a launch stands, or a guest that no launch has yet."""
 
     REQUESTED = auto()
     PLANNED = auto()
@@ -20,6 +24,9 @@ class State(StrEnum):
     CREATED = auto()
     BOOTING = auto()
     READY = auto()
+    APPROACHING = auto()  # a guest of no launch, on the way to its gate
+    REHEARSING = auto()
+    HELD = auto()  # at its gate, rehearsed: a template, or a standby clone
     STOPPING = auto()
     GONE = auto()
 
@@ -29,7 +36,7 @@ class Event(StrEnum):
 
     BEGIN = auto()
     DONE = auto()  # the last instruction succeeded
-    ANSWERED = auto()  # the guest, at its gate, said what was waited for
+    ANSWERED = auto()  # the guest said what was waited for: that it is at its gate, has rehearsed, wants the time
     LAUNCH_FLAG = auto()  # guestfsd sent its launch flag
     STOP = auto()  # the client asked for the end, or is gone
     DEADLINE = auto()  # the current phase has lasted too long
@@ -49,6 +56,8 @@ class Instruction(StrEnum):
     RESUME = auto()
     LET_THROUGH = auto()  # a clone's guest, through its gate
     NOTE_READY = auto()
+    REHEARSE = auto()  # have the guest do what a launch will
+    HOLD = auto()  # stop it there
     TERMINATE = auto()  # let QEMU flush and exit
     REAP = auto()  # make QEMU be gone, whatever it does
     RELEASE = auto()
@@ -88,6 +97,16 @@ TABLE: Mapping[tuple[State, Event], Step] = {
     # What was written before is still worth being flushed.
     (_S.BOOTING, _E.DISK_ERROR): (_S.STOPPING, (_I.TERMINATE, _I.REAP)),
     (_S.READY, _E.DISK_ERROR): (_S.STOPPING, (_I.TERMINATE, _I.REAP)),
+    # A guest that is no launch's has nothing worth flushing, ever.
+    (_S.APPROACHING, _E.BEGIN): (_S.APPROACHING, (_I.RESUME,)),
+    (_S.APPROACHING, _E.ANSWERED): (_S.REHEARSING, (_I.REHEARSE,)),
+    (_S.REHEARSING, _E.ANSWERED): (_S.HELD, (_I.HOLD,)),
+    **{
+        (state, event): (_S.STOPPING, (_I.REAP,))
+        for state in (_S.APPROACHING, _S.REHEARSING)
+        for event in (_E.STOP, _E.DEADLINE, _E.FAILED, _E.QEMU_GONE, _E.DISK_ERROR)
+    },
+    (_S.HELD, _E.FAILED): (_S.STOPPING, (_I.REAP,)),
     # The end of a domain may itself fail.
     (_S.STOPPING, _E.FAILED): (_S.GONE, (_I.RELEASE,)),
 }
@@ -99,3 +118,67 @@ def step(state: State, event: Event) -> Step:
     :raise KeyError: when the event cannot happen in that state.
     """
     return TABLE[state, event]
+
+
+_INTERRUPTIBLE = frozenset({_S.REQUESTED, _S.PLANNED, _S.STAGED, _S.CONNECTED, _S.CREATED})
+_WAITING = frozenset({_S.BOOTING, _S.READY, _S.APPROACHING, _S.REHEARSING})  # for what the guest does
+
+
+class Driven(Protocol):
+    """What goes through the table."""
+
+    def do(self, instruction: Instruction) -> None:
+        """Carry out an instruction.
+
+        :raise StoppedError: it gave way to a stop; any other exception means that it failed.
+        """
+
+    def wait(self) -> Event:
+        """Wait for what happens to the guest."""
+
+    def note(self, event: Event) -> None:
+        """Take note of an event, before anything is done about it."""
+
+    def failed(self, raised: Exception, instruction: Instruction | None) -> None:
+        """Take what was raised, by an instruction or, without one, by waiting; FAILED follows."""
+
+
+def drive(driven: Driven, stop: Stop, state: State = State.REQUESTED, event: Event = Event.BEGIN) -> State:
+    """Go through the table from an event in a state, and return the state in which that ends: GONE or HELD.
+
+    A stop comes between two instructions, or while a guest is waited for.
+
+    :raise BaseException: what is no `Exception` is no event: it goes on to the caller.
+    """
+    due: Event | None = event
+    while state is not State.GONE and (state is not State.HELD or due is Event.FAILED):
+        if due is Event.DONE and state in _INTERRUPTIBLE and stop.requested:
+            due = Event.STOP
+        event = due or _awaited(driven)
+        driven.note(event)
+        state, instructions = step(state, event)
+        due = _carried_out(driven, instructions)
+        if due is Event.DONE and state in _WAITING:
+            due = None
+    return state
+
+
+def _awaited(driven: Driven) -> Event:
+    try:
+        return driven.wait()
+    except Exception as raised:  # noqa: BLE001 - whatever it is, the table leads to the end
+        driven.failed(raised, None)
+        return Event.FAILED
+
+
+def _carried_out(driven: Driven, instructions: Sequence[Instruction]) -> Event:
+    """Carry out instructions in order; a failure ends the rest."""
+    for instruction in instructions:
+        try:
+            driven.do(instruction)
+        except StoppedError:
+            return Event.STOP
+        except Exception as raised:  # noqa: BLE001 - as above
+            driven.failed(raised, instruction)
+            return Event.FAILED
+    return Event.DONE

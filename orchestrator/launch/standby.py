@@ -19,7 +19,7 @@ from orchestrator.errors import GuestlaunchError, LaunchError
 from orchestrator.launch.clone import Clone, make_clone
 from orchestrator.launch.context import LaunchContext, LaunchSpec, new_id
 from orchestrator.launch.eligibility import outdated
-from orchestrator.launch.gate import rehearse
+from orchestrator.launch.gate import Rehearsal
 from orchestrator.launch.template_build import build_template
 from orchestrator.template import store
 from orchestrator.template.model import Facts, key_of
@@ -237,9 +237,8 @@ class Pool:
         clone = make_clone(spec, context, template)
         try:
             clone.guest.set_nice(_NICE)
-            lost, deadline_s = clone.connection.lost, spec.settings.deadlines.gate
-            rehearse(clone.guest, clone.place, context.stop, lost=lost, deadline_s=deadline_s)
-            clone.guest.suspend()
+            guest, place, lost = clone.guest, clone.place, clone.connection.lost
+            Rehearsal(guest, place, lost, spec.settings, guest.suspend).run(context.stop, at_gate=True)
         except BaseException:
             clone.close()
             raise

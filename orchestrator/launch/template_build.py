@@ -14,11 +14,10 @@ from pathlib import Path
 from orchestrator.domain.model import Arch
 from orchestrator.errors import GuestlaunchError, LaunchError
 from orchestrator.hypervisor import confinement, migration
-from orchestrator.launch.boot import limits
 from orchestrator.launch.context import LaunchContext, LaunchSpec, new_id
 from orchestrator.launch.describe import describe_template
 from orchestrator.launch.eligibility import outdated
-from orchestrator.launch.gate import GATE, rehearse, wait_for_marker
+from orchestrator.launch.gate import Rehearsal
 from orchestrator.launch.staging import make_loader, make_place, root_overlay
 from orchestrator.settings import Settings
 from orchestrator.template import store
@@ -90,12 +89,12 @@ def _boot_and_save(spec: LaunchSpec, context: LaunchContext, directory: Path, ow
     domain = replace(domain, privileges=confinement.staying_root(domain.privileges, "it builds a template"))
     connection = context.connect(settings)
     guest = connection.create_paused(domain, settings.deadlines.create)
-    try:
-        guest.resume()
-        allowed_s = sum(limits(settings.deadlines).values())
-        wait_for_marker(GATE, guest, place, context.stop, lost=connection.lost, deadline_s=allowed_s)
-        rehearse(guest, place, context.stop, lost=connection.lost, deadline_s=settings.deadlines.gate)
+
+    def save() -> None:
         migration.save(guest, directory / STATE, settings.deadlines.restore)
+
+    try:
+        Rehearsal(guest, place, connection.lost, settings, save).run(context.stop, at_gate=False)
     finally:
         guest.remove(_END_SECONDS)
     if loader is not None and loader.nvram is not None and plan.profile.arch is not Arch.AARCH64:

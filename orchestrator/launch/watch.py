@@ -1,4 +1,4 @@
-"""Everything that can happen to a booting or running guest, turned into life cycle events.
+"""Everything that can happen to a booting or running guest, turned into life cycle events, and those into reasons.
 
 One poll over QEMU's pidfd, the stop request, the console, the control port, and libvirt's events (which
 arrive on another thread and wake us by an eventfd). The thread of the launch runs it; nothing here ends
@@ -13,17 +13,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from orchestrator.channel.console import Console
-from orchestrator.channel.port import Port
+from orchestrator.errors import GuestlaunchError
+from orchestrator.hypervisor.disk_error import stopped_by_disk
 from orchestrator.hypervisor.events import EventSource, GuestEvent
 from orchestrator.hypervisor.guest import Guest
+from orchestrator.launch.context import Place
+from orchestrator.launch.diagnosis import Evidence, diagnose
 from orchestrator.launch.lifecycle import Event
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.written import Written
+from orchestrator.timeline.phases import Phase
 
 _TICK_MS = 250.0
 # Nothing wakes us when the connection to a libvirt daemon breaks: it is looked at now and then.
@@ -36,21 +39,15 @@ _EVENTS = 1024
 _HUNG_UP = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ends:
-    """Where the guest's words go: our ends of its character devices, and the files that QEMU writes for it."""
-
-    console: Console
-    control: Port
-    written: Written
-
-
 class Following(Protocol):
-    """What is made of that which is seen of a guest: a boot (`boot.Boot`), or a wait for one word of it (`gate`)."""
+    """What is made of that which is seen of a guest: a boot (`boot.Boot`), or a rehearsal (`gate.Rehearsal`)."""
 
     @property
     def flag_due(self) -> bool:
         """Whether the launch flag follows at once."""
+
+    def on_control_line(self, line: bytes) -> None:
+        """Take a line that the guest wrote to its control port."""
 
     def follow(self) -> None:
         """Take what is new."""
@@ -71,12 +68,18 @@ class Following(Protocol):
 class Watch:
     """Waits for the next event of one guest; a context manager.
 
+    :param place: has our ends of the guest's character devices; what comes by the control port is `boot`'s from now on.
     :param lost: set when the libvirt connection broke.
+    :param trace: the file of QEMU's trace, None where it is off.
     """
 
-    def __init__(self, guest: Guest, stop: Stop, ends: Ends, boot: Following, lost: threading.Event) -> None:
-        self._lost = lost
-        self._guest, self._stop, self._ends, self._boot = guest, stop, ends, boot
+    def __init__(
+        self, guest: Guest, place: Place, boot: Following, stop: Stop, lost: threading.Event, *, trace: Path | None
+    ) -> None:
+        self._guest, self._boot, self._stop, self._lost = guest, boot, stop, lost
+        self._console, self._control = place.console, place.control.port
+        self._written = Written(guest, trace)
+        place.control.listener = boot.on_control_line
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._arrived: deque[GuestEvent] = deque(maxlen=_EVENTS)
         self._ready = False
@@ -103,13 +106,41 @@ class Watch:
             if event is not None:
                 return event
             self._poll()
-            self._ends.written.look()
+            self._written.look()
+
+    def stop_tracing(self) -> None:
+        """Have QEMU trace no more: there is nothing left to be dated."""
+        self._written.stop_tracing()
 
     def drain(self) -> None:
         """Take what the guest sent before it ended."""
-        self._ends.console.port.drain()
-        self._ends.console.flush()
-        self._ends.control.drain()
+        self._console.port.drain()
+        self._console.flush()
+        self._control.drain()
+
+    def explain(
+        self, event: Event, phase: Phase, *, ready: bool, allowed_s: float | None, uri: str | None
+    ) -> GuestlaunchError | None:
+        """Return why a guest that was drained is at its end; None where one that had served its tool ended in order.
+
+        :param event: what `wait` returned; `phase` is where the guest was.
+        :param ready: its tool had it.
+        :param allowed_s: how long the phase might take.
+        :param uri: the connection's.
+        """
+        if event is Event.DISK_ERROR:
+            return stopped_by_disk(self._guest)
+        ring = self._console.ring
+        evidence = Evidence(
+            phase=phase,
+            ready=ready,
+            exit_code=self._guest.exit_code,
+            last_line=next(iter(ring.tail(1)), None),
+            panic=ring.panic(),
+            allowed_s=allowed_s,
+            uri=uri,
+        )
+        return diagnose(event, evidence)
 
     def _pending(self) -> Event | None:
         """Look at the state of things; the order is that of importance."""
@@ -120,13 +151,13 @@ class Watch:
         # asks for the end is looked at before: a tool that is done since then began since then, too.
         stopping = self._stop.requested
         if stopping and not self._ready:
-            self._ends.control.drain()  # what the guest has said of it so far
+            self._control.drain()  # what the guest has said of it so far
         self._take_guest_events()
         if not self._ready and not self._lost.is_set():
             self._boot.follow()
             if self._boot.flag_sent():
                 # QEMU's trace may be read before the markers that the guest sent earlier.
-                self._ends.control.drain()
+                self._control.drain()
                 self._ready = True
                 return Event.LAUNCH_FLAG
         if self._guest.disk_error is not None:  # before a stop: that tool may not have noticed what it has lost
@@ -147,24 +178,24 @@ class Watch:
         actions = self._actions()
         for descriptor in actions:
             poll.register(descriptor, select.POLLIN)
-        behind = self._ends.console.output_fd
+        behind = self._console.output_fd
         if behind >= 0:  # libguestfs's socket carries both directions: it may be registered already
             poll.register(behind, select.POLLOUT | (select.POLLIN if behind in actions else 0))
         for descriptor, flags in poll.poll(self._timeout_ms()):
             if descriptor == behind and flags & (select.POLLOUT | _HUNG_UP):
-                self._ends.console.flush()
+                self._console.flush()
             if descriptor in actions and flags & (select.POLLIN | _HUNG_UP):
                 actions[descriptor]()
 
     def _actions(self) -> dict[int, Callable[[], object]]:
         """Return what to do when a descriptor is readable."""
-        console = self._ends.console
+        console = self._console
         pidfd = self._guest.pidfd
         wanted: dict[int, Callable[[], object]] = {
             self._wake: lambda: os.eventfd_read(self._wake),
             self._stop.fileno(): lambda: None,
             console.port.fileno(): console.port.handle,
-            self._ends.control.fileno(): self._ends.control.handle,
+            self._control.fileno(): self._control.handle,
             console.input_fd: console.from_client,
             -1 if pidfd is None else pidfd: lambda: self._guest.exited.wait(_EXIT_SECONDS),
         }
@@ -172,8 +203,8 @@ class Watch:
 
     def _timeout_ms(self) -> float:
         """Return how long to sleep; a guest that is ready is not followed any more."""
-        if self._ends.written.suspicious:
-            return self._ends.written.look_ms
+        if self._written.suspicious:
+            return self._written.look_ms
         if self._ready:
             return _LOST_TICK_MS
         return _FLAG_TICK_MS if self._boot.flag_due else _TICK_MS

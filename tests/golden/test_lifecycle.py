@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 PAGE = """# The life cycle of a launch
 
 Drawn from the table in `lifecycle.py` (`pytest tests/golden --regenerate-golden` writes this file anew). An arrow
-says which event leads on, and after the slash which instructions are then carried out.
+says which event leads on, and after the slash which instructions are then carried out. A launch begins as requested; a
+guest that is to become a template as approaching its gate, and one of the standby pool when it has come there.
 
 ```mermaid
 stateDiagram-v2
@@ -27,7 +28,8 @@ def arrows() -> list[str]:
     for (state, event), (following, instructions) in TABLE.items():
         events.setdefault((state, following, ", ".join(instructions)), []).append(event)
     rows = (f"{a} --> {b}: {' or '.join(said)} / {does}" for (a, b, does), said in events.items())
-    return [f"[*] --> {State.REQUESTED}", *rows, f"{State.GONE} --> [*]"]
+    ends = [f"{state} --> [*]" for state in (State.HELD, State.GONE)]
+    return [*(f"[*] --> {state}" for state in (State.REQUESTED, State.APPROACHING)), *rows, *ends]
 
 
 def test_the_diagram_is_that_of_the_table(golden: Golden) -> None:

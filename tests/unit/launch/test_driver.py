@@ -1,9 +1,10 @@
-"""What a launch goes through: each row of the life cycle table is reached, in its order, by launches that do so."""
+"""What launches, templates' guests and clones go through: each row of the life cycle table is reached, in its order."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import tempfile
 import threading
@@ -16,25 +17,34 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.domain.model import Accel
-from orchestrator.errors import HypervisorError
+from orchestrator.errors import (
+    ConnectionLostError,
+    DeadlineError,
+    DiskError,
+    HypervisorError,
+    QemuExitedError,
+    StoppedError,
+)
 from orchestrator.hypervisor.events import EventSource
 from orchestrator.hypervisor.guest import Guest
-from orchestrator.launch import launch as driver
+from orchestrator.launch import lifecycle
 from orchestrator.launch.clone import Clone
-from orchestrator.launch.context import LaunchContext
+from orchestrator.launch.context import LaunchContext, LaunchSpec
+from orchestrator.launch.gate import Rehearsal
 from orchestrator.launch.launch import Launch
 from orchestrator.launch.lifecycle import TABLE, Event, State, Step, step
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.warm import StandbyStart
 from orchestrator.settings import Deadlines, Settings
 from orchestrator.timeline.phases import Start
+from orchestrator.timeline.recorder import Recorder
 from tests.golden.domains import bare_minimum
 from tests.unit.launch.fakes import PLAN, REQUEST, FakeGuest, FakeLauncher, FakeStart, Story, serve_a_tool
 
 _E = Event
 BOOTED = [_E.BEGIN, *[_E.DONE] * 5]
 IN_TIME = Deadlines(shutdown=0.2, firmware=60)
-SOON = Deadlines(firmware=0.1, transfer=0.1, handoff=0.1, kernel=0.1, initrd=0.1, init=0.1, guestfsd=0.1)
+SOON = Deadlines(firmware=0.1, transfer=0.1, handoff=0.1, kernel=0.1, initrd=0.1, init=0.1, guestfsd=0.1, gate=0.1)
 
 
 def fails(_: Stop) -> None:
@@ -151,7 +161,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[tuple[State, Event]]:
         seen.append((state, event))
         return step(state, event)
 
-    monkeypatch.setattr(driver, "step", look_up)
+    monkeypatch.setattr(lifecycle, "step", look_up)
     return seen
 
 
@@ -193,12 +203,114 @@ def test_events_come_in_this_order(
     assert line["outcome"] == ("success" if name in GOING_WELL else "cancelled" if name in STOPPING else "failure")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Held:
+    """A guest of no launch: one that becomes a template or, `at_gate`, a clone to be kept.
+
+    :ivar raises: how its owner hears that it is not held.
+    """
+
+    events: list[Event]
+    story: Story
+    at_gate: bool = False
+    raises: type[Exception] | None = None
+    resumes: Callable[[Stop], None] = lambda _: None
+    holds: Callable[[Stop], None] = lambda _: None
+
+
+def comes_to_its_gate(start: FakeStart, then: Story = lambda _: None) -> None:
+    """A template's guest, which then does something."""
+    start.say(b"guestlaunch-marker gate 1.0 1.0\n")
+    then(start)
+
+
+def rehearses(
+    start: FakeStart, then: Story = lambda start: start.say(b"guestlaunch-marker rehearse 1.0 1.0\n")
+) -> None:
+    """A guest at its gate that is told to rehearse, and does so or something else."""
+    start.control.settimeout(60)
+    with contextlib.suppress(OSError):  # nobody tells it
+        assert start.control.recv(100) == b"rehearse\n"
+        then(start)
+
+
+ENDS: dict[str, tuple[Story, Event, type[Exception]]] = {
+    "stops": (lambda start: stops(start.stop), _E.STOP, StoppedError),
+    "takes too long": (lambda _: None, _E.DEADLINE, DeadlineError),
+    "dies": (dies, _E.QEMU_GONE, QemuExitedError),
+    "loses": (loses, _E.FAILED, ConnectionLostError),
+    "fills the disk": (fills_the_disk, _E.DISK_ERROR, DiskError),
+}
+HELD = {
+    "template": Held(
+        story=lambda start: comes_to_its_gate(start, rehearses), events=[_E.BEGIN, _E.ANSWERED, _E.ANSWERED]
+    ),
+    "clone": Held(story=rehearses, at_gate=True, events=[_E.ANSWERED, _E.ANSWERED]),
+    "resume fails": Held(
+        story=lambda _: None, resumes=fails, events=[_E.BEGIN, _E.FAILED, _E.DONE], raises=HypervisorError
+    ),
+    "hold fails": Held(
+        story=rehearses, at_gate=True, holds=fails, events=[_E.ANSWERED, _E.ANSWERED, _E.FAILED, _E.DONE],
+        raises=HypervisorError,
+    ),
+    **{f"approach {name}": Held(
+        story=story, events=[_E.BEGIN, event, _E.DONE], raises=error
+    ) for name, (story, event, error) in ENDS.items()},
+    **{f"rehearsal {name}": Held(
+        story=functools.partial(rehearses, then=story), at_gate=True, events=[_E.ANSWERED, event, _E.DONE], raises=error
+    ) for name, (story, event, error) in ENDS.items()},
+}  # fmt: skip
+
+
+def hold(case: Held, settings: Settings) -> tuple[FakeGuest, list[str]]:
+    """Have a guest held, or not; return it, and what was done with it there."""
+    own = dataclasses.replace(settings, deadlines=SOON if _E.DEADLINE in case.events else IN_TIME)
+    nothing: Any = None
+    did: list[str] = []
+    with Stop() as stop:
+        context = LaunchContext(stop=stop, connect=nothing, claim=nothing, emit=lambda *_, **__: None)
+        spec = LaunchSpec(request=REQUEST, settings=own, plan=PLAN)
+        with contextlib.closing(FakeStart(spec, context, Recorder(1), case.story)) as start:
+            _, place = start.stage()
+            guest = start.guest = FakeGuest()
+            teller = threading.Thread(target=case.story, args=(start,), daemon=True)
+
+            def resume() -> None:
+                case.resumes(stop)
+
+            def keep() -> None:
+                case.holds(stop)
+                did.append("held")
+
+            guest.resume = resume  # type: ignore[method-assign]
+            teller.start()
+            expected = contextlib.nullcontext() if case.raises is None else pytest.raises(case.raises)
+            with expected:
+                Rehearsal(cast("Guest", guest), place, start.connection.lost, own, keep).run(stop, at_gate=case.at_gate)
+        teller.join(60)
+    return guest, did
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_guest_of_no_launch_goes_through_the_same_table(
+    settings: Settings, rows: list[tuple[State, Event]], name: str
+) -> None:
+    """A template's guest, and a clone for the pool, are held at their gate, or killed and their owner told why."""
+    case = HELD[name]
+    guest, did = hold(case, settings)
+    assert [event for _, event in rows] == case.events
+    assert step(*rows[-1])[0] is (State.GONE if case.raises else State.HELD)
+    assert (guest.alive, did) == ((False, []) if case.raises else (True, ["held"]))
+
+
 def test_no_row_is_without_a_launch(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, rows: list[tuple[State, Event]]
 ) -> None:
-    """What no launch ever comes to is no part of the table."""
+    """What neither a launch nor a guest that is to be held ever comes to is no part of the table."""
     for case in CASES.values():
         carry_out(case, settings, monkeypatch)
+    for held in HELD.values():
+        hold(held, settings)
     assert set(rows) == set(TABLE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from orchestrator.channel.ring import ConsoleRing
 from orchestrator.domain.passthrough import TRACE_EVENTS
 from orchestrator.launch.boot import FULL_TRACE, Boot
 from orchestrator.launch.stop import Stop
-from orchestrator.launch.watch import Ends, Watch
+from orchestrator.launch.watch import Watch
 from orchestrator.timeline.phases import Phase, Start
 from orchestrator.timeline.recorder import Recorder
 from orchestrator.timeline.trace import TraceFile
@@ -108,12 +109,16 @@ def stop() -> Iterator[Stop]:
 def test_a_client_that_does_not_read_is_waited_for_asleep(tmp_path: Path, stop: Stop) -> None:
     """While the guest says nothing and its client takes nothing, the launch's thread does nothing."""
     ours, theirs = stuck_client()
-    follower = SimpleNamespace(follow=lambda: None, flag_sent=lambda: True, overdue=lambda _: False, flag_due=False)
+    follower = SimpleNamespace(
+        follow=lambda: None, flag_sent=lambda: True, overdue=lambda _: False, flag_due=False, on_control_line=None
+    )
     with listening(tmp_path / "c") as listener, listening(tmp_path / "d") as other, ours, theirs:
         console = Console(listener, ConsoleRing(1024), (ours.fileno(), ours.fileno()))
         console._from_guest(bytes(1 << 20))
-        ends = Ends(console=console, control=Control(other).port, written=written(TracedGuest(), None))
-        with Watch(silent_guest(), stop, ends, cast("Any", follower), SimpleNamespace(is_set=lambda: False)) as watch:  # type: ignore[arg-type]
+        place: Any = SimpleNamespace(console=console, control=Control(other))
+        with Watch(
+            silent_guest(log_file=None), place, cast("Any", follower), stop, threading.Event(), trace=None
+        ) as watch:
             watch.wait()  # the launch flag
             polls, began = 0, time.monotonic()
             while time.monotonic() - began < 0.5:

@@ -18,10 +18,11 @@ from orchestrator.domain.model import Arch, Disk, NetworkSource
 from orchestrator.errors import LaunchError
 from orchestrator.firmware.descriptors import Firmware
 from orchestrator.hypervisor import migration
-from orchestrator.launch import clone, cold, staging, template_build
+from orchestrator.launch import clone, cold, gate, staging, template_build
 from orchestrator.launch.clone import make_clone
 from orchestrator.launch.cold import ColdStart
 from orchestrator.launch.context import LaunchContext, LaunchSpec
+from orchestrator.launch.lifecycle import Instruction
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.template_build import build_template
 from orchestrator.launch.warm import WarmStart
@@ -209,7 +210,8 @@ def test_what_is_staged_goes_with_its_start_path(bench: Bench) -> None:
     ("owner", "name"),
     [
         (Bench, "create"),
-        *[(template_build, name) for name in ("root_overlay", "make_loader", "wait_for_marker", "rehearse")],
+        *[(template_build, name) for name in ("root_overlay", "make_loader")],
+        (gate.Rehearsal, "run"),
         (migration, "save"),
         (store, "publish"),
     ],
@@ -221,8 +223,7 @@ def test_a_template_that_cannot_be_built_leaves_nothing(
     name: str,
 ) -> None:
     """Whatever step of the building fails, its guest is gone, and there is no template, whole or half."""
-    for step in ("wait_for_marker", "rehearse"):
-        monkeypatch.setattr(template_build, step, lambda *_, **__: None)
+    monkeypatch.setattr(gate.Rehearsal, "run", lambda rehearsal, *_, **__: rehearsal.do(Instruction.HOLD))
     monkeypatch.setattr(migration, "save", lambda *_: None)
     fail(monkeypatch, owner, name)
     with pytest.raises(LaunchError, match="planted"):

@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.launch import standby
 from orchestrator.launch.context import LaunchContext, LaunchSpec
+from orchestrator.launch.gate import Rehearsal
 from orchestrator.launch.standby import Pool, Step, next_step
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
@@ -89,7 +90,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Clone]:
         return clones[-1]
 
     monkeypatch.setattr(standby, "make_clone", make)
-    monkeypatch.setattr(standby, "rehearse", lambda *_, **__: None)
+    monkeypatch.setattr(Rehearsal, "run", lambda *_, **__: None)
     monkeypatch.setattr(store, "find", lambda *_: "a template")
     monkeypatch.setattr(standby, "outdated", lambda _: None)
     monkeypatch.setattr(standby, "_available_mib", lambda: 8192)

@@ -22,10 +22,15 @@ def stop() -> Iterator[Stop]:
 
 def watch(stop: Stop, boot: object, drain: Callable[[], None] = lambda: None) -> Watch:
     """Return what watches a guest that lives, with this boot; `drain` reads what is left in its control port."""
-    guest = SimpleNamespace(exited=threading.Event(), disk_error=None, on_event=lambda _: lambda: None)
-    written = SimpleNamespace(look=lambda: None, suspicious=False)
-    ends = SimpleNamespace(written=written, control=SimpleNamespace(drain=drain))
-    return Watch(cast("Any", guest), stop, cast("Any", ends), cast("Any", boot), threading.Event())
+    guest = SimpleNamespace(exited=threading.Event(), disk_error=None, on_event=lambda _: lambda: None, log_file=None)
+    place = SimpleNamespace(console=None, control=SimpleNamespace(port=SimpleNamespace(drain=drain)))
+    return Watch(cast("Any", guest), cast("Any", place), cast("Any", boot), stop, threading.Event(), trace=None)
+
+
+def boot_that(*, flag_sent: bool) -> SimpleNamespace:
+    """Return a boot of which nothing more is seen."""
+    nothing: dict[str, Any] = {"on_control_line": None, "follow": lambda: None, "answered": lambda: False}
+    return SimpleNamespace(**nothing, flag_sent=lambda: flag_sent, overdue=lambda _: False)
 
 
 class QuickTool:
@@ -33,6 +38,9 @@ class QuickTool:
 
     def __init__(self, stop: Stop) -> None:
         self._stop, self._written = stop, False
+
+    def on_control_line(self, line: bytes) -> None:
+        """The guest says nothing."""
 
     def follow(self) -> None:
         self._seen = self._written
@@ -59,9 +67,7 @@ def test_a_tool_that_is_quickly_done_was_not_cancelled(stop: Stop) -> None:
 
 def test_a_stop_before_the_flag_cancels(stop: Stop) -> None:
     """Where the trace shows no launch flag, a stop is a stop."""
-    boot = SimpleNamespace(
-        follow=lambda: None, flag_sent=lambda: False, answered=lambda: False, overdue=lambda _: False
-    )
+    boot = boot_that(flag_sent=False)
     stop.request("the user's wish")
     with watch(stop, boot) as one:
         assert one.wait() is Event.STOP
@@ -69,7 +75,7 @@ def test_a_stop_before_the_flag_cancels(stop: Stop) -> None:
 
 def test_markers_before_the_flag_are_read_first(stop: Stop) -> None:
     """The trace may show the flag while the markers that the guest sent before it are still in the port."""
-    boot = SimpleNamespace(follow=lambda: None, flag_sent=lambda: True, answered=lambda: False, overdue=lambda _: False)
+    boot = boot_that(flag_sent=True)
     read: list[str] = []
     with watch(stop, boot, lambda: read.append("guestfsd")) as one:
         assert one.wait() is Event.LAUNCH_FLAG
