@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from orchestrator.bench import text
 from orchestrator.bench.recording import Recording
 from orchestrator.bench.result import Analysis, Result
 from orchestrator.bench.rounds import Sample, Side
@@ -124,3 +127,11 @@ def analysis_of(result: Result) -> Analysis:
     """Return the analysis of a result that has one."""
     assert result["analysis"] is not None
     return result["analysis"]
+
+
+def text_of(found: Result) -> str:
+    """Return a result as an 80-column terminal shows it."""
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - the record is read
+    with console.file:
+        console.print(text.render(found))
+        return console.export_text()

@@ -14,6 +14,7 @@ from orchestrator.bench.compare import Difference
 from orchestrator.bench.result import Analysis, Result
 from orchestrator.bench.samples import columns
 from orchestrator.bench.start_text import starts
+from orchestrator.timeline.durations import bare_milliseconds
 
 _SAID: Mapping[str, str] = {
     Difference.FASTER: "faster",
@@ -25,12 +26,6 @@ _SAID: Mapping[str, str] = {
 
 # Five figures of ms; wider columns would not fit beside each other.
 _WIDE_NS = 100_000 * 10**6
-
-
-def milliseconds(ns: float) -> str:
-    """Return a duration in ms with three figures or whole."""
-    value = ns / 1e6
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def render(result: Result) -> RenderableType:
@@ -108,7 +103,7 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=SIMPLE)
 
 
-def _median(summary: Mapping[str, Any], shown: Callable[[float], str] = milliseconds) -> tuple[str, str]:
+def _median(summary: Mapping[str, Any], shown: Callable[[float], str] = bare_milliseconds) -> tuple[str, str]:
     starred = shown(summary["median"]) + "*" * bool(summary["outliers"])
     return starred, _interval(summary["interval"], shown)
 
@@ -116,8 +111,8 @@ def _median(summary: Mapping[str, Any], shown: Callable[[float], str] = millisec
 def _unit(values: Iterable[float]) -> tuple[str, Callable[[float], str]]:
     """Return the unit in which a table's times fit their columns, and how one is shown in it."""
     if max(values) < _WIDE_NS:
-        return "ms", milliseconds
-    return "s", lambda ns: milliseconds(ns / 1000)
+        return "ms", bare_milliseconds
+    return "s", lambda ns: bare_milliseconds(ns / 1000)
 
 
 def _outliers(result: Result, analysis: Analysis) -> list[Text]:
@@ -128,7 +123,7 @@ def _outliers(result: Result, analysis: Analysis) -> list[Text]:
             summary = metrics.get(metric)
             if summary and summary["outliers"]:
                 seen = [v for v in columns(result, side)[metric] if v is not None]
-                values = ", ".join(milliseconds(seen[position]) for position in summary["outliers"])
+                values = ", ".join(bare_milliseconds(seen[position]) for position in summary["outliers"])
                 lines.append(f"  {side}: {metric}: {values} ms")
     return [Text("\n".join(["* Outliers, none of them left out of any figure:", *lines]))] if lines else []
 
@@ -165,7 +160,7 @@ def _sides(result: Result, sides: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, side in sides.items():
         accels = {accel for s in result["samples"] if s["side"] == name and (accel := s.get("accel"))}
         medians = [_median(side[m])[0] if m in side else "–" for m in metrics]
-        interval = _interval(side["launch"]["interval"], milliseconds) if "launch" in side else "–"
+        interval = _interval(side["launch"]["interval"], bare_milliseconds) if "launch" in side else "–"
         count = str(side.get("wall", {}).get("n", 0))
         table.add_row(name, " + ".join(sorted(accels)), count, *medians, interval)
     return table

@@ -16,10 +16,10 @@ from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.store import appliances, resolve
 from orchestrator.appliance.store import remove as remove_all
 from orchestrator.appliance.version import host_version
-from orchestrator.cli.options import examples, json_option
+from orchestrator.cli.options import examples, json_option, state_options
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
-from orchestrator.settings import Settings, load, private_state
+from orchestrator.settings import Settings, private_state
 
 _BUILD_SECONDS = 1800.0
 _SHOWN_OF_DIGEST = 40  # --json has them whole
@@ -46,12 +46,11 @@ _init_option = click.option(
         "guestlaunch appliance export appliance.tar.zst     # and import it where none can be built",
     )
 )
-@click.option("--state-dir", metavar="DIR", help="Where appliances are kept.")
-@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
+@state_options("Where appliances are kept.")
 @click.pass_context
-def appliance(context: click.Context, *, state_dir: str | None, config: Path | None) -> None:
+def appliance(context: click.Context, *, settings: Settings) -> None:
     """Build, list, check, move and remove fixed appliances (kernel, initrd, root)."""
-    context.obj = load(config=config, overrides={"state_dir": state_dir})
+    context.obj = settings
 
 
 @appliance.command(

@@ -19,6 +19,7 @@ from orchestrator.domain.profiles import configs_dir
 from orchestrator.errors import WorkloadError
 from orchestrator.program import complain, unwinding_on_sigterm
 from orchestrator.settings import Settings, variable
+from orchestrator.timeline.durations import milliseconds
 from orchestrator.workload import tools
 from orchestrator.workload.job import load_job
 from orchestrator.workload.jobs import carry_out
@@ -155,7 +156,7 @@ def verdict(on: Event, off: Event, runs: int) -> list[str]:
         if with_dma is None or without is None:
             lines.append(f"{name}: not seen on both sides.")
             continue
-        times = f"{render.milliseconds(with_dma)} with DMA, {render.milliseconds(without)} without"
+        times = f"{milliseconds(with_dma)} with DMA, {milliseconds(without)} without"
         lines.append(f"{name}: {times}: {without / with_dma:.2f} times as long without.")
     if on["launch_ns"] and off["launch_ns"]:
         halved = off["launch_ns"] / on["launch_ns"] >= 2

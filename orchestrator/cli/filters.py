@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli.options import collected
 from orchestrator.records.filters import Filters
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 # A generic class since click 8.4 alone.
 if TYPE_CHECKING:
     _ParamType = click.ParamType[int]
@@ -39,34 +38,21 @@ class PointInTime(_ParamType):
             self.fail(f"{value!r} is neither a date such as 2026-01-31 nor an age such as 12h or 2d", param, ctx)
 
 
-def filter_options(function: _F) -> _F:
-    """Add the options to a command; it receives them together as `filters`."""
+def _filters(fw_cfg_dma: str | None, **chosen: Any) -> Filters:  # noqa: ANN401 - click's options
+    return Filters(fw_cfg_dma=None if fw_cfg_dma is None else fw_cfg_dma == "on", **chosen)
 
-    def with_filters(**options: Any) -> object:  # noqa: ANN401 - click's options
-        dma = options.pop("fw_cfg_dma_chosen")
-        filters = Filters(
-            since_ns=options.pop("since"),
-            until_ns=options.pop("until"),
-            profile=options.pop("only_profile"),
-            accel=options.pop("only_accel"),
-            start=options.pop("only_start"),
-            fw_cfg_dma=None if dma is None else dma == "on",
-            outcome=options.pop("outcome"),
-        )
-        return function(filters=filters, **options)
 
-    with_filters.__name__, with_filters.__doc__ = function.__name__, function.__doc__
-    decorated: Any = with_filters
-    outcomes = click.Choice(["success", "failure", "cancelled"])
-    for option in (
-        click.option("--outcome", type=outcomes, help="Only launches that ended so."),
-        click.option("--fw-cfg-dma", "fw_cfg_dma_chosen", type=click.Choice(["on", "off"]), help="As verified."),
-        click.option("--start", "only_start", type=click.Choice(["cold", "warm", "standby"]), help="Kind of start."),
-        click.option("--accel", "only_accel", type=click.Choice(["kvm", "tcg"]), help="Accelerator."),
-        click.option("--profile", "only_profile", metavar="NAME", help="Kind of guest."),
-        click.option("--until", type=PointInTime(), help="A date, a time or an age."),
-        click.option("--since", type=PointInTime(), help="A date, a time or an age such as 12h or 2d."),
-    ):
-        decorated = option(decorated)
-    decorated.__click_params__ = [*getattr(function, "__click_params__", []), *decorated.__click_params__]
-    return decorated  # type: ignore[no-any-return]
+# Adds the options to a command; it receives them together as `filters`.
+filter_options = collected(
+    "filters",
+    _filters,
+    click.option("--since", "since_ns", type=PointInTime(), help="A date, a time or an age such as 12h or 2d."),
+    click.option("--until", "until_ns", type=PointInTime(), help="A date, a time or an age."),
+    click.option("--profile", metavar="NAME", help="Kind of guest."),
+    click.option("--accel", type=click.Choice(["kvm", "tcg"]), help="Accelerator."),
+    click.option("--start", type=click.Choice(["cold", "warm", "standby"]), help="Kind of start."),
+    click.option("--fw-cfg-dma", type=click.Choice(["on", "off"]), help="As verified."),
+    click.option(
+        "--outcome", type=click.Choice(["success", "failure", "cancelled"]), help="Only launches that ended so."
+    ),
+)

@@ -11,13 +11,13 @@ from typing import Any
 import click
 
 from orchestrator.cli.filters import filter_options
-from orchestrator.cli.options import examples, json_option
+from orchestrator.cli.options import examples, json_option, state_options
 from orchestrator.cli.render import WIDTH
 from orchestrator.errors import NotFoundError
 from orchestrator.records import store
 from orchestrator.records.filters import Filters
-from orchestrator.report.rows import duration
-from orchestrator.settings import Settings, load
+from orchestrator.settings import Settings
+from orchestrator.timeline.durations import duration
 
 _DMA = {True: "on", False: "off", None: "-"}
 _WRONG = {"failure": "failed"}
@@ -34,14 +34,10 @@ _HEAD_TIMES = f"{'launch':>8} {'transfer':>8}"
 @filter_options
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest so many.")
 @click.option("--rebuild", is_flag=True, help="Make the store anew from the log, which is the truth.")
-@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
-@click.option("--state-dir", metavar="DIR", help="Where launches are recorded.")
+@state_options("Where launches are recorded.")
 @json_option
-def history(
-    filters: Filters, limit: int, config: Path | None, state_dir: str | None, *, rebuild: bool, as_json: bool
-) -> int:
+def history(*, filters: Filters, limit: int, settings: Settings, rebuild: bool, as_json: bool) -> int:
     """List recorded launches, the newest first."""
-    settings = load(config=config, overrides={"state_dir": state_dir})
     if rebuild:
         _rebuild(settings)
         return 0

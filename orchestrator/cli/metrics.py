@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.main import PROGRAM
-from orchestrator.cli.options import examples
+from orchestrator.cli.options import examples, state_options
 from orchestrator.errors import CapabilityError, UsageError
 from orchestrator.program import complain
-from orchestrator.settings import load
+from orchestrator.settings import Settings
 
 TEXTFILE_FOLDER = "/var/lib/prometheus/node-exporter"
 
@@ -22,21 +22,19 @@ TEXTFILE_FOLDER = "/var/lib/prometheus/node-exporter"
     )
 )
 @click.option("--textfile", metavar="FILE", type=click.Path(path_type=Path), help="Write FILE (*.prom) in one rename.")
-@click.option("--log", metavar="FILE", help="Event log to count; that of the settings by default.")
 @click.option(
     "--totals", metavar="FILE", type=click.Path(path_type=Path), help="Where totals are kept; beside the log."
 )
-@click.option("--state-dir", metavar="DIR", help="Where the default event log is.")
-@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
-def metrics(
-    *, textfile: Path | None, log: str | None, totals: Path | None, state_dir: str | None, config: Path | None
-) -> int:
+@state_options(
+    "Where the default event log is.",
+    click.option("--log", metavar="FILE", help="Event log to count; that of the settings by default."),
+)
+def metrics(*, textfile: Path | None, totals: Path | None, settings: Settings) -> int:
     """Count the launches in the event log and print their metrics, or write them for node_exporter.
 
     Totals only ever grow, also when the log is rotated: what was counted is kept. A running guestlaunchd shows the
     same metrics of its own launches by HTTP (--metrics-listen): let Prometheus read the one or the other.
     """
-    settings = load(config=config, overrides={"log": log, "state_dir": state_dir})
     if settings.log_target == "-":
         raise UsageError(
             "cannot count launches", "log -", "events on stderr cannot be read again", "name a file: --log"

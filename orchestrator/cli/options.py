@@ -20,6 +20,7 @@ def _profiles(_context: click.Context, _option: click.Parameter, begun: str) -> 
     return [name for name in profile_names() if name.startswith(begun)]
 
 
+config_option = click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
 _SETTINGS = (
     click.option(
         "--profile",
@@ -47,13 +48,8 @@ _SETTINGS = (
     click.option("--image-roots", metavar="DIR[:DIR]", help="Where untrusted images, and what they name, must lie."),
     click.option("--timeline", metavar="FILE", help="Append each launch's timeline as a JSON line; - is stdout."),
     click.option("--state-dir", metavar="DIR", help="Appliances, logs and libvirt's private files."),
-    click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML)."),
+    config_option,
 )
-_NAMES = (
-    "profile", "connect", "fw_cfg_dma", "accel", "start", "appliance", "memory_mib", "vcpus", "cpu",
-    "image_policy", "image_roots", "timeline", "state_dir",
-)  # fmt: skip
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
 
@@ -63,26 +59,44 @@ def examples(*lines: str) -> str:
     return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
 
 
-def settings_options(function: _F) -> _F:
-    """Add the common options to a command; it receives them together as `settings`.
+def collected(name: str, make: Callable[..., object], *options: Callable[[Any], Any]) -> Callable[[_F], _F]:
+    """Return a decorator that adds options to a command, which receives them as one value.
 
-    The values are checked where all settings are, so that option, variable and file have the same rules.
+    :param name: of the command's parameter for it; `make` makes it of the options, each by its own name.
     """
 
-    def with_settings(**options: object) -> object:
-        config = options.pop("config")
-        assert config is None or isinstance(config, Path)  # click made it one
-        overrides = {name: options.pop(name) for name in _NAMES}
-        return function(settings=load(config=config, overrides=overrides), **options)
+    def decorate(function: _F) -> _F:
+        def collecting(**given: object) -> object:
+            value = make(**{option.name: given.pop(option.name) for option in added})
+            return function(**{name: value}, **given)
 
-    with_settings.__name__ = function.__name__
-    with_settings.__doc__ = function.__doc__
-    decorated: Any = with_settings
-    for option in reversed(_SETTINGS):
-        decorated = option(decorated)
-    # A decorated function may already carry options (click keeps them in this attribute).
-    decorated.__click_params__ = [*getattr(function, "__click_params__", []), *decorated.__click_params__]
-    return decorated  # type: ignore[no-any-return]
+        collecting.__name__, collecting.__doc__ = function.__name__, function.__doc__
+        decorated: Any = collecting
+        for option in reversed(options):
+            decorated = option(decorated)
+        # Click keeps the options of a function in this attribute; the function may have brought some.
+        added: list[click.Parameter] = decorated.__click_params__
+        decorated.__click_params__ = [*getattr(function, "__click_params__", []), *added]
+        return decorated  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _load(config: Path | None, **overrides: object) -> Settings:
+    """Return the settings. Values are checked where all settings are: option, variable and file have the same rules."""
+    return load(config=config, overrides=overrides)
+
+
+# Adds the options that shape a launch to a command, which receives `settings`.
+settings_options = collected("settings", _load, *_SETTINGS)
+
+
+def state_options(where: str, *more: Callable[[Any], Any]) -> Callable[[_F], _F]:
+    """Return a decorator that adds the options of a command that launches nothing; it receives `settings`.
+
+    :param where: what the state directory is to it.
+    """
+    return collected("settings", _load, *more, click.option("--state-dir", metavar="DIR", help=where), config_option)
 
 
 def describe(settings: Settings) -> str:

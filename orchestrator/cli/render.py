@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.records.filters import is_modelled
+from orchestrator.timeline.durations import milliseconds
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase
 
 if TYPE_CHECKING:
@@ -40,13 +41,6 @@ class Row:
     def ratio(self) -> float | None:
         """How many times longer the right one took."""
         return self.right_ns / self.left_ns if self.left_ns and self.right_ns is not None else None
-
-
-def milliseconds(value_ns: float | None) -> str:
-    """Return a time for people: milliseconds below ten seconds, else seconds."""
-    if value_ns is None:
-        return "-"
-    return f"{value_ns / 1e6:.1f} ms" if value_ns < 10e9 else f"{value_ns / 1e9:.2f} s"
 
 
 def bar(fraction: float, cells: int = _BAR_CELLS) -> str:

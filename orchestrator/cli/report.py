@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.filters import filter_options
-from orchestrator.cli.options import examples, json_option
+from orchestrator.cli.options import examples, json_option, state_options
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError
 from orchestrator.files import written_whole
 from orchestrator.records.filters import Filters
-from orchestrator.settings import Settings, load
+from orchestrator.settings import Settings
 
 if TYPE_CHECKING:  # imported where they are used: the chart library and SciPy take their time
     from orchestrator.report.collection import Collection
@@ -38,17 +38,15 @@ _PATH = click.Path(path_type=Path)
 @click.option("--figure", metavar="NAME", help="Draw one chart: waterfall, phases, phase-ab, trend, launch-ecdf, ...")
 @click.option("--out", type=_PATH, metavar="FILE", help="Where --figure is drawn: an .svg or .png file.")
 @click.option("--title", default="Launches", show_default=True, help="Title of the page.")
-@click.option("--config", metavar="FILE", type=_PATH, help="Settings file (TOML).")
-@click.option("--state-dir", metavar="DIR", help="Where launches are recorded.")
+@state_options("Where launches are recorded.")
 @json_option
 def report(
     *, logs: Sequence[Path], filters: Filters, page: Path | None, trace: Path | None, figure: str | None,
-    out: Path | None, title: str, config: Path | None, state_dir: str | None, as_json: bool,
+    out: Path | None, title: str, settings: Settings, as_json: bool,
 ) -> int:  # fmt: skip
     """Report on launches: from LOGs (log files, timelines, results of bench), or from the store of launches."""
     if (figure is None) != (out is None):
         raise UsageError("incomplete", "--figure and --out", "each needs the other")
-    settings = load(config=config, overrides={"state_dir": state_dir})
     if trace is not None:
         _write_trace(logs, filters, settings, trace)
     if trace is not None and page is None and figure is None and not as_json:

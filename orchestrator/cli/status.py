@@ -9,16 +9,17 @@ from typing import Any
 
 import click
 
-from orchestrator.cli.options import examples, json_option
+from orchestrator.cli.options import config_option, examples, json_option
 from orchestrator.daemon import client
 from orchestrator.errors import NotFoundError
 from orchestrator.settings import load
+from orchestrator.timeline.durations import elapsed
 
 
 @click.command(epilog=examples("guestlaunch status", "guestlaunch status --json | jq '.launches[].phase'"))
 @json_option
 @click.option("--socket", metavar="PATH", type=click.Path(path_type=Path), help="Ask the server that listens there.")
-@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
+@config_option
 def status(*, as_json: bool, socket: Path | None, config: Path | None) -> int:
     """Show the running daemon and its launches; exit status 1 when none runs."""
     settings = load(config=config)
@@ -30,7 +31,7 @@ def status(*, as_json: bool, socket: Path | None, config: Path | None) -> int:
         click.echo(json.dumps({key: value for key, value in found.items() if key != "type"}, indent=2))
         return 0
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found["outcomes"].items())) or "none yet"
-    click.echo(f"guestlaunchd {found['version']}, pid {found['pid']}, up {_span(found['uptime_s'])}, on {paths[0]}")
+    click.echo(f"guestlaunchd {found['version']}, pid {found['pid']}, up {elapsed(found['uptime_s'])}, on {paths[0]}")
     click.echo(f"launches ended: {counts}")
     click.echo(f"launches running: {len(found['launches'])}")
     for launch in found["launches"]:
@@ -48,16 +49,6 @@ def status(*, as_json: bool, socket: Path | None, config: Path | None) -> int:
 def _line(launch: dict[str, Any]) -> str:
     return (
         f"{launch['launch_id']}  {launch['profile']}  {launch['accel'] or '-'}  {launch['phase']}"
-        f"  {_span(launch['elapsed_s'])}  client {launch['client_pid']}"
+        f"  {elapsed(launch['elapsed_s'])}  client {launch['client_pid']}"
         + (f"  {launch['error']}" if launch.get("error") else "")
     )
-
-
-def _span(seconds: float) -> str:
-    """Return a length of time for people."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s"
-    hours, rest = divmod(whole, 3600)
-    minutes = rest // 60
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest % 60} s"

@@ -6,18 +6,17 @@ import json
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
 
 from orchestrator import files
 from orchestrator.cli import session
-from orchestrator.cli.options import examples, json_option, settings_options
+from orchestrator.cli.options import examples, json_option, settings_options, state_options
 from orchestrator.errors import CapabilityError, LaunchError, NotFoundError
 from orchestrator.launch.eligibility import outdated
 from orchestrator.program import unwinding_on_sigterm
-from orchestrator.settings import Settings, load
+from orchestrator.settings import Settings
 from orchestrator.template import store
 from orchestrator.template.model import Template
 from orchestrator.workload import tools
@@ -81,20 +80,14 @@ def build(*, settings: Settings, as_json: bool) -> int:
     return 0
 
 
-def _state_options(function: Any) -> Any:  # noqa: ANN401 - click's decorators are untyped
-    """Add the options that say where templates are."""
-    function = click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file.")(
-        function
-    )
-    return click.option("--state-dir", metavar="DIR", help="Where templates are kept.")(function)
+_state_options = state_options("Where templates are kept.")
 
 
 @template.command("list", epilog=examples("guestlaunch template list", "guestlaunch template list --json"))
 @_state_options
 @json_option
-def list_(*, state_dir: str | None, config: Path | None, as_json: bool) -> int:
+def list_(*, settings: Settings, as_json: bool) -> int:
     """List all templates, and whether they still hold."""
-    settings = load(config=config, overrides={"state_dir": state_dir})
     found = store.templates(settings.state_dir)
     if as_json:
         click.echo(json.dumps([_facts(one) for one in found], indent=2))
@@ -110,12 +103,11 @@ def list_(*, state_dir: str | None, config: Path | None, as_json: bool) -> int:
 @click.argument("key", nargs=-1)
 @_state_options
 @json_option
-def verify(*, key: Sequence[str], state_dir: str | None, config: Path | None, as_json: bool) -> int:
+def verify(*, key: Sequence[str], settings: Settings, as_json: bool) -> int:
     """Compare the files of templates with their digests, and what they depend on with what is there.
 
     KEY is a template's, or its beginning; all are checked when none is named. Exit status 1 when one does not hold.
     """
-    settings = load(config=config, overrides={"state_dir": state_dir})
     found = _named(settings, key)
     said = [(one, store.damage(one) or outdated(one)) for one in found]
     if as_json:
@@ -132,11 +124,8 @@ def verify(*, key: Sequence[str], state_dir: str | None, config: Path | None, as
 @click.option("--all", "every", is_flag=True, help="Remove all.")
 @_state_options
 @json_option
-def remove(
-    *, key: Sequence[str], stale: bool, every: bool, state_dir: str | None, config: Path | None, as_json: bool
-) -> int:
+def remove(*, key: Sequence[str], stale: bool, every: bool, settings: Settings, as_json: bool) -> int:
     """Remove templates: those named by KEY (or its beginning), the outdated ones, or all."""
-    settings = load(config=config, overrides={"state_dir": state_dir})
     if not (key or stale or every):
         raise click.UsageError("name templates, or say --stale or --all")
     doomed = [] if not key else _named(settings, key)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
-from orchestrator.cli.options import examples, json_option
+from orchestrator.cli.options import examples, json_option, state_options
 from orchestrator.cli.render import show_comparison, show_timeline
 from orchestrator.errors import NotFoundError
 from orchestrator.records.store import open_store
-from orchestrator.settings import load
+from orchestrator.settings import Settings
 
 
 @click.command(
@@ -23,12 +22,10 @@ from orchestrator.settings import load
 )
 @click.argument("launch", default="last")
 @click.option("--against", metavar="LAUNCH", help="Another launch to draw beside it.")
-@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
-@click.option("--state-dir", metavar="DIR", help="Where launches are recorded.")
+@state_options("Where launches are recorded.")
 @json_option
-def timeline(launch: str, against: str | None, config: Path | None, state_dir: str | None, *, as_json: bool) -> int:
+def timeline(*, launch: str, against: str | None, settings: Settings, as_json: bool) -> int:
     """Draw a recorded LAUNCH: an id, the beginning of one, or "last"."""
-    settings = load(config=config, overrides={"state_dir": state_dir})
     events = []
     with open_store(settings.state_dir) as store:
         for wanted in (launch, against):

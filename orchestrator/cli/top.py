@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.options import examples
+from orchestrator.cli.options import config_option, examples
 from orchestrator.daemon import client
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.settings import Settings, load
@@ -34,7 +34,7 @@ _NUMERIC = frozenset({"elapsed", "client", "launched", "transfer"})
 @click.command(epilog=examples("guestlaunch top", "guestlaunch top --interval 2"))
 @click.option("--interval", type=click.FloatRange(0.1, 60), default=0.5, show_default=True, help="Seconds.")
 @click.option("--socket", metavar="PATH", type=click.Path(path_type=Path), help="Ask the server that listens there.")
-@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings file (TOML).")
+@config_option
 def top(interval: float, socket: Path | None, config: Path | None) -> int:
     """Show running launches live, and the latest that ended. Not on a terminal: once."""
     from rich.console import Console
@@ -75,7 +75,7 @@ def picture(status: Mapping[str, Any], ended: list[dict[str, Any]]) -> Renderabl
     from rich.table import Table
     from rich.text import Text
 
-    from orchestrator.cli.render import milliseconds
+    from orchestrator.timeline.durations import milliseconds
 
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(status["outcomes"].items())) or "none yet"
     head = Text(f"guestlaunchd {status['version']}, pid {status['pid']}; ended: {counts}", style="bold")

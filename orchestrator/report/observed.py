@@ -19,6 +19,7 @@ from itertools import groupby
 from typing import Any
 
 from orchestrator.report.collection import Collection, Group, Moment
+from orchestrator.timeline.durations import period
 
 BLOCK_MINUTES = 20
 # Fewer give no interval of 95 %, whatever they say.
@@ -85,7 +86,7 @@ class Observed:
     def basis(self) -> str:
         """What the observation rests on, in words."""
         return (
-            f"{self.blocks} blocks of at most {BLOCK_MINUTES} minutes within {_span(self.span_ns)}: "
+            f"{self.blocks} blocks of at most {BLOCK_MINUTES} minutes within {period(self.span_ns)}: "
             f"{self.without} launches without DMA, {self.with_dma} with"
         )
 
@@ -193,12 +194,6 @@ def _place_of_bound(count: int) -> int:
         below += math.comb(count, place)
         place += 1
     return place - 1
-
-
-def _span(ns: int) -> str:
-    """Return a length of time as people say it."""
-    minutes, hours, days = ns / 60e9, ns / 3600e9, ns / 86_400e9
-    return f"{minutes:.0f} min" if hours < 2 else f"{hours:.0f} h" if days < 2 else f"{days:.0f} days"
 
 
 def _phrase(what: str, found: Ratio | None) -> str:

@@ -20,6 +20,7 @@ from orchestrator.report.export import library
 from orchestrator.report.observed import Observed, observe
 from orchestrator.report.reader import Broken
 from orchestrator.report.tiles import observed_tiles, result_tiles
+from orchestrator.timeline.durations import duration
 
 _ON_PAGE = ("waterfall", "phases", "phase-ab", "launch-ecdf", "trend")
 
@@ -153,9 +154,9 @@ def _launch(event: Mapping[str, Any], longest_ns: int) -> dict[str, Any]:
         "start": event["start"],
         "dma": dma_of(event),
         "outcome": event["outcome"],
-        "took": rows.duration(launch_ns) if launch_ns else f"ended after {rows.duration(event['total_ns'])}",
+        "took": duration(launch_ns) if launch_ns else f"ended after {duration(event['total_ns'])}",
         "error": event.get("error"),
-        "longest": ", ".join(f"{phase['name']} {rows.duration(phase['duration_ns'])}" for phase in longest),
+        "longest": ", ".join(f"{phase['name']} {duration(phase['duration_ns'])}" for phase in longest),
         "bar": [
             (rows.PART_OF[phase["name"]], round(100 * phase["duration_ns"] / longest_ns, 2), phase["name"])
             for phase in seen

@@ -8,6 +8,7 @@ from typing import Any
 from orchestrator.bench.result import Result
 from orchestrator.bench.samples import transfer_point
 from orchestrator.report.collection import dma_of
+from orchestrator.timeline.durations import duration
 from orchestrator.timeline.phases import TRANSFER_PHASES
 
 Rows = list[dict[str, Any]]
@@ -94,13 +95,6 @@ def sweep_rows(result: Result) -> Rows:
         for sample in result["samples"]
         if (point := transfer_point(sample))
     ]
-
-
-def duration(ns: float) -> str:
-    """Return a duration in the unit that suits it."""
-    if ns >= 1e9:
-        return f"{ns / 1e9:.2f} s"
-    return f"{ns / 1e6:.0f} ms" if ns >= 1e8 else f"{ns / 1e6:.3g} ms"
 
 
 def typical(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

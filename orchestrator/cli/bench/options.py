@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.options import json_option
+from orchestrator.cli.options import collected, json_option
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 # A generic class since click 8.4 alone.
 if TYPE_CHECKING:
     _ParamType = click.ParamType[float]
@@ -48,25 +46,16 @@ class RunPlan:
     as_json: bool
 
 
-def plan_options(function: _F) -> _F:
-    """Add what all measuring commands share; they receive it as `plan`."""
-
-    def with_plan(**options: Any) -> object:  # noqa: ANN401 - click's options
-        names = ("runs", "warm_ups", "time_budget", "deadline", "seed", "out", "disk", "as_json")
-        return function(plan=RunPlan(**{name: options.pop(name) for name in names}), **options)
-
-    with_plan.__name__, with_plan.__doc__ = function.__name__, function.__doc__
-    decorated: Any = with_plan
-    for option in (
-        json_option,
-        click.option("--disk", type=click.Path(path_type=Path), help="Disk that every run uses; a small one is made."),
-        click.option("--out", type=click.Path(path_type=Path), help="Result file; else below the state directory."),
-        click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random order."),
-        click.option("--deadline", type=_Seconds(), default="10m", show_default=True, help="For a single run."),
-        click.option("--time-budget", type=_Seconds(), help="Start no round that would end after this."),
-        click.option("--warm-ups", type=click.IntRange(0), default=1, show_default=True, help="Rounds not counted."),
-        click.option("--runs", type=click.IntRange(1), default=10, show_default=True, help="Rounds that count."),
-    ):
-        decorated = option(decorated)
-    decorated.__click_params__ = [*getattr(function, "__click_params__", []), *decorated.__click_params__]
-    return decorated  # type: ignore[no-any-return]
+# Adds what all measuring commands share; they receive it as `plan`.
+plan_options = collected(
+    "plan",
+    RunPlan,
+    click.option("--runs", type=click.IntRange(1), default=10, show_default=True, help="Rounds that count."),
+    click.option("--warm-ups", type=click.IntRange(0), default=1, show_default=True, help="Rounds not counted."),
+    click.option("--time-budget", type=_Seconds(), help="Start no round that would end after this."),
+    click.option("--deadline", type=_Seconds(), default="10m", show_default=True, help="For a single run."),
+    click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random order."),
+    click.option("--out", type=click.Path(path_type=Path), help="Result file; else below the state directory."),
+    click.option("--disk", type=click.Path(path_type=Path), help="Disk that every run uses; a small one is made."),
+    json_option,
+)

@@ -7,30 +7,17 @@ from pathlib import Path
 from typing import NotRequired, get_origin, get_type_hints
 
 import pytest
-from rich.console import Console
 
-from orchestrator.bench import analysis, result, statistics, text
+from orchestrator.bench import analysis, result
 from orchestrator.bench.recording import Recording
 from orchestrator.bench.rounds import Sample
 from orchestrator.bench.transfer import Transfer
 from orchestrator.errors import UsageError
 from tests import simulated_results
-from tests.simulated_results import MS
+from tests.simulated_results import MS, text_of
 from tests.typed import assert_typed
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer resamples: each result here is analysed after each of its rounds."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 499)
-
-
-def text_of(found: result.Result) -> str:
-    """Return a result as an 80-column terminal shows it."""
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - the record is read
-    with console.file:
-        console.print(text.render(found))
-        return console.export_text()
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def test_a_file_that_is_written_can_be_read(tmp_path: Path) -> None:

@@ -5,30 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from orchestrator.bench import result, statistics, text
+from orchestrator.bench import result
 from orchestrator.bench.analysis import analyse
 from orchestrator.bench.start_sides import COLD, COLD_WITHOUT_DMA, REFERENCE, STANDBY, WARM
 from orchestrator.report.collection import collect
 from orchestrator.report.page import render
 from orchestrator.report.reader import Broken
 from tests import simulated_results
-from tests.simulated_results import MS
+from tests.simulated_results import MS, text_of
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer resamples: each result here is analysed after each of its rounds."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 499)
-
-
-def text_of(found: result.Result) -> str:
-    """Return a result as an 80-column terminal shows it."""
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - the record is read
-    with console.file:
-        console.print(text.render(found))
-        return console.export_text()
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def test_ratios_to_the_reference(tmp_path: Path) -> None:

@@ -10,17 +10,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from orchestrator.bench import statistics
 from orchestrator.cli import main
 from orchestrator.cli.bench.commands import bench, cells
 from orchestrator.errors import UsageError
 from tests import simulated_results
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer resamples: each result here is analysed after each of its rounds."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 499)
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def bench_result(*arguments: str | Path) -> Result:

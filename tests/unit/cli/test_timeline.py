@@ -13,6 +13,7 @@ from orchestrator.cli import render
 from orchestrator.cli.main import invoke
 from orchestrator.errors import NotFoundError
 from orchestrator.records import store
+from orchestrator.timeline.durations import milliseconds
 from orchestrator.timeline.phases import SEQUENCE, Phase, Start
 from tests.simulated_launches import event, mixture
 
@@ -89,7 +90,7 @@ def test_a_terminal_shows_every_name_and_time_whole(number: int) -> None:
     for phase in line["phases"]:
         if phase["outcome"] != "not_reached":
             assert phase["name"] in text
-            assert render.milliseconds(phase["duration_ns"]) in text
+            assert milliseconds(phase["duration_ns"]) in text
     if line["transfer_ns"]:
         assert "33.0 MB, " in text
         assert "MB/s" in text
