@@ -121,8 +121,10 @@ def root_format(path: Path) -> tuple[str, str | None]:
 
     :raise ApplianceError: unreadable, empty, or neither.
     """
+    from orchestrator.images.header import qcow_format  # here: tools that a daemon serves need none of it
+
     data = _head(path, "root")
-    if data[:4] == b"QFI\xfb":
+    if qcow_format(data) == "qcow2":
         return "qcow2", None
     if len(data) >= 0x478 and struct.unpack_from("<H", data, 0x438)[0] == 0xEF53:
         return "raw", str(uuid.UUID(bytes=data[0x468:0x478]))

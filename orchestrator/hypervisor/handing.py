@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,10 @@ from orchestrator.domain.model import Disk, FileSource, Handed
 from orchestrator.errors import DiskError
 from orchestrator.files import open_image
 from orchestrator.hypervisor.guest import Guest
+from orchestrator.images.header import BadImageError, Header
+from orchestrator.images.reading import read_header
 
 _ONE_FILE = frozenset({"raw", "luks", "vdi", "vpc", "vhdx", "parallels", "bochs", "cloop"})
-_QCOW2_MAGIC = b"QFI\xfb"
-_VMDK_STARTS = (b"KDMV", b"COWD", b"#", b"version=")
-_BACKING_FORMAT, _DATA_FILE_BIT = 0xE2792ACA, 1 << 2
-_HEADER_BYTES = 1 << 16
 _LONGEST_CHAIN = 200
 
 
@@ -62,64 +58,31 @@ def _walk(path: str, image_format: str | None) -> Iterator[str]:
     """Yield an image's file, and those of its backing chain."""
     for _ in range(_LONGEST_CHAIN):
         yield path
-        descriptor = open_image(path)
-        try:
-            head = os.pread(descriptor, _HEADER_BYTES, 0)
-        finally:
-            os.close(descriptor)
-        image_format = image_format or _probe(head, path)
         if image_format in _ONE_FILE:
             return
-        if image_format != "qcow2" or not head.startswith(_QCOW2_MAGIC):
-            raise _Obstacle(f"{path}: an image of format {image_format} may refer to other files")
-        backing, image_format = _qcow2_backing(head, path)
-        if backing is None:
+        header = _header(path, image_format)
+        if header.format in _ONE_FILE:
             return
-        if ":" in re.split("/", backing, maxsplit=1)[0]:
+        if header.format != "qcow2":
+            raise _Obstacle(f"{path}: an image of format {header.format} may refer to other files")
+        if header.data is not None:
+            raise _Obstacle(f"{path}: its data are in another file")
+        if header.backing is None:
+            return
+        if ":" in header.backing.partition("/")[0]:
             raise _Obstacle(f"{path}: its backing file is not named by a path alone")
-        path = str(Path(path).parent / backing)
+        path, image_format = str(Path(path).parent / header.backing), header.backing_format
     raise _Obstacle(f"{path}: its backing chain is too long")
 
 
-def _probe(head: bytes, path: str) -> str:
-    """Return the format that QEMU would find, as far as it matters here."""
-    if head.startswith(_QCOW2_MAGIC):
-        return "qcow" if head[4:8] == b"\0\0\0\1" else "qcow2"
-    if head.startswith(b"QED\0"):
-        return "qed"
-    if head.startswith(_VMDK_STARTS):
-        return "vmdk"
-    return "dmg" if path.endswith(".dmg") else "raw"
-
-
-def _qcow2_backing(head: bytes, path: str) -> tuple[str | None, str | None]:
-    """Return the backing file's name and format of a qcow2 image (docs/interop/qcow2.txt), None for not given."""
+def _header(path: str, image_format: str | None) -> Header:
+    descriptor = open_image(path)
     try:
-        version, offset, size = struct.unpack_from(">IQI", head, 4)
-        start = 72
-        if version >= 3:
-            (incompatible,) = struct.unpack_from(">Q", head, 72)
-            (start,) = struct.unpack_from(">I", head, 100)
-            if incompatible & _DATA_FILE_BIT:
-                raise _Obstacle(f"{path}: its data are in another file")
-        if not offset:
-            return None, None
-        if offset + size > len(head):
-            raise _Obstacle(f"{path}: its header is not one that qemu-img writes")
-        return os.fsdecode(head[offset : offset + size]), _backing_format(head, start, offset)
-    except struct.error:
-        raise _Obstacle(f"{path}: its header is cut") from None
-
-
-def _backing_format(head: bytes, start: int, end: int) -> str | None:
-    while start + 8 <= end:
-        kind, size = struct.unpack_from(">II", head, start)
-        if kind == 0:
-            break
-        if kind == _BACKING_FORMAT:
-            return head[start + 8 : start + 8 + size].decode("ascii", "replace")
-        start += 8 + (size + 7) // 8 * 8
-    return None
+        return read_header(descriptor, image_format)
+    except BadImageError as error:
+        raise _Obstacle(f"{path}: {error}") from None
+    finally:
+        os.close(descriptor)
 
 
 def hand_over(guest: Guest, disk: Disk) -> tuple[Handed, ...]:

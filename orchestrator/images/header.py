@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 # A name in a header is at most this long, as in QEMU.
 NAME_BYTES = 1023
+_QCOW = b"QFI\xfb"
 
 Read = Callable[[int, int], bytes]
 
@@ -36,6 +37,13 @@ class Header:
     data: str | None = None
     extents: tuple[tuple[bool, str], ...] = ()
     parent: str | None = None
+
+
+def qcow_format(start: bytes) -> str | None:
+    """Return "qcow2", or "qcow", its predecessor, when that is what an image's first eight bytes claim."""
+    if not start.startswith(_QCOW):
+        return None
+    return "qcow" if start[4:8] == b"\0\0\0\1" else "qcow2"
 
 
 def fields(layout: str, data: bytes, offset: int = 0) -> tuple[int, ...]:

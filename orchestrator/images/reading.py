@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from orchestrator.images import foreign, native
-from orchestrator.images.header import BadImageError, Header, Read
+from orchestrator.images.header import BadImageError, Header, Read, qcow_format
 
 _PROBE_BYTES = 2048
 _VDI_SIGNATURE = 0xBEDA107F
@@ -59,8 +59,10 @@ def claimed_format(start: bytes, read: Read, size: int) -> str:
 
     Marks at the end of the file (VHD's footer, DMG's trailer) count as well.
     """
+    qcow = qcow_format(start)
+    if qcow is not None:
+        return qcow
     marks = (
-        (b"QFI\xfb", "qcow" if start[4:8] == b"\0\0\0\1" else "qcow2"),
         (b"QED\0", "qed"),
         (b"KDMV", "vmdk"),
         (b"COWD", "vmdk"),

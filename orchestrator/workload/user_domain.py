@@ -23,9 +23,8 @@ from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.hypervisor.accel import choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
 from orchestrator.hypervisor.pflash import flash_formats
+from orchestrator.images.header import qcow_format
 from orchestrator.settings import Settings
-
-_QCOW2_MAGIC = b"QFI\xfb"
 
 
 class BootSource(StrEnum):
@@ -170,7 +169,7 @@ def _disk(path: Path, *, here: bool) -> Disk:
         return Disk(source=source, format="qcow2" if qcow2 else "raw", described=qcow2)
     try:
         with path.open("rb") as stream:
-            qcow2 = stream.read(4) == _QCOW2_MAGIC
+            qcow2 = qcow_format(stream.read(8)) == "qcow2"
     except OSError as error:
         raise DiskError("cannot open the disk", path, error.strerror or error) from error
     source = FileSource(path=str(path), block_device=path.is_block_device())
