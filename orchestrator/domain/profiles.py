@@ -1,4 +1,4 @@
-"""Profiles: the kinds of guest described by `configs/profiles/*.toml`, read into values.
+"""Profiles: the kinds of guest described by `configs/profiles/*.toml` and by files of the user's own, read into values.
 
 Finds and checks the files. Which profile a launch uses, and what overrides it, is decided elsewhere.
 """
@@ -6,6 +6,7 @@ Finds and checks the files. Which profile a launch uses, and what overrides it, 
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 from orchestrator.domain.model import Arch, FirmwareKind, Profile
 from orchestrator.errors import SettingsError, nearest
+from orchestrator.settings.directories import profile_folders
 
 _E = TypeVar("_E", bound=StrEnum)
 _TEXTS = ("machine", "cpu_tcg", "cpu_kvm", "console")
@@ -27,27 +29,28 @@ def configs_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def _profile_files(extra_dirs: Iterable[Path]) -> dict[str, Path]:
+def _profile_files(own: Iterable[Path] | None) -> dict[str, Path]:
     """Return name -> file; a later directory's profile masks an earlier one's of the same name."""
     files: dict[str, Path] = {}
-    for directory in (configs_dir() / "profiles", *extra_dirs):
+    for directory in (configs_dir() / "profiles", *(profile_folders(os.environ) if own is None else own)):
         if directory.is_dir():
             files.update((path.stem, path) for path in sorted(directory.glob("*.toml")))
     return files
 
 
-def profile_names(extra_dirs: Iterable[Path] = ()) -> list[str]:
-    """Return the names of all profiles, sorted."""
-    return sorted(_profile_files(extra_dirs))
+def profile_names(own: Iterable[Path] | None = None) -> list[str]:
+    """Return the names of all profiles, sorted; `own` as for `load_profile`."""
+    return sorted(_profile_files(own))
 
 
-def load_profile(name: str, extra_dirs: Iterable[Path] = ()) -> Profile:
+def load_profile(name: str, own: Iterable[Path] | None = None) -> Profile:
     """Return the profile called name.
 
-    :param extra_dirs: the user's own profile directories; they win over the shipped ones, the last over the first.
+    :param own: directories of other profiles than the shipped ones, over which they win, the last over the first; None
+        for the system's and the user's.
     :raise SettingsError: there is no such profile, or its file is not a valid profile.
     """
-    files = _profile_files(extra_dirs)
+    files = _profile_files(own)
     path = files.get(name)
     if path is None:
         hint = nearest(name, files) or f"profiles: {', '.join(sorted(files))}"

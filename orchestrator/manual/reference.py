@@ -83,6 +83,7 @@ FILES = Section(
         ),
         entry("~/.config/guestlaunch/config.toml", "The user's settings."),
         entry(str(SYSTEM_CONFIG), "The system's settings."),
+        entry("profiles/NAME.toml", "Beside each of them: kinds of guests besides those that guestlaunch knows."),
         entry("STATE/appliances/", "Appliances that were built."),
         entry("STATE/templates/", "Templates that were built, with the memory of a booted guest each."),
         entry(

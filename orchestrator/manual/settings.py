@@ -36,6 +36,26 @@ _DESCRIPTION = (
         " the file; from the working directory in options and variables. An empty variable counts as none."
     ),
 )
+_OWN_PROFILES = (
+    Paragraph(
+        f"A file NAME.toml in {settings.SYSTEM_CONFIG.with_name('profiles')} or"
+        " $XDG_CONFIG_HOME/guestlaunch/profiles (~/.config) is a profile as well, or stands for the one of its name."
+        " Only its description may be left out:"
+    ),
+    Lines(
+        (
+            'description = "aarch64 virt with UEFI, on a newer processor"',
+            'arch = "aarch64"          # or x86_64',
+            'machine = "virt"          # as qemu-system-ARCH -machine help has it',
+            'firmware = "uefi"         # or bios, on x86_64; or none: QEMU itself places the kernel in memory',
+            'cpu_tcg = "cortex-a76"',
+            'cpu_kvm = "host"',
+            "memory_mib = 768",
+            "vcpus = 1",
+            'console = "ttyAMA0"       # of the kernel; ttyS0 on x86_64',
+        )
+    ),
+)
 
 
 def page(options: Mapping[str, Iterable[str]]) -> Page:
@@ -48,7 +68,7 @@ def page(options: Mapping[str, Iterable[str]]) -> Page:
     times = _documented(settings.Deadlines)
     known = [_setting(key, about[key], getattr(plain, key), options.get(key, ())) for key in CONVERT]
     deadlines = [_deadline(name, times[name], getattr(plain.deadlines, name)) for name in DEADLINES]
-    profiles = [entry(f"`{name}`", f"{load_profile(name).description}.") for name in profile_names()]
+    profiles = [entry(f"`{name}`", f"{load_profile(name, ()).description}.") for name in profile_names(())]
     return Page(
         name=NAME,
         number=5,
@@ -57,7 +77,7 @@ def page(options: Mapping[str, Iterable[str]]) -> Page:
             Section("DESCRIPTION", _DESCRIPTION),
             Section("KEYS", tuple(known)),
             Section("DEADLINES", (Paragraph(_first(settings.Deadlines)), *deadlines)),
-            Section("PROFILES", tuple(profiles)),
+            Section("PROFILES", (*profiles, *_OWN_PROFILES)),
             Section("SEE ALSO", (Paragraph(see_also(NAME)),)),
         ),
     )

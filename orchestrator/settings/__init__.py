@@ -7,6 +7,7 @@ means for a launch is decided elsewhere.
 """
 
 from orchestrator.settings.directories import (
+    SYSTEM_CONFIG,
     default_runtime_dir,
     default_state_dir,
     private_directory,
@@ -18,7 +19,6 @@ from orchestrator.settings.sources import (
     OWN_VARIABLES,
     PER_LAUNCH,
     PREFIX,
-    SYSTEM_CONFIG,
     for_launch,
     is_setting,
     keys,

@@ -15,6 +15,7 @@ from pathlib import Path
 from orchestrator import files, sockets
 from orchestrator.errors import SettingsError
 
+SYSTEM_CONFIG = Path("/etc/guestlaunch/config.toml")
 # What we make in a state directory: names that show it to be one, and others that many folders have.
 TELLING = ("appliances", "kvm-verdict", "launches", "libvirt", "templates")
 COMMON = ("bench", "cache", "demo", "log")
@@ -68,6 +69,12 @@ def user_config(environ: Mapping[str, str]) -> Path | None:
     except SettingsError:
         return None
     return folder / "guestlaunch/config.toml"
+
+
+def profile_folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return where profiles of the system's and the user's own are, beside their settings files."""
+    own = user_config(environ)
+    return tuple(path.with_name("profiles") for path in (SYSTEM_CONFIG, own) if path is not None)
 
 
 def private_directory(path: Path) -> Path:

@@ -11,12 +11,11 @@ from typing import Any
 from orchestrator import files
 from orchestrator.errors import SettingsError, nearest
 from orchestrator.settings.convert import CONVERT, DEADLINES, BadValueError, seconds
-from orchestrator.settings.directories import default_runtime_dir, default_state_dir, user_config
+from orchestrator.settings.directories import SYSTEM_CONFIG, default_runtime_dir, default_state_dir, user_config
 from orchestrator.settings.values import Deadlines, Settings
 from orchestrator.surroundings import working_directory
 
 PREFIX = "GUESTLAUNCH_"
-SYSTEM_CONFIG = Path("/etc/guestlaunch/config.toml")
 # Variables of ours that are no settings, and what they are for: read by the hv wrapper, by load() or by the commands.
 OWN_VARIABLES: Mapping[str, str] = {
     "GUESTLAUNCH_CONFIG": "The settings file, as `--config` names it.",

@@ -23,6 +23,13 @@ GOOD: dict[str, object] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder of settings, of a user who has none yet."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config/guestlaunch"
+
+
 def test_shipped_profiles() -> None:
     """The five profiles are there, each of the arch and firmware that its name says."""
     assert profile_names() == ["aarch64-bare", "aarch64-uefi", "x86_64-bare", "x86_64-ovmf", "x86_64-seabios"]
@@ -70,6 +77,15 @@ def test_users_profiles_win(tmp_path: Path) -> None:
     assert load_profile("mine", extra).name == "mine"
     assert "mine" in profile_names(extra)
     assert load_profile("aarch64-uefi").memory_mib == 768
+
+
+def test_a_file_beside_the_users_settings_is_a_profile(config: Path) -> None:
+    """It is found by its name, by whatever takes one."""
+    (config / "profiles").mkdir(parents=True)
+    (config / "profiles/mine.toml").write_text((configs_dir() / "profiles/aarch64-uefi.toml").read_text())
+    assert load_profile("mine").arch is Arch.AARCH64
+    assert "mine" in profile_names()
+    assert "mine" not in profile_names(())
 
 
 @pytest.mark.parametrize("content", ["arch = ", "\udcff"])

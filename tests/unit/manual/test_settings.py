@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 
 import pytest
 
+from orchestrator.domain.profiles import parse_profile
 from orchestrator.manual import plain, settings
+from orchestrator.manual.page import Lines
 from orchestrator.settings.convert import CONVERT, DEADLINES, takes
 
 
@@ -25,6 +28,13 @@ def test_entry_says_what_a_key_takes() -> None:
     assert "Takes auto, kvm or tcg. Default: auto. Also --accel or GUESTLAUNCH_ACCEL." in text
     assert "Takes on or off. Default: off. Also GUESTLAUNCH_GUEST_ASLR." in text
     assert "Also GUESTLAUNCH_KEEP_DAYS. Where a daemon launches, the daemon's counts." in text
+
+
+def test_the_profile_that_is_shown_is_one() -> None:
+    """Whoever copies it into a file has a profile."""
+    [section] = [one for one in settings.page({}).sections if one.title == "PROFILES"]
+    [shown] = [one for one in section.blocks if isinstance(one, Lines)]
+    assert parse_profile("mine", tomllib.loads("\n".join(shown.lines)), "shown").cpu_tcg == "cortex-a76"
 
 
 def test_every_conversion_says_what_it_takes() -> None:
