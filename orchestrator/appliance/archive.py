@@ -174,7 +174,7 @@ def _bounded(manifest: Manifest) -> Manifest:
             raise ArchiveError(f"{name} would have {size} bytes, the most is {_SIZE_MAX[name]}")
     packages = manifest.packages
     texts = [manifest.libguestfs, manifest.kernel, manifest.root_uuid, manifest.built, manifest.builder]
-    texts += [manifest.guest_scripts, *manifest.unavailable, *manifest.modules]
+    texts += [manifest.guest_scripts, manifest.recipe, *manifest.unavailable, *manifest.modules]
     texts += [record.digest for record in manifest.files.values()]
     if not isinstance(packages, dict):
         raise ArchiveError("its manifest's packages are no table")

@@ -24,9 +24,11 @@ from orchestrator.appliance.initrd import write_initrd
 from orchestrator.appliance.kernel_form import read_plain
 from orchestrator.appliance.manifest import FileRecord, Init, Manifest
 from orchestrator.appliance.model import FILES, Appliance
-from orchestrator.appliance.packages import DEBIAN_ARCH, Package, Repository
+from orchestrator.appliance.packages import Package, Repository
+from orchestrator.appliance.recipe import recipe_digest
 from orchestrator.appliance.store import publish, staging
 from orchestrator.appliance.unpack import configure, drop_idle_rules, merge_usr, unpack, unpack_tarball
+from orchestrator.appliance.vendors import DEBIAN_ARCH
 from orchestrator.appliance.version import host_version, library_package
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
@@ -50,7 +52,7 @@ class _Choice:
 
     arch: Arch
     library: Package
-    kernel: str  # the package with the image, not the metapackage
+    kernel: tuple[str, ...]  # the package with the image, not the metapackage, and those with its modules
     wanted: tuple[str, ...]
     unavailable: tuple[str, ...]
     supermin: Path  # unpacked supermin.d
@@ -80,9 +82,33 @@ def _features(library: Package, known: dict[str, list[Package]]) -> list[str]:
     return [need for need in needs if not need.startswith("libguestfs")]
 
 
+# Its image, and where a vendor has them apart, its modules: linux-modules-VERSION, linux-modules-extra-VERSION.
+_KERNEL_PART = re.compile(r"linux-(image|binary|modules|modules-extra)-\d")
+
+
+def _kernel_parts(package: Package) -> list[str]:
+    """Return the packages of a kernel that a package of it needs."""
+    names = (group.split("|")[0] for group in package.depends)
+    return [name for name in names if _KERNEL_PART.match(name)]
+
+
+def _kernel(repository: Repository, meta: Package, deadline: Deadline) -> tuple[str, ...]:
+    """Return the packages that make the kernel for which a metapackage stands.
+
+    :raise ApplianceError: it stands for none.
+    """
+    parts = _kernel_parts(meta)
+    known = repository.candidates(parts, deadline)
+    parts += [need for name in parts if name in known for need in _kernel_parts(known[name][0])]
+    if not any(name.startswith("linux-image-") for name in parts):
+        raise ApplianceError("cannot build the appliance", meta.name, "it depends on no kernel")
+    available = repository.candidates(parts, deadline)  # what is only suggested may not be there
+    return tuple(dict.fromkeys(name for name in parts if name in available))
+
+
 def _choose(repository: Repository, arch: Arch, scratch: Path, host: str | None, deadline: Deadline) -> _Choice:
     """Find out from libguestfs's own packages what belongs into the appliance."""
-    image = f"linux-image-{DEBIAN_ARCH[arch]}"
+    image = repository.vendor.kernels[arch]
     names = [owner] if (owner := library_package()) else list(_LIBRARIES)
     first = repository.candidates([*names, image], deadline)
     library = _library([one for name in names for one in first.get(name, [])], arch, host)
@@ -106,7 +132,7 @@ def _choose(repository: Repository, arch: Arch, scratch: Path, host: str | None,
     return _Choice(
         arch=arch,
         library=library,
-        kernel=first[image][0].depends[0],
+        kernel=_kernel(repository, first[image][0], deadline),
         wanted=tuple(dict.fromkeys(wanted)),
         unavailable=tuple(dict.fromkeys(unavailable)),
         supermin=supermin,
@@ -163,7 +189,7 @@ def _populate(
         progress=lambda done: progress("download", 0.6 * done),
     )
     alone = repository.download(
-        [choice.kernel, _BUSYBOX],
+        [*choice.kernel, _BUSYBOX],
         deadline,
         dependencies=False,
         progress=lambda done: progress("download", 0.6 + 0.4 * done),
@@ -175,7 +201,7 @@ def _populate(
     _install_guest_files(root, choice.supermin, manifests.short_version(choice.library.upstream), init)
     versions = [path.name for path in (root / "usr/lib/modules").iterdir()]
     if len(versions) != 1:
-        raise ApplianceError("cannot build the appliance", choice.kernel, f"has modules of {versions}")
+        raise ApplianceError("cannot build the appliance", " ".join(choice.kernel), f"has modules of {versions}")
     configure(root, versions[0], deadline)
     return _package_versions([*files, *alone]), versions[0]
 
@@ -222,7 +248,7 @@ def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline:
     out.mkdir()
     host = host_version()
     progress("package lists", None)
-    repository = Repository(arch, store / ".cache", scratch)
+    repository = Repository(arch, store / ".cache", scratch, deadline)
     if not repository.update(deadline):
         progress("earlier package lists (no network)", None)
     choice = _choose(repository, arch, scratch, host and manifests.short_version(host), deadline)
@@ -251,6 +277,7 @@ def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline:
         builder=orchestrator.__version__,
         init=init,
         guest_scripts=scripts_digest(init),
+        recipe=recipe_digest(init),
     )
     (out / manifests.NAME).write_text(manifest.to_json())
     open_appliance(out)  # what would not be accepted at a launch is not published

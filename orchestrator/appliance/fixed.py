@@ -84,14 +84,22 @@ def check_version(appliance: Appliance, host_version: str) -> None:
         )
 
 
-def check_scripts(appliance: Appliance) -> None:
-    """Check that an appliance was built from the guest scripts that are here now. Launches do without.
+def check_making(appliance: Appliance) -> None:
+    """Check that an appliance was made as it would be here and now. Launches do without.
 
-    :raise ApplianceError: it was built from others.
+    :raise ApplianceError: it was made from other guest scripts, or otherwise.
     """
+    from orchestrator.appliance.recipe import recipe_digest  # here: no launch needs it
+
     manifest = appliance.manifest
-    if manifest is not None and manifest.guest_scripts != scripts_digest(manifest.init):
+    if manifest is None:
+        return
+    why = ""
+    if manifest.guest_scripts != scripts_digest(manifest.init):
         why = "built from other guest scripts than this guestlaunch has"
+    elif manifest.recipe != recipe_digest(manifest.init):
+        why = "built in another way than this guestlaunch builds (udev's rules, links, modules of the initrd)"
+    if why:
         raise ApplianceError(
             "the appliance is outdated", appliance.path, why, f"build it again: {build_command(appliance)}"
         )

@@ -14,7 +14,7 @@ from orchestrator.errors import CapabilityError
 SIZE_MIB = 4096  # guestfsd's scratch space is in it; as large as libguestfs's own
 _INODES = 262144
 # No journal and no checksums: every launch throws its writes away, and under TCG each costs time.
-_FEATURES = "none,dir_index,ext_attr,extent,filetype,flex_bg,large_file,sparse_super"
+FEATURES = "none,dir_index,ext_attr,extent,filetype,flex_bg,large_file,sparse_super"
 
 
 def _as_root(deadline: Deadline) -> Sequence[str]:
@@ -40,7 +40,7 @@ def write_image(root: Path, image: Path, deadline: Deadline) -> str:
     :raise ApplianceError: mke2fs failed (no space) or the deadline passed.
     """
     name = str(uuid.uuid4())
-    mke2fs = [require("mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-O", _FEATURES, "-m", "0", "-I", "256"]
+    mke2fs = [require("mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-O", FEATURES, "-m", "0", "-I", "256"]
     options = ["-N", str(_INODES), "-b", "4096", "-U", name, "-L", "guestlaunch", "-E", "root_owner=0:0"]
     run([*_as_root(deadline), *mke2fs, *options, "-d", str(root), str(image), f"{SIZE_MIB}M"], deadline)
     return name

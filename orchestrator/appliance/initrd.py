@@ -24,15 +24,15 @@ REQUIRED = (
     "sd_mod",
     "virtio_scsi",
     "virtio_blk",
-    "crc32c_generic",
     "ext4",
     "virtio_net",
     "virtio_rng",
     "sg",
     "dm_mod",
 )
-OPTIONAL = ("virtio_mmio", "crc32c_intel")  # where the kernel has them; loading may fail there, harmlessly
-_APPLETS = ("sh", "hexdump", "insmod", "mount", "reboot", "sleep", "strings", "switch_root")
+# Where the kernel has them; loading may fail there, harmlessly. Newer ones have ext4's checksum built in.
+OPTIONAL = ("crc32c_generic", "virtio_mmio", "crc32c_intel")
+APPLETS = ("sh", "hexdump", "insmod", "mount", "reboot", "sleep", "strings", "switch_root")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ def _entries(busybox: Path) -> Iterator[CpioEntry]:
         known_as, mode = ("init", 0o755) if name == INITRD_INIT else (name, 0o644)
         yield CpioEntry(name=known_as, mode=stat.S_IFREG | mode, data=guest_file(name))
     yield CpioEntry(name="bin/busybox", mode=stat.S_IFREG | 0o755, data=busybox.read_bytes())
-    for applet in _APPLETS:
+    for applet in APPLETS:
         yield CpioEntry(name=f"bin/{applet}", mode=stat.S_IFLNK | 0o777, data=b"busybox")
 
 

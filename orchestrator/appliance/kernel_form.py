@@ -8,8 +8,10 @@ specification of unified kernel images, Microsoft's of PE.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
+import time
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +23,8 @@ _HEAD = 0x1000
 _LARGEST = 1 << 30
 _SECTION = struct.Struct("<8sIIII")
 _SECTION_SIZE, _SECTIONS_MAX = 40, 96
+_KEPT = "kernel-"
+_KEPT_UNUSED_S = 30 * 86400
 _NESTED_MAX = 4  # a unified image with a zboot image in it, at most, has been seen
 
 
@@ -146,14 +150,32 @@ def plain_kernel(path: Path, cache: Path) -> Path:
     try:
         status = path.stat()
         key = f"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
-        kept = cache / f"kernel-{key}"
-        if kept.is_file():
+        kept = cache / f"{_KEPT}{key}"
+        if _used(kept):
             return kept
         image = read_plain(path)
         if image is None:
             return path
         cache.mkdir(parents=True, exist_ok=True)
+        _forget_unused(cache)
         files.write_whole(kept, image)
     except OSError as error:
         raise ApplianceError("cannot unpack the kernel", path, error.strerror or error) from error
     return kept
+
+
+def _used(kept: Path) -> bool:
+    """Tell whether a kept image is there, and note on it that it was used now, whatever its file system notes."""
+    try:
+        os.utime(kept, ns=(time.time_ns(), kept.stat().st_mtime_ns))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _forget_unused(cache: Path) -> None:
+    """Remove the images that no launch has used for long: their kernels have gone, or are used no more."""
+    for kept in cache.glob(f"{_KEPT}*"):
+        with contextlib.suppress(OSError):
+            if kept.stat().st_atime < time.time() - _KEPT_UNUSED_S:
+                kept.unlink()

@@ -69,6 +69,7 @@ class Manifest:
     :ivar builder: version of guestlaunch that built it.
     :ivar init: whose init its root has.
     :ivar guest_scripts: digest of our files in it that run in the guest; empty where builds did not record it.
+    :ivar recipe: digest of what else it was made by (`recipe`); empty where builds did not record it.
     """
 
     arch: Arch
@@ -83,6 +84,7 @@ class Manifest:
     builder: str
     init: Init = Init.LEAN
     guest_scripts: str = ""
+    recipe: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

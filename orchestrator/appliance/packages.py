@@ -8,19 +8,18 @@ What is in the packages is not looked at here.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.appliance.command import Deadline, require, run
+from orchestrator.appliance.vendors import DEBIAN_ARCH, VENDORS, Source, Vendor, for_arch, vendor_of
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError, CapabilityError
 
-DEBIAN_ARCH = {Arch.AARCH64: "arm64", Arch.X86_64: "amd64"}
-
-_ORIGIN = "Debian"  # other vendors' sources have nothing to give, and often not for the guest's arch
-_TARGET = "$(ORIGIN)|$(TARGET_OF)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
-_KEYRINGS = ("/etc/apt/trusted.gpg", "/etc/apt/trusted.gpg.d/*", "/usr/share/keyrings/debian-archive-keyring.*")
+_TARGET = "$(ORIGIN)|$(TARGET_OF)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ARCHITECTURE)"
+_ELSEWHERE = "where there are none, guestlaunch appliance import takes one that another host exported"
 _NOT_INHERITED = ("Acquire::IndexTargets", "Acquire::Languages", "Acquire::Changelogs", "Acquire::cdrom")
 
 
@@ -43,27 +42,32 @@ def upstream_version(version: str) -> str:
     return version.split(":", 1)[-1].rsplit("-", 1)[0]
 
 
-def _host_sources(deadline: Deadline) -> list[str]:
-    """Return the host's Debian repositories as `URI SUITE COMPONENTS...`, as apt itself understands them.
+def _sources(targets: str) -> list[Source]:
+    """Return what apt says of its lists, a line each, without sources of code and discs that would be asked for."""
+    found = []
+    for line in targets.splitlines():
+        origin, kind, uri, suite, component, arch = line.split("|")
+        if kind == "deb" and not uri.startswith("cdrom:"):
+            found.append(Source(origin=origin, arch=arch, uri=uri, suite=suite, component=component))
+    return found
 
-    :raise CapabilityError: there are none.
+
+def _host_sources(deadline: Deadline) -> tuple[Vendor, list[Source]]:
+    """Return whose packages the host has, and its repositories, as apt itself understands them.
+
+    Other vendors' sources have nothing to give, and often not for the guest's arch.
+
+    :raise CapabilityError: it has no apt, or none of a vendor that is known.
     """
-    apt = require("apt-get", "apt")
-    found: dict[tuple[str, str], list[str]] = {}
-    for line in run([apt, "indextargets", "--format", _TARGET, "Created-By: Packages"], deadline).splitlines():
-        origin, kind, uri, suite, component = line.split("|")
-        if origin == _ORIGIN and kind == "deb" and not uri.startswith("cdrom:"):
-            components = found.setdefault((uri, suite), [])
-            if component not in components:
-                components.append(component)
-    if not found:
-        raise CapabilityError(
-            "cannot build an appliance",
-            "apt",
-            f"the host has no {_ORIGIN} package lists",
-            "this needs a Debian host; on one, run apt-get update",
-        )
-    return [f"{uri} {suite} {' '.join(components)}" for (uri, suite), components in found.items()]
+    if shutil.which("apt-get") is None:
+        raise CapabilityError("cannot build an appliance", "apt-get", "not installed", _ELSEWHERE)
+    sources = _sources(run(["apt-get", "indextargets", "--format", _TARGET, "Created-By: Packages"], deadline))
+    vendor = vendor_of(sources)
+    if vendor is None:
+        known = " or ".join(vendor.origin for vendor in VENDORS)
+        why = f"the host has no package lists of {known}"
+        raise CapabilityError("cannot build an appliance", "apt", why, f"run apt-get update; {_ELSEWHERE}")
+    return vendor, sources
 
 
 def _inherited_options(deadline: Deadline) -> list[str]:
@@ -77,10 +81,16 @@ class Repository:
     """The distribution's packages for one arch.
 
     :ivar archives: directory that the downloaded packages are in.
+    :ivar vendor: whose packages they are.
     """
 
-    def __init__(self, arch: Arch, cache: Path, scratch: Path) -> None:
-        """Use `cache` for what the next build can use again, `scratch` for what it can not."""
+    def __init__(self, arch: Arch, cache: Path, scratch: Path, deadline: Deadline) -> None:
+        """Use `cache` for what the next build can use again, `scratch` for what it can not.
+
+        :raise CapabilityError: the host has no package lists of a vendor that is known.
+        """
+        self.vendor, sources = _host_sources(deadline)
+        self._lines = for_arch(self.vendor, sources, arch)
         self._arch = DEBIAN_ARCH[arch]
         self._lists = cache / f"lists-{self._arch}"
         self._scratch = scratch / "apt"
@@ -95,12 +105,12 @@ class Repository:
             (directory / "partial").mkdir(parents=True, exist_ok=True)
         keys = self._scratch / "keys"
         keys.mkdir(parents=True)
-        for pattern in _KEYRINGS:
+        for pattern in self.vendor.keyrings:
             for key in Path("/").glob(pattern.lstrip("/")):
                 if key.suffix in {".gpg", ".asc"} and key.stat().st_size:
                     (keys / f"{key.parent.name}-{key.name}").symlink_to(key)
-        sources = _host_sources(deadline)
-        (self._scratch / "sources.list").write_text("".join(f"deb [arch={self._arch}] {line}\n" for line in sources))
+        lines = "".join(f"deb [arch={self._arch}] {line}\n" for line in self._lines)
+        (self._scratch / "sources.list").write_text(lines)
         (self._scratch / "status").touch()
         (self._scratch / "apt.conf").write_text("\n".join([*_inherited_options(deadline), *self._options()]) + "\n")
         try:
@@ -109,7 +119,10 @@ class Repository:
         except ApplianceError as error:
             if any(self._lists.glob("*_Packages*")) and deadline.left():
                 return False
-            hint = "check the network, the proxy and the sources of the host's apt"
+            hint = (
+                "check the network, the proxy and the sources of the host's apt; where a mirror of yours has "
+                f"{self._arch}, make that a source for it, and dpkg --add-architecture {self._arch}"
+            )
             raise ApplianceError("cannot fetch the package lists", error.subject, error.why, hint) from error
         return True
 

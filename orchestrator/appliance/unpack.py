@@ -20,20 +20,20 @@ from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
 
 _MERGED = {Arch.AARCH64: ("bin", "lib", "sbin"), Arch.X86_64: ("bin", "lib", "lib64", "sbin")}
-_DIRECTORIES = ("dev", "proc", "run", "sys", "sysroot", "root", "var/tmp", "var/lib/dbus", "etc/ssl/certs")
+DIRECTORIES = ("dev", "proc", "run", "sys", "sysroot", "root", "var/tmp", "var/lib/dbus", "etc/ssl/certs")
 # Links that update-alternatives makes when packages are configured.
-_ALTERNATIVES = {
+ALTERNATIVES = {
     "usr/bin/awk": "gawk",
     "usr/bin/nawk": "gawk",
     "usr/bin/pager": "less",
     "usr/bin/which": "which.debianutils",
 }
 # Links that base-files makes when it is configured; its package has directories of these names.
-_RUNTIME = {"var/lock": "../run/lock", "var/run": "../run"}
+RUNTIME_LINKS = {"var/lock": "../run/lock", "var/run": "../run"}
 # udev's rules for devices that no appliance has, for what none runs, and one that ours
 # replace (guest/59-guestlaunch.rules). Each event is matched with every rule, which an emulated guest feels; 90-iocost
 # looks each disk up in the hardware database.
-_IDLE_RULES = (
+IDLE_RULES = (
     "50-firmware", "60-autosuspend", "60-block", "60-cdrom_id", "60-dmi-id", "60-drm", "60-evdev", "60-fido-id",
     "60-infiniband", "60-input-id", "60-persistent-alsa", "60-persistent-input", "60-persistent-storage-mtd",
     "60-persistent-storage-tape", "60-persistent-v4l", "60-sensor", "60-serial", "64-ext4", "64-xfs", "70-camera",
@@ -49,7 +49,7 @@ def merge_usr(root: Path, arch: Arch) -> None:
     for name in _MERGED[arch]:
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(f"usr/{name}")
-    for name in _DIRECTORIES:
+    for name in DIRECTORIES:
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "tmp").mkdir()
     for name in ("tmp", "var/tmp"):
@@ -160,10 +160,10 @@ def configure(root: Path, kernel_version: str, deadline: Deadline) -> None:
     :raise ApplianceError: the module index could not be made.
     """
     _system_users(root)
-    for name, target in _ALTERNATIVES.items():
+    for name, target in ALTERNATIVES.items():
         if (root / "usr/bin" / target).exists() and not (root / name).exists():
             (root / name).symlink_to(target)
-    for name, target in _RUNTIME.items():
+    for name, target in RUNTIME_LINKS.items():
         if not (root / name).is_symlink():
             shutil.rmtree(root / name, ignore_errors=True)
             (root / name).symlink_to(target)
@@ -182,7 +182,7 @@ def configure(root: Path, kernel_version: str, deadline: Deadline) -> None:
 
 def drop_idle_rules(root: Path) -> None:
     """Remove udev's rules for devices that no appliance has (input, sound, seats, ...), or that ours replace."""
-    for name in _IDLE_RULES:
+    for name in IDLE_RULES:
         (root / f"usr/lib/udev/rules.d/{name}.rules").unlink(missing_ok=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from orchestrator.appliance.fixed import check_scripts, check_version, open_appliance
+from orchestrator.appliance.fixed import check_making, check_version, open_appliance
 from orchestrator.appliance.fixed import verify as verify_files
 from orchestrator.appliance.manifest import Init
 from orchestrator.appliance.model import FILES, Appliance
@@ -54,7 +54,7 @@ def appliance(context: click.Context, *, settings: Settings) -> None:
 
 
 @appliance.command(
-    short_help="Build the appliance for an arch from Debian packages.",
+    short_help="Build the appliance for an arch from packages.",
     epilog=examples(
         "guestlaunch appliance build",
         "guestlaunch appliance build --arch x86_64 --json",
@@ -148,16 +148,16 @@ def show(settings: Settings, *, directory: Path | None, arch: str, init: str, as
 @json_option
 @click.pass_obj
 def verify(settings: Settings, *, directory: Path | None, arch: str, init: str, as_json: bool) -> int:
-    """Compare an appliance's files with their digests, its version with the host's libguestfs, its scripts with ours.
+    """Compare an appliance's files with their digests, its version with the host's libguestfs, its making with ours.
 
-    One that was built from other guest scripts than this guestlaunch has still launches, but is not up to date.
+    One that an older guestlaunch built from other guest scripts, or otherwise, still launches, but is not up to date.
     """
     found = _named(settings, directory, arch, init)
     verify_files(found, deep=True)
     library = host_version()
     if library is not None:
         check_version(found, library)
-    check_scripts(found)
+    check_making(found)
     if as_json:
         facts = {"path": str(found.path), "manifest": found.manifest is not None, "host_libguestfs": library}
         click.echo(json.dumps(facts, indent=2))
@@ -227,7 +227,7 @@ def import_(settings: Settings, *, file: Path, digest: str | None, as_json: bool
     else:
         click.echo(_line(made))
     try:
-        check_scripts(made)
+        check_making(made)
     except ApplianceError as error:
         click.echo(f"note: {error}", err=True)
     return 0

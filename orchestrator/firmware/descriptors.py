@@ -20,9 +20,6 @@ from pathlib import Path
 
 from orchestrator.errors import FirmwareError
 
-# Debian's names, for the hint. Other distributions name theirs differently; the descriptor is what counts.
-_PACKAGES = {"aarch64": "qemu-efi-aarch64", "x86_64": "ovmf"}
-
 # What every libvirt can hand to QEMU as pflash (`hypervisor.pflash.flash_formats`).
 RAW_ONLY = ("raw",)
 # Descriptors have about a kilobyte; what is longer is none.
@@ -128,10 +125,12 @@ def find_firmware(
         skipped.append(Skipped(descriptor=path, reason="it has Secure Boot, which nobody asked for"))
     if secure is not None:
         return replace(secure, skipped=tuple(s for s in skipped if s.descriptor != secure.descriptor))
-    hint = f"install {_PACKAGES[arch]}" if arch in _PACKAGES else "install UEFI firmware for it"
+    from orchestrator.distributions import UEFI, hint  # here: no launch that works needs it
+
+    how = hint(UEFI[arch]) if arch in UEFI else "install UEFI firmware for it"
     searched = ", ".join(str(directory) for directory in dirs)
     reasons = "; ".join(f"{s.descriptor.name}: {s.reason}" for s in skipped if s.reason != _other_arch(arch))
-    raise FirmwareError(f"no firmware descriptor for {arch}", f"machine {machine}", reasons or searched, hint)
+    raise FirmwareError(f"no firmware descriptor for {arch}", f"machine {machine}", reasons or searched, how)
 
 
 def firmware_with_code(

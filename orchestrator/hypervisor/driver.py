@@ -48,10 +48,13 @@ def not_started(failure: LibvirtFailure, root: Path) -> CapabilityError:
 
 
 def _hint(failure: LibvirtFailure, why: str) -> str:
+    from orchestrator import distributions  # here: no launch that works needs it
+    from orchestrator.distributions import Part
+
     if failure.get_error_code() == Code.NO_CONNECT:
-        return "install libvirt-daemon-driver-qemu"
+        return distributions.hint(Part.LIBVIRT)
     if "libvirt-qemu" in why:
-        return "install libvirt-daemon-system, for the user libvirt-qemu"
+        return f"{distributions.hint(Part.LIBVIRT_USER)}, for the user libvirt-qemu"
     if _NO_PLACE.search(why):
         if os.geteuid() == 0 and "/run/libvirt" in why:
             return "root needs /run/libvirt, in a user namespace, too: mount a tmpfs on /run, or be another user"

@@ -13,7 +13,6 @@ from pathlib import Path
 from orchestrator.domain.model import Arch
 from orchestrator.errors import CapabilityError
 
-_PACKAGES = {Arch.AARCH64: "qemu-system-arm", Arch.X86_64: "qemu-system-x86"}
 _BIN_DIRS = ("/usr/bin", "/usr/local/bin")
 # Red Hat's one QEMU, for the host's own arch.
 _NATIVE_ONLY = "/usr/libexec/qemu-kvm"
@@ -38,7 +37,9 @@ def find_emulator(arch: Arch, *, native: Arch | None = None) -> str:
         return str(Path(found).absolute())
     if arch == (native or host_arch()) and os.access(_NATIVE_ONLY, os.X_OK):
         return _NATIVE_ONLY
-    raise CapabilityError("no QEMU for guests of arch", arch, f"{name} is not there", f"install {_PACKAGES[arch]}")
+    from orchestrator.distributions import QEMU, hint  # here: no launch that works needs it
+
+    raise CapabilityError("no QEMU for guests of arch", arch, f"{name} is not there", hint(QEMU[arch]))
 
 
 def emulator_version(emulator: str) -> str:

@@ -61,7 +61,6 @@ class LibvirtFailure(Protocol):
 
 
 _KINDS: tuple[tuple[frozenset[Code], type[errors.GuestlaunchError], str], ...] = (
-    (frozenset({Code.NO_CONNECT}), errors.CapabilityError, "install libvirt-daemon-driver-qemu"),
     (frozenset({Code.NO_SUPPORT, Code.CONFIG_UNSUPPORTED, Code.OPERATION_UNSUPPORTED}), errors.CapabilityError, ""),
     (
         frozenset({Code.INVALID_CONN, Code.RPC, Code.GNUTLS_ERROR, Code.SSH, Code.LIBSSH}),
@@ -150,6 +149,11 @@ def from_qemu_output(what: str, subject: str, text: str, why: str) -> errors.Gue
 
 def _by_code(what: str, subject: str, code: int | None, text: str, why: str) -> errors.GuestlaunchError:
     """Choose the error class by libvirt's code; the text only refines a code that stands for many things."""
+    if code == Code.NO_CONNECT:
+        from orchestrator.distributions import Part  # here: no launch that works needs it
+        from orchestrator.distributions import hint as from_where
+
+        return errors.CapabilityError(what, subject, why, from_where(Part.LIBVIRT))
     for codes, kind, hint in _KINDS:
         if code in codes:
             return kind(what, subject, why, hint)

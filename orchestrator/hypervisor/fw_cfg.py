@@ -105,7 +105,9 @@ def find_node(tree: bytes) -> FwCfgNode:
     try:
         import libfdt
     except ImportError as error:
-        raise CapabilityError("cannot read device trees", "libfdt", error, "install python3-libfdt") from error
+        from orchestrator.distributions import Part, hint  # here: no launch that works needs it
+
+        raise CapabilityError("cannot read device trees", "libfdt", error, hint(Part.LIBFDT_PYTHON)) from error
     try:
         fdt = libfdt.Fdt(tree)
         if fdt.totalsize() > len(tree):  # libfdt trusts this number, and would read past the end

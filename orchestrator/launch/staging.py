@@ -149,7 +149,9 @@ def _make_empty(root: Path, root_format: str, empty: Path) -> None:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_QEMU_IMG_SECONDS)
         Path(temporary).replace(empty)
     except FileNotFoundError as error:
-        raise LaunchError("cannot make the root's overlay", "qemu-img", "not found", "install qemu-utils") from error
+        from orchestrator.distributions import Part, hint  # here: no launch that works needs it
+
+        raise LaunchError("cannot make the root's overlay", "qemu-img", "not found", hint(Part.QEMU_IMG)) from error
     except subprocess.CalledProcessError as error:
         raise LaunchError("cannot make the root's overlay", root, error.stderr.strip()) from error
     except subprocess.TimeoutExpired as error:

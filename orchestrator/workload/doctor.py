@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -14,7 +15,8 @@ from pathlib import Path
 from orchestrator.appliance.fixed import check_version, verify
 from orchestrator.appliance.store import resolve
 from orchestrator.appliance.version import host_version
-from orchestrator.domain.model import Arch, FirmwareKind
+from orchestrator.distributions import QEMU, UEFI, Part, command, hint
+from orchestrator.domain.model import Arch, FirmwareKind, Profile
 from orchestrator.domain.profiles import load_profile, profile_names
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.firmware.descriptors import find_firmware
@@ -26,6 +28,10 @@ from orchestrator.workload.environment import choose_appliance, wrapper_path
 
 # A launch writes its overlay and log there; a build needs more and says so itself.
 _ROOM_BYTES = 1 << 30
+# Where the distributions put the driver, below /usr.
+_LIBVIRT_DRIVERS = tuple(f"{lib}/libvirt/connection-driver/libvirt_driver_qemu.so" for lib in ("lib", "lib64", "lib/*"))
+_MODULES = {"libvirt": Part.LIBVIRT_PYTHON, "guestfs": Part.GUESTFS_PYTHON, "libfdt": Part.LIBFDT_PYTHON}
+_PROGRAMS = {"qemu-img": Part.QEMU_IMG, "guestfish": Part.GUESTFISH, "virt-df": Part.GUESTFS_TOOLS}
 
 
 class Severity(StrEnum):
@@ -50,7 +56,8 @@ def examine(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]
     chosen = load_profile(settings.profile)
     yield Finding(topic="host", verdict=Severity.OK, detail=_host())
     yield _checked("wrapper", lambda: str(wrapper_path()), needed=True)
-    yield _checked("libvirt", lambda: _libvirt(settings), needed=True)
+    libvirt = _checked("libvirt", lambda: _libvirt(settings), needed=True)
+    yield libvirt
     yield _libguestfs()
     for arch in Arch:
         yield _checked(f"qemu {arch}", partial(_qemu, arch), needed=arch is chosen.arch)
@@ -61,6 +68,7 @@ def examine(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]
         yield _checked(f"accel {name}", partial(_accel, settings, name), needed=name == chosen.name)
     yield _checked("state", lambda: _room(settings.state_dir), needed=True)
     yield _checked("runtime", lambda: _room(private_directory(settings.runtime_dir)), needed=True)
+    yield _packages(chosen, libvirt_works=libvirt.verdict is Severity.OK)
 
 
 def _checked(topic: str, look: Callable[[], str], *, needed: bool) -> Finding:
@@ -93,14 +101,55 @@ def _libvirt(settings: Settings) -> str:
 def _libguestfs() -> Finding:
     library = host_version()
     if library is None:
-        detail = "no libguestfs on this host: guestfish and the bindings are missing (install libguestfs-tools)"
+        detail = f"no libguestfs on this host: guestfish and the bindings are missing ({hint(Part.GUESTFISH)})"
         return Finding(topic="libguestfs", verdict=Severity.BAD, detail=detail)
-    try:
-        import guestfs  # noqa: F401 - only whether it is there
-    except ImportError:
-        detail = f"{library}; no Python bindings, so no jobs (install python3-guestfs)"
+    if not _importable("guestfs"):
+        detail = f"{library}; no Python bindings, so no jobs ({hint(Part.GUESTFS_PYTHON)})"
         return Finding(topic="libguestfs", verdict=Severity.NOTE, detail=detail)
     return Finding(topic="libguestfs", verdict=Severity.OK, detail=f"{library}, with Python bindings")
+
+
+def _importable(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _there(look: Callable[[], object]) -> bool:
+    try:
+        look()
+    except GuestlaunchError:
+        return False
+    return True
+
+
+def _absent(*, libvirt_works: bool) -> Iterator[Part]:
+    """Yield what the distribution has and this host has not."""
+    for name in (name for name in profile_names() if load_profile(name).firmware is FirmwareKind.UEFI):
+        profile = load_profile(name)
+        if not _there(partial(find_emulator, profile.arch)):
+            yield QEMU[profile.arch]
+        if not _there(partial(find_firmware, profile.arch, profile.machine, formats=flash_formats())):
+            yield UEFI[profile.arch]
+    if not libvirt_works and not any(any(Path("/usr").glob(pattern)) for pattern in _LIBVIRT_DRIVERS):
+        yield Part.LIBVIRT
+    for module, part in _MODULES.items():
+        if not _importable(module):
+            yield part
+    for program, part in _PROGRAMS.items():
+        if shutil.which(program) is None:
+            yield part
+
+
+def _packages(chosen: Profile, *, libvirt_works: bool) -> Finding:
+    """Say how to install what is absent, all of it by one command."""
+    absent = list(_absent(libvirt_works=libvirt_works))
+    if not absent:
+        return Finding(topic="packages", verdict=Severity.OK, detail="all there")
+    needed = {QEMU[chosen.arch], Part.LIBVIRT, Part.LIBVIRT_PYTHON, Part.QEMU_IMG, Part.GUESTFISH}
+    if chosen.firmware is FirmwareKind.UEFI:
+        needed.add(UEFI[chosen.arch])
+    verdict = Severity.BAD if needed.intersection(absent) else Severity.NOTE
+    detail = f"not there: {', '.join(absent)} ({command(absent)})"
+    return Finding(topic="packages", verdict=verdict, detail=detail)
 
 
 def _qemu(arch: Arch) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from orchestrator.distributions import Part, hint
 from orchestrator.errors import CapabilityError, WorkloadError
 from orchestrator.images.policy import Policy, confine
 from orchestrator.settings import Settings
@@ -233,7 +234,7 @@ def make_image(path: Path, image_format: str, size_mib: int) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_QEMU_IMG_SECONDS)
     except FileNotFoundError as error:
-        raise CapabilityError("cannot make the disk", path, "qemu-img is missing", "install qemu-utils") from error
+        raise CapabilityError("cannot make the disk", path, "qemu-img is missing", hint(Part.QEMU_IMG)) from error
     except subprocess.CalledProcessError as error:
         raise WorkloadError("cannot make the disk", path, error.stderr.strip()) from error
     except subprocess.TimeoutExpired as error:

@@ -25,8 +25,6 @@ _LEFT_TO_THE_PROGRAM = (signal.SIGINT, signal.SIGQUIT)
 # These were meant for us: somebody who ends us wants the program to end.
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
-_PACKAGES = {"guestfish": "libguestfs-tools", "guestmount": "guestmount"}
-
 
 class ToolNotFoundError(NotFoundError):
     """The program is not there."""
@@ -58,8 +56,7 @@ def run(command: Sequence[str], environ: Mapping[str, str], *, quiet: bool = Fal
                     stdout=subprocess.DEVNULL if quiet else None,
                 )
         except FileNotFoundError as error:
-            hint = f"install {_PACKAGES.get(command[0], 'libguestfs-tools')}" if _is_tool(command[0]) else ""
-            raise ToolNotFoundError("cannot run", command[0], "no such program", hint) from error
+            raise ToolNotFoundError("cannot run", command[0], "no such program", _from_where(command[0])) from error
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise ToolNotExecutableError("cannot run", command[0], why) from error
@@ -68,8 +65,15 @@ def run(command: Sequence[str], environ: Mapping[str, str], *, quiet: bool = Fal
     return SIGNAL_BASE - status if status < 0 else status
 
 
-def _is_tool(name: str) -> bool:
-    return name.startswith(("virt-", "guest"))
+def _from_where(name: str) -> str:
+    """Return what to install for a program of libguestfs's; nothing for any other."""
+    from orchestrator.distributions import Part, hint  # here: no tool that is there needs it
+
+    if name in {"guestmount", "guestunmount"}:
+        return hint(Part.GUESTMOUNT)
+    if name.startswith("virt-"):
+        return hint(Part.GUESTFS_TOOLS)
+    return hint(Part.GUESTFISH) if name.startswith("guest") else ""
 
 
 def _send(program: subprocess.Popen[bytes], number: int) -> None:

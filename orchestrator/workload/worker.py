@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from orchestrator import surroundings
+from orchestrator.distributions import Part, hint
 from orchestrator.errors import CapabilityError, GuestlaunchError, UsageError, WorkloadError
 from orchestrator.workload.commands import Call, parse
 
@@ -94,8 +95,8 @@ def bindings() -> ModuleType:
     try:
         import guestfs  # here: a missing package is to be one line
     except ImportError as error:
-        hint = "install python3-guestfs; a virtual environment needs --system-site-packages"
-        raise CapabilityError("cannot run jobs", "the guestfs bindings", error, hint) from error
+        how = f"{hint(Part.GUESTFS_PYTHON)}; a virtual environment needs --system-site-packages"
+        raise CapabilityError("cannot run jobs", "the guestfs bindings", error, how) from error
     module: ModuleType = guestfs
     return module
 

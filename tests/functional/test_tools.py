@@ -73,7 +73,7 @@ def test_tools_own_status_and_flags(guestlaunch: Guestlaunch, tmp_path: Path) ->
     missing = guestlaunch("exec", "--", "virt-nothing")
     assert (missing.status, missing.error_line) == (
         127,
-        "guestlaunch: cannot run: virt-nothing: no such program (install libguestfs-tools)",
+        "guestlaunch: cannot run: virt-nothing: no such program (install guestfs-tools)",
     )
     assert guestlaunch("guestfish", "--", "no-such-command").status == 1
     assert (tmp_path / "evidence").exists() is False

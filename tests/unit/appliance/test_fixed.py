@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.appliance import manifest as manifests
-from orchestrator.appliance.fixed import check_scripts, check_version, open_appliance, verify
+from orchestrator.appliance import unpack
+from orchestrator.appliance.fixed import check_making, check_version, open_appliance, verify
 from orchestrator.appliance.guest_files import scripts_digest
 from orchestrator.appliance.initrd import CpioEntry, write_cpio
 from orchestrator.appliance.manifest import FileRecord, Init, Manifest
 from orchestrator.appliance.model import FILES
+from orchestrator.appliance.recipe import recipe_digest
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError, NotFoundError
 
@@ -87,14 +89,32 @@ def test_scripts(tmp_path: Path, init: Init) -> None:
     folder = make(tmp_path / "a", manifest=True)
     described = manifests.load(folder)
     assert described is not None
-    current = replace(described, init=init, guest_scripts=scripts_digest(init))
+    current = replace(described, init=init, guest_scripts=scripts_digest(init), recipe=recipe_digest(init))
     (folder / manifests.NAME).write_text(current.to_json())
-    check_scripts(open_appliance(folder))
+    check_making(open_appliance(folder))
     (folder / manifests.NAME).write_text(replace(current, guest_scripts="sha256:0").to_json())
     again = "guestlaunch appliance build --arch aarch64" + (" --init stock" if init is Init.STOCK else "")
     with pytest.raises(ApplianceError, match="built from other guest scripts than this guestlaunch has") as raised:
-        check_scripts(open_appliance(folder))
+        check_making(open_appliance(folder))
     assert str(raised.value).endswith(f"(build it again: {again})")
+
+
+def test_another_making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has udev's rules that are dropped now, or was built when nobody noted it, is not up to date."""
+    folder = make(tmp_path / "a", manifest=True)
+    described = manifests.load(folder)
+    assert described is not None
+    current = replace(described, guest_scripts=scripts_digest(Init.LEAN), recipe=recipe_digest(Init.LEAN))
+    (folder / manifests.NAME).write_text(current.to_json())
+    check_making(open_appliance(folder))
+    stock = recipe_digest(Init.STOCK)
+    monkeypatch.setattr(unpack, "IDLE_RULES", ("64-ext4",))
+    with pytest.raises(ApplianceError, match=r"built in another way.*build it again"):
+        check_making(open_appliance(folder))
+    assert recipe_digest(Init.STOCK) == stock, "nothing is dropped from libguestfs's own"
+    (folder / manifests.NAME).write_text(replace(current, recipe="").to_json())
+    with pytest.raises(ApplianceError, match="built in another way"):
+        check_making(open_appliance(folder))
 
 
 def test_links_are_resolved(tmp_path: Path) -> None:

@@ -121,6 +121,20 @@ def test_unpacked_once(tmp_path: Path) -> None:
     assert plain_kernel(path, tmp_path / "cache").read_bytes() == plain + bytes(1000)
 
 
+def test_unused_are_forgotten(tmp_path: Path) -> None:
+    """An image that no launch used for a month goes when another is unpacked; one in use stays, however old it is."""
+    folder, kept = tmp_path / "cache", []
+    for number in range(3):
+        path = tmp_path / f"vmlinuz-{number}"
+        path.write_bytes(gzip.compress(image()))
+        kept.append(plain_kernel(path, folder))
+        os.utime(kept[-1], (1e9, 1e9))  # 2001
+        if number == 1:
+            assert plain_kernel(tmp_path / "vmlinuz-1", folder) == kept[1]
+    assert [one.exists() for one in kept] == [False, True, True]
+    assert kept[1].stat().st_mtime == 1e9
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [

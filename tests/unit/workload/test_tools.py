@@ -41,7 +41,7 @@ def test_exit_status(script: str, status: int) -> None:
 
 def test_missing_program() -> None:
     """A program that is not there is 127, one of libguestfs's with its package."""
-    with pytest.raises(ToolNotFoundError, match="install libguestfs-tools") as caught:
+    with pytest.raises(ToolNotFoundError, match="install guestfs-tools") as caught:
         tools.run(("virt-nothing-of-that-name",), os.environ)
     assert caught.value.exit_status == 127
     with pytest.raises(ToolNotFoundError, match="no such program") as caught:
