@@ -22,6 +22,14 @@ SYSTEM_FOLDER = "/run/guestlaunch"
 _UCRED = struct.Struct("3i")
 
 
+def is_systems_root() -> bool:
+    """Tell whether we are root where /run and /var are root's: not so in a user namespace that was only unshared."""
+    try:
+        return os.geteuid() == 0 == os.stat(os.path.dirname(SYSTEM_FOLDER)).st_uid
+    except OSError:
+        return os.geteuid() == 0
+
+
 def runtime_folder(environ: Mapping[str, str]) -> str:
     """Return the folder that is for sockets unless one is set.
 
@@ -31,7 +39,7 @@ def runtime_folder(environ: Mapping[str, str]) -> str:
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     if runtime.startswith("/") and files.has_plain_name(runtime) and files.why_unsafe(runtime) is None:
         return os.path.join(runtime, "guestlaunch")
-    if os.geteuid() == 0:
+    if is_systems_root():
         return SYSTEM_FOLDER
     return os.path.join(_temporary(environ), f"guestlaunch-{os.geteuid()}")
 

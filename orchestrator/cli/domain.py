@@ -107,7 +107,7 @@ def _hand_over(settings: Settings, wish: Wish, *, as_json: bool, start: bool) ->
     text = domain_xml(planned)
     from orchestrator.hypervisor.connection import open_connection  # here: brings libvirt
 
-    with open_connection(settings.connect, settings.state_dir) as connection:
+    with open_connection(settings.connect, settings.state_dir, runtime_dir=settings.runtime_dir) as connection:
         known = wish.name in connection.list_names()
         name = connection.define(text)
         if start:

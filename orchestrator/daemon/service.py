@@ -105,7 +105,7 @@ def _claim(path: Path, settings: Settings, *, private: bool) -> None:
     """Have a socket, with a private one's folder, removed should this process be killed."""
     # What stands in the way of libvirt's folder is the first launch's error to tell.
     with contextlib.suppress(GuestlaunchError, OSError):
-        embed.private_root(settings.state_dir).claim(path.parent if private else path)
+        embed.private_root(settings.state_dir, settings.runtime_dir).claim(path.parent if private else path)
 
 
 @contextlib.contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -16,6 +17,19 @@ _asked: dict[int, int] = {}  # since when a thread, by its identity, has been wa
 def asked_ns(thread: int) -> int | None:
     """Return since when a thread has been waiting for an answer, in monotonic ns; None when it is not."""
     return _asked.get(thread)
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[None]:
+    """Within the context, this thread waits for an answer, be it one that another thread has asked for."""
+    thread = threading.get_ident()
+    before = _asked.get(thread)
+    _asked[thread] = time.monotonic_ns() if before is None else before
+    try:
+        yield
+    finally:
+        if before is None:
+            del _asked[thread]
 
 
 def call(function: Callable[[], T], deadline_s: float, *, name: str, late: Callable[[T], object] | None = None) -> T:
@@ -41,18 +55,16 @@ def call(function: Callable[[], T], deadline_s: float, *, name: str, late: Calla
         if too_late and late is not None:
             late(result)
 
-    _asked[threading.get_ident()] = time.monotonic_ns()
-    try:
-        threading.Thread(target=run, name=name, daemon=True).start()
-        return answer.get(timeout=deadline_s)()
-    except queue.Empty:
-        with deciding:
-            if answer.empty():
-                given_up.set()
-                raise TimeoutError(f"no answer within {deadline_s:g} s") from None
-        return answer.get()()
-    finally:
-        del _asked[threading.get_ident()]
+    with asking():
+        try:
+            threading.Thread(target=run, name=name, daemon=True).start()
+            return answer.get(timeout=deadline_s)()
+        except queue.Empty:
+            with deciding:
+                if answer.empty():
+                    given_up.set()
+                    raise TimeoutError(f"no answer within {deadline_s:g} s") from None
+            return answer.get()()
 
 
 def _raising(failure: BaseException) -> Callable[[], NoReturn]:

@@ -74,7 +74,7 @@ def why_not(setting: str) -> str | None:
         return "confine = off"
     if isinstance(users := _users(), str):
         return users
-    return _lacking()
+    return lacking()
 
 
 def privileges(
@@ -124,8 +124,8 @@ def sees_others() -> bool:
     return bool(int(_status_field(os.getpid(), "CapEff") or "0", 16) >> _CAP_SYS_PTRACE & 1)
 
 
-def _lacking() -> str | None:
-    """Return which right root itself lacks for giving rights up."""
+def lacking() -> str | None:
+    """Return which right root itself lacks for giving rights up, None when it has what that takes."""
     held = int(_status_field(os.getpid(), "CapEff") or "0", 16)
     for number, name in ((_CAP_SETUID, "CAP_SETUID"), (_CAP_SETGID, "CAP_SETGID")):
         if not held >> number & 1:

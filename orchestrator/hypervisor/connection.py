@@ -283,10 +283,14 @@ def _open(uri: str, deadline_s: float | None) -> libvirt.virConnect:
 
     :raise DeadlineError: it took too long.
     """
+
+    def open_it() -> libvirt.virConnect:
+        return driver.started(lambda: libvirt.open(uri)) if uri.startswith("qemu:///embed") else libvirt.open(uri)
+
     if deadline_s is None:
-        return libvirt.open(uri)
+        return open_it()
     try:
-        return bounded.call(lambda: libvirt.open(uri), deadline_s, name="connect", late=lambda handle: handle.close())
+        return bounded.call(open_it, deadline_s, name="connect", late=lambda handle: handle.close())
     except TimeoutError as error:
         hint = "is its daemon stopped? GUESTLAUNCH_DEADLINE_CONNECT allows more"
         raise DeadlineError("cannot connect to", uri, f"libvirt gave {error}", hint) from error
@@ -297,6 +301,7 @@ def open_connection(
     uri: str | None,
     state_dir: Path,
     *,
+    runtime_dir: Path | None = None,
     policy: retry.RetryPolicy | None = None,
     emit: Callable[..., None] | None = None,
     deadline_s: float | None = None,
@@ -305,6 +310,7 @@ def open_connection(
 
     :param uri: libvirt URI; None (or "qemu:///embed") means the driver embedded in this process.
     :param state_dir: where the embedded driver's root and its capabilities cache are kept.
+    :param runtime_dir: where sockets are to lie, that root if need be; None for the usual place.
     :param policy: how often and how long to try while libvirt's failure is one that passes.
     :param emit: the event log's `emit`.
     :param deadline_s: how long each attempt may take; None for as long as libvirt likes.
@@ -313,7 +319,7 @@ def open_connection(
     :raise ConnectionLostError, HypervisorError: the daemon cannot be reached or refused.
     """
     start_event_loop()
-    root = embed.private_root(state_dir) if uri in {None, "qemu:///embed"} else None
+    root = embed.private_root(state_dir, runtime_dir) if uri in {None, "qemu:///embed"} else None
     target = root.uri if root else str(uri)
     if root is not None:
         # libvirt does not start a driver again in the same process, and at the second try hides why.

@@ -2,19 +2,23 @@
 
 Some of its parts make folders below $XDG_RUNTIME_DIR or, without that, $HOME/.cache, whatever the root is; whoever has
 neither (an account without a home, a container's bare number) gets them in the root. As the superuser they lie below
-/run/libvirt, also in a user namespace, where that is somebody else's.
+/run/libvirt, also in a user namespace, where that is somebody else's (`run_folder`).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from orchestrator.errors import CapabilityError
+from orchestrator.hypervisor import run_folder
 from orchestrator.hypervisor.failure import Code, LibvirtFailure, translate
+
+_T = TypeVar("_T")
 
 _NO_PLACE = re.compile(r"[Ff]ailed to create|cannot create|[Cc]annot open|[Pp]ermission denied|Read-only file system")
 
@@ -41,6 +45,11 @@ def folders(root: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def started(function: Callable[[], _T]) -> _T:
+    """Return what a function returns that starts the driver, called where the superuser's folder can be made."""
+    return run_folder.call(function) if os.geteuid() == 0 and run_folder.is_lacking() else function()
+
+
 def not_started(failure: LibvirtFailure, root: Path) -> CapabilityError:
     """Return the error for a driver that did not start, in libvirt's own words, and what can be done about it."""
     error = translate(failure, "libvirt's embedded QEMU driver does not start", root)
@@ -57,6 +66,6 @@ def _hint(failure: LibvirtFailure, why: str) -> str:
         return f"{distributions.hint(Part.LIBVIRT_USER)}, for the user libvirt-qemu"
     if _NO_PLACE.search(why):
         if os.geteuid() == 0 and "/run/libvirt" in why:
-            return "root needs /run/libvirt, in a user namespace, too: mount a tmpfs on /run, or be another user"
+            return "root needs /run/libvirt: make it, mount a tmpfs on /run, or be another user"
         return "set XDG_RUNTIME_DIR, or GUESTLAUNCH_STATE_DIR, to a directory that you can write to"
     return ""

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from orchestrator import files, sockets
 from orchestrator.errors import HypervisorError
-from orchestrator.hypervisor import leftovers
+from orchestrator.hypervisor import confinement, leftovers
 from orchestrator.hypervisor.guardian import Guardian
 from orchestrator.settings import default_runtime_dir
 
@@ -55,6 +55,9 @@ _CONF_ROOT = _CONF_ANY_USER | {
     "namespaces": "[]",
     "cgroup_controllers": "[]",
 }
+# To libvirt, as to setreuid(2), the number that is nobody's means: whoever it is already. For any other, root's too, it
+# calls setgroups(2), which a user namespace may forbid, and which takes a right that root may lack in a container.
+_NO_CHANGE = '"+4294967295"'
 
 _lock = threading.Lock()
 _own: dict[int, Root] = {}  # by process id: a forked child has no claim on its parent's
@@ -98,20 +101,26 @@ class Root:
         return claim
 
 
-def qemu_conf(*, privileged: bool) -> str:
-    """Return the text of etc/qemu.conf for a root that is run as the superuser or not."""
+def qemu_conf(*, privileged: bool, changes_user: bool = True) -> str:
+    """Return the text of etc/qemu.conf for a root that is run as the superuser or not.
+
+    :param changes_user: the superuser may set users and groups of its processes.
+    """
     values = _CONF_ROOT if privileged else _CONF_ANY_USER
+    if privileged and not changes_user:
+        values = values | {"user": _NO_CHANGE, "group": _NO_CHANGE}
     return "".join(f"{key} = {value}\n" for key, value in values.items())
 
 
-def bases(state_dir: Path) -> tuple[Path, ...]:
+def bases(state_dir: Path, runtime_dir: Path | None = None) -> tuple[Path, ...]:
     """Return the folders that may hold roots, the preferred one first: below the state directory, then short ones.
 
     Each is used only where `files.open_folder` finds it safe. Root has none below /tmp, where others make names.
+
+    :param runtime_dir: where sockets are to lie; None for the usual place.
     """
-    uid = os.geteuid()
-    last = sockets.SYSTEM_FOLDER if uid == 0 else f"/tmp/guestlaunch-{uid}"  # noqa: S108 - see above
-    folders = (state_dir.absolute() / "libvirt" / "roots", default_runtime_dir(os.environ), Path(last))
+    last = sockets.SYSTEM_FOLDER if sockets.is_systems_root() else f"/tmp/guestlaunch-{os.geteuid()}"  # noqa: S108 - see above
+    folders = (state_dir.absolute() / "libvirt" / "roots", runtime_dir or default_runtime_dir(os.environ), Path(last))
     return tuple(dict.fromkeys(folders))
 
 
@@ -124,10 +133,10 @@ def _root_name() -> str:
     return f"{os.getpid()}-{os.urandom(2).hex()}"
 
 
-def _choose_base(state_dir: Path) -> tuple[Path, int]:
+def _choose_base(state_dir: Path, runtime_dir: Path | None) -> tuple[Path, int]:
     """Return the first folder for roots that will do, made if need be, and a descriptor of it."""
     tried = []
-    for base in bases(state_dir):
+    for base in bases(state_dir, runtime_dir):
         if not fits(base):
             tried.append(f"{base} makes socket paths too long")
             continue
@@ -139,7 +148,7 @@ def _choose_base(state_dir: Path) -> tuple[Path, int]:
         except OSError as error:
             at = f" ({error.filename})" if error.filename not in {None, str(base)} else ""
             tried.append(f"{base} is not ours alone or cannot be made: {error.strerror}{at}")
-    hint = "choose a shorter state directory, or set XDG_RUNTIME_DIR"
+    hint = "choose a shorter state directory, or set GUESTLAUNCH_RUNTIME_DIR"
     raise HypervisorError("no place for libvirt's sockets", state_dir, "; ".join(tried), hint)
 
 
@@ -182,18 +191,21 @@ def _furnish(root: Path, cache: Path) -> None:
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     (root / "cache").symlink_to(cache)
     (root / "etc").mkdir()
-    (root / "etc" / "qemu.conf").write_text(qemu_conf(privileged=os.getuid() == 0))
+    (root / "etc" / "qemu.conf").write_text(
+        qemu_conf(privileged=os.geteuid() == 0, changes_user=confinement.lacking() is None)
+    )
 
 
-def private_root(state_dir: Path) -> Root:
+def private_root(state_dir: Path, runtime_dir: Path | None = None) -> Root:
     """Return this process's root, made at the first call; libvirt allows a process no second one.
 
+    :param runtime_dir: where sockets are to lie; None for the usual place.
     :raise HypervisorError: no folder for it that is private and has a short enough path.
     """
     with _lock:
         if os.getpid() not in _own:
             try:
-                _own[os.getpid()] = _make_root(state_dir)
+                _own[os.getpid()] = _make_root(state_dir, runtime_dir)
             except OSError as error:
                 hint = "set GUESTLAUNCH_STATE_DIR to a directory that you can write to"
                 why = f"{error.strerror}: {error.filename}" if error.filename else error
@@ -201,8 +213,8 @@ def private_root(state_dir: Path) -> Root:
         return _own[os.getpid()]
 
 
-def _make_root(state_dir: Path) -> Root:
-    base, folder = _choose_base(state_dir)
+def _make_root(state_dir: Path, runtime_dir: Path | None) -> Root:
+    base, folder = _choose_base(state_dir, runtime_dir)
     try:
         with _base_locked(folder, make=True):
             path = base / _root_name()
@@ -236,13 +248,15 @@ def leave() -> None:
             root.guardian.dismiss()
 
 
-def sweep(state_dir: Path) -> list[str]:
+def sweep(state_dir: Path, runtime_dir: Path | None = None) -> list[str]:
     """Clean up after processes that died together with their guardian; return one line for each thing done.
 
     Nothing is made here, not even a lock file, and no folder is looked at that is not ours alone.
+
+    :param runtime_dir: where sockets lie; None for the usual place.
     """
     done: list[str] = []
-    for base in bases(state_dir):
+    for base in bases(state_dir, runtime_dir):
         try:
             folder = files.open_folder(base)
         except OSError:

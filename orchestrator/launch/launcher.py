@@ -100,7 +100,7 @@ class Launcher:
             with contextlib.suppress(GuestlaunchError):
                 self._connection(self.settings)
             try:
-                swept = embed.sweep(self.settings.state_dir)
+                swept = embed.sweep(self.settings.state_dir, self.settings.runtime_dir)
             except OSError as error:
                 self.log.emit("sweep_failed", level="warning", reason=str(error))
                 return
@@ -251,7 +251,7 @@ class Launcher:
     @contextlib.contextmanager
     def _claim(self, path: Path) -> Iterator[None]:
         """Have a path removed if this process dies within the context."""
-        claim = embed.private_root(self.settings.state_dir).claim(path)
+        claim = embed.private_root(self.settings.state_dir, self.settings.runtime_dir).claim(path)
         try:
             yield
         finally:
@@ -259,12 +259,13 @@ class Launcher:
 
     def _connection(self, settings: Settings) -> Connection:
         """Return the connection for these settings, opening it or, when it broke, opening it anew."""
-        with self._opening:
+        with bounded.asking(), self._opening:  # by this thread, or by one that came first
             connection = self._connections.get(settings.connect)
             if connection is None or connection.lost.is_set():
                 context = open_connection(
                     settings.connect,
                     self.settings.state_dir,
+                    runtime_dir=self.settings.runtime_dir,
                     emit=self.log.emit,
                     deadline_s=settings.deadlines.connect,
                 )

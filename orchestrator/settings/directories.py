@@ -27,7 +27,7 @@ _OWN_FOLDER = re.compile(r"guestlaunch-[0-9]+-[0-9a-z_]{8}")
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
     """Return where appliances, logs and the private libvirt driver live unless set."""
-    if os.geteuid() == 0:
+    if sockets.is_systems_root():
         return Path("/var/lib/guestlaunch")
     return (_xdg(environ, "XDG_STATE_HOME") or _home(environ) / ".local/state") / "guestlaunch"
 

@@ -63,6 +63,11 @@ def is_shared(sock: socket.socket) -> bool:
     return bool(sock.getpeername())
 
 
+def is_a_daemons(sock: socket.socket, env: Mapping[str, str]) -> bool:
+    """Return whether a connection leads to a daemon, not to a server that begins with this launch or its command."""
+    return is_shared(sock) and not env.get(_OWN_SERVER)
+
+
 def forget_ended_server(env: MutableMapping[str, str]) -> None:
     """Take a command's own server out of env if it has ended."""
     path = env.get("GUESTLAUNCH_SOCKET")
@@ -90,7 +95,7 @@ def default_sockets(env: Mapping[str, str]) -> list[str]:
     if named:
         folders = [os.path.abspath(named)]
     else:
-        folders = [sockets.runtime_folder(env), *([sockets.SYSTEM_FOLDER] if os.geteuid() == 0 else [])]
+        folders = [sockets.runtime_folder(env), *([sockets.SYSTEM_FOLDER] if sockets.is_systems_root() else [])]
     return [os.path.join(folder, _SOCKET_NAME) for folder in dict.fromkeys(folders)]
 
 

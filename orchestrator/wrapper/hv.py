@@ -35,6 +35,8 @@ _PARENT = os.getppid()
 _AGAIN_SECONDS = 0.5
 _TELL_SECONDS = 3.0
 _TURN_SECONDS = 30.0
+# A daemon asks at once which files are meant; one that is stopped, or kept from running, says nothing.
+_SILENT_SECONDS = 4.0
 
 # What the orchestrator may need to know of the caller: its own settings, and what QEMU's network block drivers
 # take from their environment.
@@ -109,8 +111,10 @@ def launch(argv: Sequence[str]) -> int:
 
 def _ask(sock: socket.socket, message: Mapping[str, Any], wake: int) -> dict[str, Any]:
     """Ask for the launch and return how it ended."""
+    from orchestrator.wrapper import connect
+
     _send(sock, message, (0, 1, 2))
-    return _await_exit(sock, wake)
+    return _await_exit(sock, wake, explained=connect.is_a_daemons(sock, os.environ))
 
 
 def _wait_for_a_turn(
@@ -176,19 +180,24 @@ def _told_to_end(wake: int) -> bool:
         return False
 
 
-def _await_exit(sock: socket.socket, wake: int) -> dict[str, Any]:
+def _await_exit(sock: socket.socket, wake: int, *, explained: bool) -> dict[str, Any]:
     """Return the server's "exit" message; pass on, once, that we were told to end.
 
     A workload lasts as long as its user wants, so this wait has no deadline until termination was asked for.
+
+    :param explained: say it, once, when nothing comes from the server at first.
     """
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     poll.register(wake, select.POLLIN)
     deadline: float | None = None
+    silent_until = time.monotonic() + _SILENT_SECONDS if explained else None
     while True:
-        left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        due = min((moment for moment in (deadline, silent_until) if moment is not None), default=None)
+        left_ms = None if due is None else max(0.0, due - time.monotonic()) * 1000
         ready = {fd for fd, _ in poll.poll(left_ms)}
         if sock.fileno() in ready:
+            silent_until = None
             message = _next_message(sock)
             if message["type"] == "exit":
                 return message
@@ -199,8 +208,21 @@ def _await_exit(sock: socket.socket, wake: int) -> dict[str, Any]:
         if wake in ready and _told_to_end(wake) and deadline is None:
             deadline = time.monotonic() + _TERMINATE_SECONDS
             _send(sock, {"type": "terminate"})
+        if silent_until is not None and time.monotonic() >= silent_until:
+            silent_until = None
+            _complain(_silence(sock), always=True)
         if deadline is not None and time.monotonic() >= deadline:
             return protocol.exit_message(1, f"the guest did not end within {_TERMINATE_SECONDS:.0f} s of SIGTERM")
+
+
+def _silence(sock: socket.socket) -> str:
+    """Return what is to be said of a daemon from which nothing comes."""
+    from orchestrator import sockets
+
+    pid, _ = sockets.peer(sock)
+    return (
+        f"waiting for guestlaunchd: pid {pid}: no answer for {_SILENT_SECONDS:g} s (the launch goes on when it answers)"
+    )
 
 
 def _next_message(sock: socket.socket) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,6 +12,8 @@ import pytest
 
 from tests.conftest import TOP, failed_key
 from tests.leftovers import left_behind, look
+from tests.libvirt_daemons import system_daemon as running_system_daemon
+from tests.orchestrators import Start, starting
 from tests.processes import both_guardians
 from tests.running import Guestlaunch, session_environment
 from tests.storage import Storage, make
@@ -60,6 +63,20 @@ def create(embedded: Connection) -> Iterator[Create]:
         guest.end(5)
         assert guest.log_file is not None
         guest.log_file.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def start(evidence: Path) -> Iterator[Start]:
+    """Start orchestrators; those that still run at the end of a test are killed."""
+    with starting(evidence) as begin:
+        yield begin
+
+
+@pytest.fixture
+def system_daemon(session_dir: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A system libvirtd on a socket of its own: its URI and its process."""
+    with running_system_daemon(session_dir / "libvirtd") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

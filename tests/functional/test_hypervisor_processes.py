@@ -5,18 +5,13 @@ Each orchestrator is a process of its own here, because libvirt's embedded drive
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -24,125 +19,12 @@ import pytest
 pytest.importorskip("orchestrator.hypervisor.binding", reason="python3-libvirt is not installed")
 
 from orchestrator.hypervisor import embed
+from tests.libvirt_daemons import program, running
+from tests.orchestrators import Orchestrator, Start, gone, require_readable_by
 from tests.processes import both_guardians
-from tests.tiny_domains import tiny_domain
 
 TOP = Path(__file__).resolve().parents[2]
 NOBODY = 65534
-
-# Starts a guest, says where everything is, and does what the lines on its standard input ask for.
-ORCHESTRATOR = """
-import json, sys
-from pathlib import Path
-from orchestrator.errors import GuestlaunchError
-from orchestrator.hypervisor.connection import open_connection
-
-uri, state_dir, xml, claimed = json.loads(sys.argv[1])
-
-def say(**values):
-    print(json.dumps(values), flush=True)
-
-try:
-    with open_connection(uri, Path(state_dir)) as connection:
-        if claimed:
-            connection.root.claim(Path(claimed))
-        guest = connection.create(xml)
-        root = str(connection.root.path) if connection.root else None
-        say(pid=guest.pid, root=root, names=connection.list_names(), local=connection.is_local)
-        for line in sys.stdin:
-            if line == "resume\\n":
-                guest.resume()
-                say(status=guest.qmp("query-status")["status"])
-            elif line == "end\\n":
-                ending = guest.end(10)
-                say(reason=ending.reason, exit_code=ending.exit_code, names=connection.list_names())
-            elif line == "lost\\n":
-                say(lost=connection.lost.wait(20))
-            elif line == "unanswered\\n":
-                say(lost=connection.lost.wait(25))
-            elif line == "gone\\n":
-                try:
-                    guest.wait_gone(10)
-                except GuestlaunchError as error:
-                    say(error=type(error).__name__)
-except GuestlaunchError as error:
-    say(error=type(error).__name__, text=str(error))
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Orchestrator:
-    """A running orchestrator process."""
-
-    process: subprocess.Popen[str]
-
-    def answer(self) -> dict[str, Any]:
-        """Return its next line; empty when it ended without one."""
-        assert self.process.stdout is not None
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline() or "{}")
-        return answer
-
-    def ask(self, request: str) -> dict[str, Any]:
-        """Send a line and return the answer."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(request + "\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def finish(self) -> int:
-        """Let it end by itself and return its exit status."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        return self.process.wait(30)
-
-
-Start = Callable[..., Orchestrator]
-
-
-@pytest.fixture
-def start(evidence: Path) -> Iterator[Start]:
-    """Start orchestrators; those that still run at the end of a test are killed."""
-    with contextlib.ExitStack() as stack:
-
-        def begin(
-            state_dir: Path,
-            name: str = "guest",
-            *,
-            uri: str | None = None,
-            claimed: Path | None = None,
-            environ: dict[str, str] | None = None,
-            user: int | None = None,
-        ) -> Orchestrator:
-            log: IO[bytes] = stack.enter_context((evidence / f"{name}.stderr").open("wb"))
-            request = json.dumps([uri, str(state_dir), tiny_domain(name), str(claimed) if claimed else None])
-            process = stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", ORCHESTRATOR, request],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    text=True,
-                    cwd="/",
-                    env={**os.environ, "PYTHONPATH": str(TOP), **(environ or {})},
-                    user=user,
-                    group=user,
-                    extra_groups=None if user is None else [],
-                )
-            )
-            stack.callback(process.kill)
-            return Orchestrator(process=process)
-
-        yield begin
-
-
-def gone(*paths: Path, within_s: float = 10.0) -> bool:
-    """Tell whether all paths have vanished in time."""
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        if not any(path.exists() for path in paths):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_orchestrators_at_once_share_the_capabilities(state_dir: Path, start: Start, session_dir: Path) -> None:
@@ -251,12 +133,7 @@ def nobody(session_dir: Path) -> Iterator[Path]:
     """A folder of a user without privileges, whom we can be; libvirt's own folders of theirs are in it too."""
     if os.getuid() != 0:
         pytest.skip("only the superuser can become somebody else here")
-    reachable = subprocess.run(
-        [sys.executable, "-c", "import orchestrator, libvirt"], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/",
-        env={"PYTHONPATH": str(TOP)}, check=False, capture_output=True,
-    )  # fmt: skip
-    if reachable.returncode:
-        pytest.skip("other users cannot read this checkout")
+    require_readable_by(NOBODY)
     session_dir.chmod(0o711)
     home = session_dir / "nobody"
     for folder in (home, home / "run", home / ".config" / "libvirt"):
@@ -286,14 +163,24 @@ def test_embedded_driver_without_privileges(nobody: Path, start: Start) -> None:
     assert one.finish() == 0
 
 
-@pytest.mark.parametrize("home", [None, "/", "/nonexistent"])
+@pytest.mark.parametrize("home", ["", "/", "/nonexistent", "another's"])
 @pytest.mark.usefixtures("nobody")
-def test_embedded_driver_without_a_home(session_dir: Path, start: Start, home: str | None) -> None:
-    """A user without an account, a home or a runtime directory launches where there is a state directory."""
-    state = session_dir / "homeless"
-    state.mkdir(mode=0o700)
-    os.chown(state, 54321, 54321)
-    environ = {"XDG_RUNTIME_DIR": "/nonexistent"} | ({"HOME": home} if home else {"HOME": ""})
+def test_embedded_driver_without_a_home(session_dir: Path, start: Start, home: str) -> None:
+    """A user without an account, a home or a runtime directory launches where there is a state directory.
+
+    Where there is none to be had either, one line names the variable to set.
+    """
+    state, another = session_dir / "homeless", session_dir / "another"
+    for folder, uid in ((state, 54321), (another, NOBODY)):
+        folder.mkdir(mode=0o700)
+        os.chown(folder, uid, uid)
+    environ = {"XDG_RUNTIME_DIR": "/nonexistent", "HOME": str(another) if home == "another's" else home}
+    if home:
+        refused = start(Path(environ["HOME"], ".local/state/guestlaunch"), "refused", environ=environ, user=54321)
+        answer = refused.answer()
+        assert answer["text"].endswith("(set GUESTLAUNCH_STATE_DIR to a directory that you can write to)"), answer
+        assert "\n" not in answer["text"]
+        assert refused.finish() == 0
     one = start(state, "homeless", environ=environ, user=54321)
     answer = one.answer()
     assert "error" not in answer, answer
@@ -301,42 +188,14 @@ def test_embedded_driver_without_a_home(session_dir: Path, start: Start, home: s
     assert one.finish() == 0
     assert gone(Path(answer["root"]))
     shutil.rmtree(state)
-
-
-@contextlib.contextmanager
-def _running(
-    command: list[str], ready: Path, *, environ: dict[str, str] | None = None, user: int | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a daemon until the end of the block; its socket shows that it is ready."""
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env={**os.environ, **(environ or {})},
-        user=user,
-        group=user,
-        extra_groups=None if user is None else [],
-    ) as daemon:
-        try:
-            end = time.monotonic() + 30
-            while not ready.exists() and daemon.poll() is None and time.monotonic() < end:
-                time.sleep(0.05)
-            assert ready.exists(), f"{command[0]} did not start"
-            yield daemon
-        finally:
-            daemon.terminate()
-            try:
-                daemon.wait(30)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
+    another.rmdir()
 
 
 def test_session_connection(nobody: Path, start: Start) -> None:
     """qemu:///session of a user without privileges: a guest lives, ends, and ends with its orchestrator too."""
     environ = _environ_of(nobody)
-    command = [_daemon("libvirtd"), "--timeout", "30"]
-    with _running(command, nobody / "run" / "libvirt" / "libvirt-sock", environ=environ, user=NOBODY):
+    command = [program("libvirtd"), "--timeout", "30"]
+    with running(command, nobody / "run" / "libvirt" / "libvirt-sock", environ=environ, user=NOBODY):
         one = start(nobody / "state", "session", uri="qemu:///session", environ=environ, user=NOBODY)
         _check_daemon_guest(one)
         other = start(nobody / "state", "session-killed", uri="qemu:///session", environ=environ, user=NOBODY)
@@ -348,8 +207,8 @@ def test_session_connection(nobody: Path, start: Start) -> None:
 def test_a_daemon_that_is_paused_costs_no_guest_its_life(nobody: Path, start: Start) -> None:
     """A session daemon that does not answer for 25 s finds its guest, and the connection to it, where they were."""
     environ = _environ_of(nobody)
-    command = [_daemon("libvirtd"), "--timeout", "30"]
-    with _running(command, nobody / "run" / "libvirt" / "libvirt-sock", environ=environ, user=NOBODY) as daemon:
+    command = [program("libvirtd"), "--timeout", "30"]
+    with running(command, nobody / "run" / "libvirt" / "libvirt-sock", environ=environ, user=NOBODY) as daemon:
         one = start(nobody / "state", "paused", uri="qemu:///session", environ=environ, user=NOBODY)
         pid = one.answer()["pid"]
         daemon.send_signal(signal.SIGSTOP)
@@ -361,33 +220,6 @@ def test_a_daemon_that_is_paused_costs_no_guest_its_life(nobody: Path, start: St
         assert one.ask("resume") == {"status": "running"}
         assert one.ask("end") == {"reason": "shutdown", "exit_code": 0, "names": []}
         assert one.finish() == 0
-
-
-@pytest.fixture
-def system_daemon(session_dir: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A system libvirtd on a socket of its own: its URI and its process."""
-    if os.getuid() != 0:
-        pytest.skip("a system libvirtd needs the superuser")
-    if Path("/run/libvirt/libvirt-sock").exists():
-        pytest.skip("this host runs its own libvirtd, which must not be disturbed")
-    folder = session_dir / "libvirtd"
-    folder.mkdir()
-    (folder / "libvirtd.conf").write_text(f'unix_sock_dir = "{folder}"\nauth_unix_rw = "none"\n')
-    log_daemon = [_daemon("virtlogd"), "-p", str(folder / "virtlogd.pid")]
-    daemon = [_daemon("libvirtd"), "-f", str(folder / "libvirtd.conf"), "-p", str(folder / "libvirtd.pid")]
-    with (
-        _running(log_daemon, Path("/run/libvirt/virtlogd-sock")),
-        _running(daemon, folder / "libvirt-sock") as process,
-    ):
-        yield f"qemu+unix:///system?socket={folder}/libvirt-sock", process
-    shutil.rmtree(folder)
-
-
-def _daemon(name: str) -> str:
-    found = shutil.which(name, path="/usr/sbin:/usr/bin")
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
 
 
 def _check_daemon_guest(one: Orchestrator) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import settings
+from orchestrator import settings, sockets
 from orchestrator.errors import SettingsError
 from orchestrator.settings import Deadlines, Settings, for_launch, load, private_directory, private_state, to_environ
 
@@ -301,6 +301,14 @@ def test_without_home_or_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.default_state_dir({"HOME": "/h"}) == Path("/h/.local/state/guestlaunch")
     with pytest.raises(SettingsError, match="HOME is not set"):
         settings.default_state_dir({})
+
+
+def test_root_of_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where /run and /var are the host's, root has the places of any other user."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(sockets, "is_systems_root", lambda: False)
+    assert settings.default_state_dir({"HOME": "/h"}) == Path("/h/.local/state/guestlaunch")
+    assert settings.default_runtime_dir({"TMPDIR": "/nonexistent"}) == Path("/nonexistent/guestlaunch-0")
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def remember(cache: Path, emulator: Path, version: int, *, ctime: int, seccomp: 
 def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Be root with all rights, in the host's own user namespace."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(confinement, "_lacking", lambda: None)
+    monkeypatch.setattr(confinement, "lacking", lambda: None)
     monkeypatch.setattr(confinement, "_mapped", lambda _: EVERYBODY)
 
 

@@ -70,6 +70,19 @@ def test_superusers_conf_leaves_disks_alone() -> None:
     assert embed.qemu_conf(privileged=False) == 'stdio_handler = "file"\n'
 
 
+def test_conf_of_a_superuser_who_cannot_change_users() -> None:
+    """Where setgroups is forbidden, libvirt is told the number by which it leaves users and groups as they are."""
+    lines = embed.qemu_conf(privileged=True, changes_user=False).splitlines()
+    assert 'user = "+4294967295"' in lines
+    assert 'group = "+4294967295"' in lines
+    assert "dynamic_ownership = 0" in lines
+
+
+def test_root_heeds_the_runtime_directory_that_is_set(tmp_path: Path) -> None:
+    """Where the state directory's path is too long, the root lies where sockets are to lie."""
+    assert embed.bases(tmp_path, Path("/set")) == (tmp_path / "libvirt/roots", Path("/set"), embed.bases(tmp_path)[-1])
+
+
 def test_root_is_private_furnished_and_removed(short_dir: Path) -> None:
     """A process gets one root, closed to others, with the shared cache in it; it is gone when the process has ended."""
     process, root = owner(short_dir)
@@ -208,6 +221,6 @@ def test_strangers_folder_is_refused(short_dir: Path, monkeypatch: pytest.Monkey
     open_to_all.chmod(0o777)
     link.symlink_to(short_dir)
     monkeypatch.setattr(embed, "_own", {})  # a test before this one may have made this process's root
-    monkeypatch.setattr(embed, "bases", lambda _state_dir: (open_to_all, link, Path("/" + "x" * 99)))
+    monkeypatch.setattr(embed, "bases", lambda *_: (open_to_all, link, Path("/" + "x" * 99)))
     with pytest.raises(HypervisorError, match="others can write.*symbolic link.*too long"):
         embed.private_root(short_dir)
