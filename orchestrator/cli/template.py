@@ -14,7 +14,6 @@ from orchestrator import files
 from orchestrator.cli import session
 from orchestrator.cli.options import examples, json_option, settings_options, state_options
 from orchestrator.errors import CapabilityError, LaunchError, NotFoundError
-from orchestrator.launch.eligibility import outdated
 from orchestrator.program import unwinding_on_sigterm
 from orchestrator.settings import Settings
 from orchestrator.template import store
@@ -83,6 +82,12 @@ def build(*, settings: Settings, as_json: bool) -> int:
 _state_options = state_options("Where templates are kept.")
 
 
+def _outdated(one: Template) -> str | None:
+    from orchestrator.launch.eligibility import outdated  # here: libvirt may be what is missing
+
+    return outdated(one)
+
+
 @template.command("list", epilog=examples("guestlaunch template list", "guestlaunch template list --json"))
 @_state_options
 @json_option
@@ -109,7 +114,7 @@ def verify(*, key: Sequence[str], settings: Settings, as_json: bool) -> int:
     KEY is a template's, or its beginning; all are checked when none is named. Exit status 1 when one does not hold.
     """
     found = _named(settings, key)
-    said = [(one, store.damage(one) or outdated(one)) for one in found]
+    said = [(one, store.damage(one) or _outdated(one)) for one in found]
     if as_json:
         click.echo(json.dumps([{"key": one.key, "path": str(one.path), "wrong": why} for one, why in said], indent=2))
     else:
@@ -129,7 +134,7 @@ def remove(*, key: Sequence[str], stale: bool, every: bool, settings: Settings, 
     if not (key or stale or every):
         raise click.UsageError("name templates, or say --stale or --all")
     doomed = [] if not key else _named(settings, key)
-    doomed += [one for one in store.templates(settings.state_dir) if every or (stale and outdated(one))]
+    doomed += [one for one in store.templates(settings.state_dir) if every or (stale and _outdated(one))]
     if stale or every:
         store.sweep(settings.state_dir)
     for one in {one.key: one for one in doomed}.values():
@@ -159,7 +164,7 @@ def _named(settings: Settings, keys: Sequence[str]) -> list[Template]:
 
 def _line(one: Template) -> str:
     facts = one.facts
-    state = outdated(one)
+    state = _outdated(one)
     return (
         f"{one.key}  {facts['profile']}, {facts['accel']}, {facts['memory_mib']} MiB, {facts['vcpus']} vCPU,"
         f" {one.disk_bytes / _MIB:.0f} MiB on disk\n"
@@ -172,7 +177,7 @@ def _facts(one: Template) -> dict[str, Any]:
     return {
         "key": one.key,
         "path": str(one.path),
-        "stale": outdated(one),
+        "stale": _outdated(one),
         "built": one.built,
         "seconds": one.seconds,
         "disk_bytes": one.disk_bytes,

@@ -192,3 +192,18 @@ def test_terminal_shows_the_page(tmp_path: Path, *, with_man: bool) -> None:
     shown = on_a_terminal([sys.executable, "-c", code], PATH=str(programs), PAGER="cat", TERM="dumb")
     assert ("man shows -l" in shown, ".TH GUESTLAUNCHD 8" in shown) == (with_man, with_man)
     assert ("guestlaunchd(8) - launch appliances" in shown) != with_man
+
+
+def test_on_a_host_that_lacks_all(tmp_path: Path) -> None:
+    """Where neither libvirt nor libguestfs is installed, the manual is there, and can be written into a package."""
+    code = (
+        "import sys\n"
+        "absent = ('libvirt', 'libvirtmod', 'libvirt_qemu', 'guestfs', 'tenacity', 'structlog', 'jsonschema')\n"
+        "sys.modules.update(dict.fromkeys(absent))\n"  # None: importing it raises ImportError
+        f"sys.argv = ['guestlaunch', 'help', '--write', {str(tmp_path)!r}]\n"
+        "from orchestrator.cli.main import main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {str(page.relative_to(tmp_path)) for page in tmp_path.rglob("*.[0-9]")} == set(PAGES)
