@@ -5,11 +5,17 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from orchestrator.records.provenance import Clock, HostKind, Provenance
 from orchestrator.records.record import FwCfg, LaunchRecord, to_event
 from orchestrator.timeline.phases import SEQUENCE, Boundary, Phase, Start, Tile, tile
 
 KERNEL_BYTES = 32_956_352
 INITRD_BYTES = 1_900_000
+
+BARE = Provenance(host=HostKind.BARE, clock=Clock.HOST)
+VIRTUALISED = Provenance(host=HostKind.VIRTUALISED, clock=Clock.HOST)
+EMULATED = Provenance(host=HostKind.EMULATED, clock=Clock.HOST)
+INSTRUCTIONS = Provenance(host=HostKind.EMULATED, clock=Clock.INSTRUCTIONS)
 
 # Milliseconds a phase takes here; the transfer depends on DMA.
 _MS = {
@@ -36,6 +42,7 @@ def record(
     factor: float = 1.0,
     wall_start_ns: int | None = None,
     qemu: str = "7.2.22",
+    provenance: Provenance = BARE,
 ) -> LaunchRecord:
     """Return one simulated launch.
 
@@ -76,6 +83,7 @@ def record(
         vcpus=1,
         disks=1,
         versions={"guestlaunch": "0.1.0", "qemu": qemu, "libvirt": "9.0.0", "kernel": None},
+        provenance=provenance,
         console_tail=("simulated console", "second line") if failed_in else (),
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.bench import compare, host, start_analysis
 from orchestrator.bench.compare import Columns, Comparison
-from orchestrator.bench.result import Analysis, Result
+from orchestrator.bench.result import Analysis, Result, made_on
 from orchestrator.bench.samples import columns, summary, transfer_point
 from orchestrator.bench.statistics import (
     ALPHA,
@@ -21,6 +21,7 @@ from orchestrator.bench.statistics import (
     summarize,
 )
 from orchestrator.errors import UsageError
+from orchestrator.records.provenance import kept_apart
 
 PRIMARY = {
     "fw-cfg": ("transfer", "launch"),
@@ -76,7 +77,10 @@ def _pairwise(result: Result) -> Analysis:
     found: Analysis = {"comparisons": [comparison_to_dict(row) for row in rows]}
     if result["kind"] == "fw-cfg":
         accel = str(facts(result)["accel"])
-        said = compare.verdict(a, b, rows, accel=accel, modelled_trap_cost_ns=result["modelled_trap_cost_ns"])
+        said = compare.verdict(
+            a, b, rows, accel=accel, arch=facts(result)["arch"], made_on=facts(result)["made_on"],
+            modelled_trap_cost_ns=result["modelled_trap_cost_ns"],
+        )  # fmt: skip
         same = len({side["facts"].get("fw_cfg_dma") for side in result["sides"]}) == 1
         found |= {"verdict": said.same_text} if same else {"verdict": said.text, "halved": str(said.halved)}
     return found | _modelled(result)
@@ -90,10 +94,12 @@ def _modelled(result: Result) -> Analysis:
 
 
 def facts(result: Result) -> dict[str, Any]:
-    """Return what decides whether results compare: accel, arch, modelled trap cost."""
+    """Return what decides whether results compare: accel, arch, kind of host, modelled trap cost."""
     launches = result["environment"]["launches"]
+    accel = launches.get("accel")
     return {
-        "accel": launches.get("accel"),
+        "accel": accel,
+        "made_on": kept_apart(made_on(result), accel),
         "arch": launches.get("arch"),
         "modelled_trap_cost_ns": result["modelled_trap_cost_ns"],
     }

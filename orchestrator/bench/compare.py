@@ -21,9 +21,13 @@ from orchestrator.bench.statistics import (
     summarize,
 )
 from orchestrator.errors import UsageError
+from orchestrator.records.provenance import marked
 
 HALF = 2.0
-_MUST_AGREE = (("accel", "accelerator"), ("arch", "guest arch"), ("modelled_trap_cost_ns", "modelled trap cost"))
+_MUST_AGREE = (
+    ("accel", "accelerator"), ("arch", "guest arch"), ("made_on", "kind of host"),
+    ("modelled_trap_cost_ns", "modelled trap cost"),
+)  # fmt: skip
 
 
 class Difference(StrEnum):
@@ -69,6 +73,8 @@ class Verdict:
     """The computed answer to: whether DMA (the second side) is faster, and whether it halves the launch."""
 
     accel: str
+    arch: str | None
+    made_on: str  # a label of `records.provenance`; empty where it does not matter
     modelled_trap_cost_ns: int | None
     transfer: Comparison | None
     launch: Comparison | None
@@ -97,10 +103,11 @@ class Verdict:
 
     @property
     def _where(self) -> str:
+        on = marked(self.accel, self.made_on, arch=self.arch)
         if not self.modelled_trap_cost_ns:
-            return f"on {self.accel}"
+            return f"on {on}"
         cost = f"{self.modelled_trap_cost_ns / 1e3:g} µs an access"
-        return f"on {self.accel} with a modelled trap cost of {cost} (MODELLED)"
+        return f"on {on} with a modelled trap cost of {cost} (MODELLED)"
 
 
 Columns = Mapping[str, Sequence[float | None]]
@@ -126,7 +133,14 @@ def compare(first: Columns, second: Columns, *, paired: bool, primary: Sequence[
 
 
 def verdict(
-    first: Columns, second: Columns, comparisons: Sequence[Comparison], *, accel: str, modelled_trap_cost_ns: int | None
+    first: Columns,
+    second: Columns,
+    comparisons: Sequence[Comparison],
+    *,
+    accel: str,
+    arch: str | None = None,
+    made_on: str = "",
+    modelled_trap_cost_ns: int | None,
 ) -> Verdict:
     """Compute the verdict from paired samples; first is DMA off, second DMA on."""
     by_name = {c.metric: c for c in comparisons}
@@ -141,6 +155,8 @@ def verdict(
             halved = Halved.YES
     return Verdict(
         accel=accel,
+        arch=arch,
+        made_on=made_on,
         modelled_trap_cost_ns=modelled_trap_cost_ns,
         transfer=by_name.get("transfer"),
         launch=launch,
@@ -151,7 +167,7 @@ def verdict(
 def require_comparable(first: Mapping[str, object], second: Mapping[str, object], subject: str) -> None:
     """Refuse a comparison across what would make it meaningless.
 
-    :param first: the facts `accel`, `arch` and `modelled_trap_cost_ns` of one side.
+    :param first: the facts `accel`, `arch`, `made_on` and `modelled_trap_cost_ns` of one side.
     :raise UsageError: when they differ or one of the sides does not know them.
     """
     for key, name in _MUST_AGREE:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.bench.result import FirmwareFile, HostFacts
+from orchestrator.records.provenance import provenance
 
 _PROGRAM_SECONDS = 20
 _CPU_KEYS = ("model name", "Model", "CPU part", "cpu model")
@@ -24,6 +25,7 @@ CONDITIONS = ("cpu_model", "kernel", "governor", "virtualization", "cpus")
 
 def host() -> HostFacts:
     """Return the host's part of a result's environment. Unknown values are null."""
+    made = provenance()
     return {
         "cpu_model": _cpu_model(),
         "cpus": os.cpu_count(),
@@ -37,6 +39,8 @@ def host() -> HostFacts:
         "libvirt": _said(("libvirtd", "--version")),
         "libguestfs": _said(("guestfish", "--version")),
         "python": platform.python_version(),
+        "kind": None if made.host is None else str(made.host),
+        "clock": None if made.clock is None else str(made.clock),
     }
 
 

@@ -13,13 +13,17 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from orchestrator import files
 from orchestrator.errors import GuestlaunchError, UsageError
+from orchestrator.records.provenance import marked, of_event
 
 SCHEMA_VERSION = 1
 _FORMAT = "guestlaunch bench result"
 
 
 class HostFacts(TypedDict):
-    """The host as the benchmark found it (`host`); None for what is not known."""
+    """The host as the benchmark found it (`host`); None for what is not known.
+
+    :ivar kind: bare, virtualised or emulated, and `clock` by which it timed: as in `records.provenance`.
+    """
 
     cpu_model: str | None
     cpus: int | None
@@ -33,6 +37,8 @@ class HostFacts(TypedDict):
     libvirt: str | None
     libguestfs: str | None
     python: NotRequired[str]
+    kind: NotRequired[str | None]
+    clock: NotRequired[str | None]
 
 
 class FirmwareFile(TypedDict):
@@ -133,6 +139,20 @@ class Result(TypedDict):
     counts: list[CountEntry]
     left_out: NotRequired[list[LeftOutEntry]]
     analysis: Analysis | None
+
+
+def made_on(result: Result) -> str:
+    """Return the kind of host that a result was made on, as a label of `records.provenance`."""
+    host = result["environment"]["host"]
+    return of_event({"host": host.get("kind"), "clock": host.get("clock")}).label
+
+
+def where(result: Result) -> str:
+    """Return the accelerator of a result in words, with what has to be said of its host."""
+    launches = result["environment"]["launches"]
+    accel = launches.get("accel")
+    shown = " + ".join(map(str, accel)) if isinstance(accel, list) else str(accel)
+    return marked(shown, made_on(result), arch=launches.get("arch"))
 
 
 def new_result(kind: str, *, seed: int, environment: Environment, trap_cost_ns: int | None = None) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.box import SIMPLE
@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.bench.compare import Difference
-from orchestrator.bench.result import Analysis, Result
+from orchestrator.bench.result import Analysis, Result, made_on
 from orchestrator.bench.samples import columns
 from orchestrator.bench.start_text import starts
+from orchestrator.records.provenance import mark
 from orchestrator.timeline.durations import bare_milliseconds
 
 _SAID: Mapping[str, str] = {
@@ -30,11 +31,7 @@ _WIDE_NS = 100_000 * 10**6
 
 def render(result: Result) -> RenderableType:
     """Return a result as text for rich."""
-    parts: list[RenderableType] = []
-    if cost_ns := result["modelled_trap_cost_ns"]:
-        parts.append(Text(_modelled(cost_ns, result["analysis"] or {}), style="bold yellow"))
-    if not result["complete"]:
-        parts.append(Text(not_complete(result), style="bold yellow"))
+    parts: list[RenderableType] = [Text(line, style="bold yellow") for line in _warnings(result)]
     analysis: Analysis = result["analysis"] or {}
     if analysis.get("failed_runs"):
         parts.append(
@@ -54,6 +51,17 @@ def render(result: Result) -> RenderableType:
     if "verdict" in analysis:
         parts.append(Text(f"Verdict: {analysis['verdict']}", style="bold"))
     return Group(*parts)
+
+
+def _warnings(result: Result) -> Iterator[str]:
+    """Yield what has to be known before any figure is read."""
+    if cost_ns := result["modelled_trap_cost_ns"]:
+        yield _modelled(cost_ns, result["analysis"] or {})
+    launches = result["environment"]["launches"]
+    if said := mark(made_on(result), arch=launches.get("arch"), accel=launches.get("accel")):
+        yield f"Not on hardware: {said}"
+    if not result["complete"]:
+        yield not_complete(result)
 
 
 def not_complete(result: Result) -> str:

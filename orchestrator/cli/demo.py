@@ -18,6 +18,7 @@ from orchestrator.cli.options import examples, json_option, settings_options
 from orchestrator.domain.profiles import configs_dir
 from orchestrator.errors import WorkloadError
 from orchestrator.program import complain, unwinding_on_sigterm
+from orchestrator.records.provenance import accel_of
 from orchestrator.settings import Settings, variable
 from orchestrator.timeline.durations import milliseconds
 from orchestrator.workload import tools
@@ -74,7 +75,7 @@ def demo(*, settings: Settings, as_json: bool, workdir: Path | None, runs: int) 
     if as_json:
         click.echo(json.dumps({"on": events[True], "off": events[False], "verdict": verdict(on, off, runs)}, indent=2))
         return 0
-    accel = f"{on['profile']} on {on['accel']}" + (f" ({on['accel_reason']})" if on["accel_reason"] else "")
+    accel = f"{on['profile']} on {accel_of(on)}" + (f" ({on['accel_reason']})" if on["accel_reason"] else "")
     click.echo(f"\n{accel}; {'one launch each' if runs == 1 else f'medians of {runs} launches each'}")
     render.show_comparison(on, off, ("DMA on", "DMA off"))
     for line in verdict(on, off, runs):
@@ -160,7 +161,7 @@ def verdict(on: Event, off: Event, runs: int) -> list[str]:
         lines.append(f"{name}: {times}: {without / with_dma:.2f} times as long without.")
     if on["launch_ns"] and off["launch_ns"]:
         halved = off["launch_ns"] / on["launch_ns"] >= 2
-        lines.append(f"Launch time halved by DMA in this run: {'yes' if halved else 'no'} ({on['accel']}).")
+        lines.append(f"Launch time halved by DMA in this run: {'yes' if halved else 'no'} ({accel_of(on)}).")
     if runs < 5:
         lines.append("Few launches say little about small differences; `guestlaunch bench fw-cfg` gives intervals.")
     return lines

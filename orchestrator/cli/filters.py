@@ -11,6 +11,7 @@ import click
 
 from orchestrator.cli.options import collected
 from orchestrator.records.filters import Filters
+from orchestrator.records.provenance import LABELS
 
 # A generic class since click 8.4 alone.
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ filter_options = collected(
     click.option("--until", "until_ns", type=PointInTime(), help="A date, a time or an age."),
     click.option("--profile", metavar="NAME", help="Kind of guest."),
     click.option("--accel", type=click.Choice(["kvm", "tcg"]), help="Accelerator."),
+    click.option("--made-on", type=click.Choice(LABELS), help="Kind of host."),
     click.option("--start", type=click.Choice(["cold", "warm", "standby"]), help="Kind of start."),
     click.option("--fw-cfg-dma", type=click.Choice(["on", "off"]), help="As verified."),
     click.option(

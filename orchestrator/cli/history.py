@@ -16,6 +16,7 @@ from orchestrator.cli.render import WIDTH
 from orchestrator.errors import NotFoundError
 from orchestrator.records import store
 from orchestrator.records.filters import Filters
+from orchestrator.records.provenance import SIGNS, mark
 from orchestrator.settings import Settings
 from orchestrator.timeline.durations import duration
 
@@ -65,6 +66,9 @@ def table(rows: Sequence[Mapping[str, Any]], *, now: dt.datetime) -> Iterator[st
         yield f"{shown} {end if len(end) <= left else end[: left - 1] + '…'}".rstrip()
     if any(row["modelled"] for row in rows):
         yield "* with a MODELLED trap cost"
+    for label, sign in SIGNS.items():
+        if any(row["made_on"] == label for row in rows):
+            yield f"{sign} not on hardware: {mark(label)}"
 
 
 def _facts(row: Mapping[str, Any], now: dt.datetime) -> tuple[str, ...]:
@@ -74,7 +78,7 @@ def _facts(row: Mapping[str, Any], now: dt.datetime) -> tuple[str, ...]:
 
 
 def _accel(row: Mapping[str, Any]) -> str:
-    return (row["accel"] or "-") + ("*" if row["modelled"] else "")
+    return (row["accel"] or "-") + SIGNS.get(row["made_on"], "") + ("*" if row["modelled"] else "")
 
 
 def _end(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.records.filters import is_modelled
+from orchestrator.records.provenance import accel_of
 from orchestrator.timeline.durations import milliseconds
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase
 
@@ -56,7 +57,7 @@ def headline(event: Event) -> str:
     launched = (
         f"launched in {milliseconds(event['launch_ns'])}" if event["launch_ns"] is not None else _unlaunched(event)
     )
-    accel = (event["accel"] or "no accelerator") + (" with a MODELLED trap cost" if is_modelled(event) else "")
+    accel = accel_of(event) + (" with a MODELLED trap cost" if is_modelled(event) else "")
     return f"{event['launch_id']}: {event['profile']}, {accel}, {way}, {event['outcome']}, {launched}"
 
 

@@ -121,7 +121,13 @@ def _summary(collection: Collection, broken: Broken, *, as_json: bool) -> None:
     from orchestrator.report.observed import observe
 
     rows = [
-        {**total.group._asdict(), "fw_cfg_dma": total.dma, "outcome": total.outcome, "launches": count}
+        {
+            **total.group._asdict(),
+            "where": total.group.where,
+            "fw_cfg_dma": total.dma,
+            "outcome": total.outcome,
+            "launches": count,
+        }
         for total, count in sorted(collection.totals.items())
     ]
     seen = observe(collection)
@@ -137,9 +143,8 @@ def _summary(collection: Collection, broken: Broken, *, as_json: bool) -> None:
         return
     text = io.StringIO()
     for row in rows:
-        modelled = " MODELLED" if row["modelled"] else ""
         text.write(
-            f"{row['launches']:>8}  {row['profile']}  {row['accel']}{modelled}  {row['start']}"
+            f"{row['launches']:>8}  {row['profile']}  {row['where']}  {row['start']}"
             f"  DMA {row['fw_cfg_dma']}  {row['outcome']}\n"
         )
     for one in seen:

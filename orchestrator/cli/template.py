@@ -15,6 +15,7 @@ from orchestrator.cli import session
 from orchestrator.cli.options import examples, json_option, settings_options, state_options
 from orchestrator.errors import CapabilityError, LaunchError, NotFoundError
 from orchestrator.program import unwinding_on_sigterm
+from orchestrator.records.provenance import accel_of
 from orchestrator.settings import Settings
 from orchestrator.template import store
 from orchestrator.template.model import Template
@@ -75,7 +76,7 @@ def build(*, settings: Settings, as_json: bool) -> int:
         click.echo(_line(built))
         # A tool that ends at once may be gone before its launch flag was dated.
         took = f"took {record['launch_ns'] / 1e9:.2f} s" if record["launch_ns"] else "succeeded"
-        click.echo(f"a launch cloned from it {took} ({record['accel']}, 1 launch)")
+        click.echo(f"a launch cloned from it {took} ({accel_of(record)}, 1 launch)")
     return 0
 
 

@@ -14,6 +14,7 @@ import click
 from orchestrator.cli.options import config_option, examples
 from orchestrator.daemon import client
 from orchestrator.errors import GuestlaunchError, NotFoundError
+from orchestrator.records.provenance import SIGNS
 from orchestrator.settings import Settings, load
 from orchestrator.timeline.phases import SEQUENCE, Start
 
@@ -95,8 +96,9 @@ def picture(status: Mapping[str, Any], ended: list[dict[str, Any]]) -> Renderabl
         )  # fmt: skip
     for row in ended:
         dma = {True: "on", False: "off", None: "-"}[row["fw_cfg_dma"]]
+        accel = (row["accel"] or "-") + SIGNS.get(row["made_on"], "")
         done.add_row(
-            row["launch_id"], row["profile"], row["accel"] or "-", dma, row["outcome"],
+            row["launch_id"], row["profile"], accel, dma, row["outcome"],
             milliseconds(row["launch_ns"]), milliseconds(row["transfer_ns"]),
             style="red" if row["outcome"] == "failure" else "",
         )  # fmt: skip

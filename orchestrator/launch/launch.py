@@ -33,6 +33,7 @@ from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.standby import Pool
 from orchestrator.launch.start import Choose, StartPath, choose_start
 from orchestrator.launch.watch import Watch
+from orchestrator.records.provenance import provenance
 from orchestrator.records.record import FwCfg, LaunchRecord
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start
@@ -387,6 +388,7 @@ class Launch:
             console_tail=self.ring.tail(_TAIL_LINES if error else _SHORT_TAIL_LINES),
             extra_args=self.request.extra_args,
             proof_failures=self._proof_failures,
+            provenance=provenance(),
         )
 
     def _versions(self) -> dict[str, str | None]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from orchestrator.records.provenance import of_event
+
 # In the user's own QEMU arguments: the file name of a plugin that models something (bench/trapcost).
 INSTRUMENT_MARK = "guestlaunch-trapcost"
 
@@ -17,7 +19,10 @@ def is_modelled(event: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filters:
-    """Which launches are asked for; None stands for any. Times are wall-clock nanoseconds since the epoch."""
+    """Which launches are asked for; None stands for any. Times are wall-clock nanoseconds since the epoch.
+
+    :ivar made_on: on what kind of host: one of `provenance.LABELS`.
+    """
 
     since_ns: int | None = None
     until_ns: int | None = None
@@ -26,6 +31,7 @@ class Filters:
     start: str | None = None
     fw_cfg_dma: bool | None = None
     outcome: str | None = None
+    made_on: str | None = None
 
     def failures(self) -> Filters:
         """Return the same, failures only."""
@@ -39,6 +45,7 @@ class Filters:
         return (
             (self.since_ns is None or at >= self.since_ns)
             and (self.until_ns is None or at <= self.until_ns)
+            and (self.made_on is None or of_event(event).label == self.made_on)
             and all(value is None or event.get(name) == value for name, value in zip(names, wanted, strict=True))
         )
 
@@ -54,6 +61,7 @@ class Filters:
             ("start = ?", self.start),
             ("fw_cfg_dma = ?", self.fw_cfg_dma),
             ("outcome = ?", self.outcome),
+            ("made_on = ?", self.made_on),
         ):
             if value is not None:
                 terms.append(term)

@@ -9,9 +9,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from importlib import resources
 from typing import Any, NotRequired, TypedDict
 
+from orchestrator.records.provenance import NOWHERE, Provenance
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start, Tile
 
 EVENT = "launch_finished"
@@ -78,6 +80,7 @@ class LaunchRecord:
     template: str | None = None  # key of the template that was cloned
     proof_failures: tuple[str, ...] = ()  # why the dates of a launch that was ready prove nothing
     extra_args: tuple[str, ...] = ()  # the user's own QEMU arguments: a launch with them is not like the others
+    provenance: Provenance = NOWHERE
 
     @property
     def total_ns(self) -> int:
@@ -156,6 +159,8 @@ class LaunchEvent(TypedDict):
     appliance: dict[str, str | None]
     console_tail: list[str]
     extra_args: NotRequired[list[str]]
+    host: NotRequired[str | None]
+    clock: NotRequired[str | None]
     proof_failures: NotRequired[list[str]]
 
 
@@ -209,8 +214,14 @@ def to_event(record: LaunchRecord) -> LaunchEvent:
         "appliance": dict(record.appliance),
         "console_tail": list(record.console_tail),
         "extra_args": list(record.extra_args),
+        "host": _value(record.provenance.host),
+        "clock": _value(record.provenance.clock),
         "proof_failures": list(record.proof_failures),
     }
+
+
+def _value(name: StrEnum | None) -> str | None:
+    return None if name is None else str(name)
 
 
 def tile_to_dict(tile: Tile) -> PhaseEntry:
@@ -244,6 +255,8 @@ def phase_event(record: LaunchRecord, tile: Tile) -> dict[str, Any]:
         "start": str(record.start),
         "profile": record.profile,
         "accel": record.accel,
+        "host": _value(record.provenance.host),
+        "clock": _value(record.provenance.clock),
         "fw_cfg_dma": record.fw_cfg.verified,
         **entry,
     }

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.records.filters import Filters, is_modelled
+from orchestrator.records.provenance import UNKNOWN, of_event
 from orchestrator.settings import private_state
 
 if TYPE_CHECKING:
     import sqlite3  # imported where it is used: a launch that never ends pays nothing for it
 
 FILE_NAME = "launches.sqlite3"
-_VERSION = 1
+_VERSION = 2
 _DAY_NS = 86_400 * 10**9
 # Another process writes for milliseconds; one that takes longer is stopped or broken, and the launch goes on.
 _BUSY_MS = 1_000
@@ -45,18 +46,21 @@ CREATE TABLE launches (
     transfer_ns INTEGER,
     total_ns INTEGER NOT NULL,
     modelled INTEGER NOT NULL,
+    made_on TEXT NOT NULL,
     line BLOB NOT NULL
 );
 CREATE INDEX launches_by_time ON launches (wall_start_ns);
 CREATE INDEX launches_by_duration ON launches (launch_ns);
 """
+# Version 1 did not know where launches were made.
+_FROM_1 = f"ALTER TABLE launches ADD COLUMN made_on TEXT NOT NULL DEFAULT '{UNKNOWN}'"
 _COLUMNS = (
     "launch_id", "wall_start_ns", "start", "profile", "arch", "accel", "fw_cfg_dma", "outcome", "error_phase",
     "launch_ns", "transfer_ns", "total_ns",
 )  # fmt: skip
 _INSERT = (
-    f"INSERT OR REPLACE INTO launches ({', '.join(_COLUMNS)}, modelled, line) "  # noqa: S608 - our own column names
-    f"VALUES ({', '.join('?' * (len(_COLUMNS) + 2))})"
+    f"INSERT OR REPLACE INTO launches ({', '.join(_COLUMNS)}, modelled, made_on, line) "  # noqa: S608 - our own names
+    f"VALUES ({', '.join('?' * (len(_COLUMNS) + 3))})"
 )
 
 
@@ -124,9 +128,12 @@ class Store:
         self._path = path
 
     def rows(self, filters: Filters, *, limit: int | None = None) -> list[dict[str, Any]]:
-        """Return launches in short (the columns, without phases), the newest first; `modelled` as `is_modelled`."""
+        """Return launches in short (the columns, without phases), the newest first.
+
+        `modelled` is as `filters.is_modelled` tells, `made_on` a label of `provenance`.
+        """
         where, values = filters.where()
-        names = (*_COLUMNS, "modelled")
+        names = (*_COLUMNS, "modelled", "made_on")
         sql = f"SELECT {', '.join(names)} FROM launches{where} ORDER BY wall_start_ns DESC, sequence DESC LIMIT ?"  # noqa: S608 - conditions are ours, values are bound
         found = self._ask(sql, [*values, -1 if limit is None else limit])
         rows = [dict(zip(names, row, strict=True)) for row in found]
@@ -138,7 +145,8 @@ class Store:
     def settled(self, filters: Filters, *, limit: int) -> Iterator[dict[str, Any]]:
         """Yield the newest successful cold launches whose transfer path is known, in short."""
         where, values = filters.where()
-        names = ("profile", "accel", "start", "modelled", "wall_start_ns", "fw_cfg_dma", "launch_ns", "transfer_ns")
+        group = ("profile", "accel", "start", "modelled", "made_on")
+        names = (*group, "wall_start_ns", "fw_cfg_dma", "launch_ns", "transfer_ns")
         sql = (
             f"SELECT {', '.join(names)} FROM launches{where} "  # noqa: S608 - the same
             f"{'AND' if where else 'WHERE'} outcome = 'success' AND start = 'cold' AND fw_cfg_dma IS NOT NULL "
@@ -182,13 +190,13 @@ class Store:
         return dict(json.loads(zlib.decompress(found[0][0]))) if found else None
 
     def totals(self, filters: Filters) -> list[dict[str, Any]]:
-        """Return exact counts of launches by profile, accel, start, DMA and outcome, with first and last time."""
+        """Return exact counts of launches by all that keeps them apart, with first and last time."""
         where, values = filters.where()
-        names = ("profile", "accel", "start", "fw_cfg_dma", "outcome", "modelled", "launches", "first_ns", "last_ns")
+        kept_apart = ("profile", "accel", "start", "fw_cfg_dma", "outcome", "modelled", "made_on")
+        names = (*kept_apart, "launches", "first_ns", "last_ns")
         sql = (
-            "SELECT profile, accel, start, fw_cfg_dma, outcome, modelled, count(*), "  # noqa: S608 - the same
-            "min(wall_start_ns), max(wall_start_ns) "
-            f"FROM launches{where} GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6"
+            f"SELECT {', '.join(kept_apart)}, count(*), min(wall_start_ns), max(wall_start_ns) "  # noqa: S608 - the same
+            f"FROM launches{where} GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7"
         )
         return [dict(zip(names, row, strict=True)) for row in self._ask(sql, values)]
 
@@ -241,6 +249,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         if version == 0:
             db.execute("PRAGMA journal_mode = WAL")
             _create(db)
+        elif version == 1:
+            _extend(db)
         elif version != _VERSION:
             why = f"its version is {version}, this guestlaunch writes version {_VERSION}"
             raise sqlite3.OperationalError(why)  # noqa: TRY301 - closes the connection on its way
@@ -262,9 +272,18 @@ def _create(db: sqlite3.Connection) -> None:
             db.execute(f"PRAGMA user_version = {_VERSION}")
 
 
+def _extend(db: sqlite3.Connection) -> None:
+    """Bring the tables of version 1 up to date; one of several processes that try at once does it."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        if db.execute("PRAGMA user_version").fetchone()[0] == 1:
+            db.execute(_FROM_1)
+            db.execute(f"PRAGMA user_version = {_VERSION}")
+
+
 def _row(event: Mapping[str, Any]) -> tuple[object, ...]:
     line = zlib.compress(json.dumps(event, separators=(",", ":")).encode(), 1)
-    return (*(event.get(column) for column in _COLUMNS), is_modelled(event), line)
+    return (*(event.get(column) for column in _COLUMNS), is_modelled(event), of_event(event).label, line)
 
 
 def _prune(db: sqlite3.Connection, now_ns: int, keep_launches: int, keep_days: int) -> None:

@@ -1,7 +1,7 @@
 """Many launches in bounded memory: exact totals, a random sample for charts, the slowest and the failed whole.
 
 Fed from log lines or from the store. Launches of different accelerators are never put together: every key here has
-the accelerator in it, and whether a trap cost was modelled.
+the accelerator in it, whether a trap cost was modelled, and what kind of host it was.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from orchestrator.bench.result import Result
 from orchestrator.errors import NotFoundError
 from orchestrator.records.filters import Filters, is_modelled
+from orchestrator.records.provenance import marked, of_event
 from orchestrator.records.store import Store
 from orchestrator.timeline.phases import Start
 
@@ -36,12 +37,19 @@ class Group(NamedTuple):
     accel: str
     start: str
     modelled: bool
+    made_on: str  # a label of `provenance`
+
+    @property
+    def where(self) -> str:
+        """What it ran on: the accelerator, and what has to be said beside it."""
+        arch = self.profile.partition("-")[0]  # profiles are named after it; another name leaves a word out
+        on = marked(self.accel, self.made_on, arch=arch)
+        return f"{on}, MODELLED trap cost" if self.modelled else on
 
     @property
     def title(self) -> str:
         """The group in words."""
-        modelled = ", MODELLED trap cost" if self.modelled else ""
-        return f"{self.profile}, {self.accel}, {self.start} start{modelled}"
+        return f"{self.profile}, {self.where}, {self.start} start"
 
 
 class Total(NamedTuple):
@@ -107,7 +115,8 @@ def _moment(event: Mapping[str, Any]) -> Moment:
 def group_of(event: Mapping[str, Any]) -> Group:
     """Return the group of a launch."""
     modelled = event["modelled"] if "modelled" in event else is_modelled(event)  # a row of the store knows
-    return Group(event["profile"], event["accel"] or NO_ACCEL, event["start"], bool(modelled))
+    made_on = event["made_on"] if "made_on" in event else of_event(event).label
+    return Group(event["profile"], event["accel"] or NO_ACCEL, event["start"], bool(modelled), made_on)
 
 
 def dma_of(event: Mapping[str, Any]) -> str:
@@ -155,8 +164,7 @@ def from_store(store: Store, filters: Filters, *, size: int = SAMPLE) -> Collect
     found.moments = [_moment(row) for row in store.settled(filters, limit=MOMENTS)]
     for row in store.totals(filters):
         dma = dma_of(row)
-        group = Group(row["profile"], row["accel"] or NO_ACCEL, row["start"], bool(row["modelled"]))
-        found.totals[Total(group, dma, row["outcome"])] += row["launches"]
+        found.totals[Total(group_of(row), dma, row["outcome"])] += row["launches"]
         found.first_ns = min(found.first_ns or row["first_ns"], row["first_ns"])
         found.last_ns = max(found.last_ns, row["last_ns"])
     if not found.totals:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import files
+from orchestrator.bench.result import where
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError, nearest
 from orchestrator.report import charts, rows, theme
 from orchestrator.report.collection import Collection, dma_of
@@ -90,8 +91,7 @@ def _result_rows(name: str, collection: Collection) -> tuple[rows.Rows, str]:
         if found and (name == "sweep") == (result["kind"] == "sweep"):
             cost = result["modelled_trap_cost_ns"]
             modelled = f", MODELLED trap cost {cost / 1e3:g} µs" if cost else ""
-            accel = result["environment"]["launches"].get("accel")
-            return found, f"{path.name}, {accel}{modelled}"
+            return found, f"{path.name}, {where(result)}{modelled}"
     return [], ""
 
 

@@ -94,8 +94,7 @@ class Observed:
     def text(self) -> str:
         """The observation on one line."""
         parts = f"{_phrase('transfer', self.transfer)}, {_phrase('launch', self.launch)}"
-        modelled = " with a modelled trap cost (MODELLED)" if self.group.modelled else ""
-        return f"{parts}: halved: {self.halved}, on {self.group.accel}{modelled} (from {self.basis})"
+        return f"{parts}: halved: {self.halved}, on {self.group.where} (from {self.basis})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
-from orchestrator.bench.result import Result
+from orchestrator.bench.result import Result, where
 from orchestrator.report import charts, rows, theme
-from orchestrator.report.collection import Collection, Group, dma_of, group_of
+from orchestrator.report.collection import Collection, dma_of, group_of
 from orchestrator.report.export import library
 from orchestrator.report.observed import Observed, observe
 from orchestrator.report.reader import Broken
@@ -84,13 +84,8 @@ def _data(collection: Collection, results: Sequence[Mapping[str, Any]]) -> dict[
         "parts": rows.PART_OF,
         "figures": {name: theme.themed(charts.FIGURES[name]()) for name in sorted(names)},
         "fixed": {result["chart"]: result["rows"] for result in results if result["chart"]},
-        "first": {} if first is None else {"profile": first.profile, "accel": _accel(first), "start": first.start},
+        "first": {} if first is None else {"profile": first.profile, "accel": first.where, "start": first.start},
     }
-
-
-def _accel(group: Group) -> str:
-    """Return the accelerator as the page filters by it: launches with a modelled trap cost are a kind of their own."""
-    return f"{group.accel}, MODELLED trap cost" if group.modelled else group.accel
 
 
 def _compact(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +94,7 @@ def _compact(event: Mapping[str, Any]) -> dict[str, Any]:
         "id": event["launch_id"],
         "at": event["wall_start_ns"] // 10**6,
         "profile": event["profile"],
-        "accel": _accel(group_of(event)),
+        "accel": group_of(event).where,
         "start": event["start"],
         "dma": dma_of(event),
         "outcome": event["outcome"],
@@ -150,7 +145,7 @@ def _launch(event: Mapping[str, Any], longest_ns: int) -> dict[str, Any]:
         "at": event["wall_start_ns"] // 10**6,
         "when": _when(event["wall_start_ns"]),
         "profile": event["profile"],
-        "accel": _accel(group_of(event)),
+        "accel": group_of(event).where,
         "start": event["start"],
         "dma": dma_of(event),
         "outcome": event["outcome"],
@@ -168,7 +163,6 @@ def _launch(event: Mapping[str, Any], longest_ns: int) -> dict[str, Any]:
 def _observed(found: Observed) -> dict[str, Any]:
     return {
         "title": found.group.title,
-        "modelled": found.group.modelled,
         "tiles": observed_tiles(found),
         "text": found.text,
         "basis": found.basis,
@@ -181,7 +175,7 @@ def _result(path: Path, result: Result, number: int) -> dict[str, Any]:
     kind = {"fw-cfg": "ratios", "launch": "ratios", "sweep": "sweep"}.get(result["kind"])
     chart_rows = rows.sweep_rows(result) if kind == "sweep" else rows.ratio_rows(result) if kind else []
     measured = [sample for sample in result["samples"] if sample["round"] >= 0]
-    note = f"{path.name}: {len(measured)} runs on {result['environment']['launches'].get('accel')}"
+    note = f"{path.name}: {len(measured)} runs on {where(result)}"
     if analysis.get("failed_runs"):
         note += f", {analysis['failed_runs']} of them failed"
     host, launches = result["environment"]["host"], result["environment"]["launches"]

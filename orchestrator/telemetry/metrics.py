@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 import orchestrator
 from orchestrator.records.filters import is_modelled
+from orchestrator.records.provenance import of_event
 from orchestrator.records.record import EVENT
 from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Start
 
@@ -34,6 +35,7 @@ LAUNCH_BUCKETS = (
 RATE_BUCKETS = tuple(factor * 10.0**power for power in range(5, 10) for factor in (1, 2.5, 5))
 
 OUTCOMES = ("success", "failure", "cancelled")
+_KIND = ("profile", "accel", "start", "made_on")  # the last is a label of `provenance`: a closed set
 DMA = {True: "true", False: "false", None: "unknown"}
 
 
@@ -41,7 +43,7 @@ DMA = {True: "true", False: "false", None: "unknown"}
 class _Facts:
     """What the metrics take from one event, checked before anything is counted. Times in seconds."""
 
-    kind: Mapping[str, str]  # profile, accel, start
+    kind: Mapping[str, str]  # by the names of `_KIND`
     dma: str
     outcome: str
     requested: bool
@@ -75,7 +77,7 @@ def _facts(event: Mapping[str, Any]) -> _Facts:
         durations = {p["name"]: p["duration_ns"] / 1e9 for p in event["phases"] if p["duration_ns"] is not None}
         return _Facts(
             kind={name: str(event[name] or "unknown") for name in ("profile", "accel")}
-            | {"start": Start(event["start"])},
+            | {"start": Start(event["start"]), "made_on": of_event(event).label},
             dma=DMA[event["fw_cfg_dma"]],
             outcome=str(event["outcome"]),
             requested=bool(event["fw_cfg"]["requested"]),
@@ -113,7 +115,7 @@ class LaunchMetrics:
             gauge.set_function(in_flight)
 
     def _count_launches(self) -> None:
-        kind = ("profile", "accel", "start")
+        kind = _KIND
         self._launches = Counter(
             "guestlaunch_launches_total",
             "Finished launches; fw_cfg_dma as verified.",
@@ -140,7 +142,7 @@ class LaunchMetrics:
         )
 
     def _time_launches(self) -> None:
-        labels = ("profile", "accel", "start", "fw_cfg_dma")
+        labels = (*_KIND, "fw_cfg_dma")
         self._launch_seconds = Histogram(
             "guestlaunch_launch_duration_seconds",
             "From the client's start until the tool had its launch flag.",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orchestrator
 from orchestrator.errors import CapabilityError, SettingsError
 from orchestrator.records.filters import is_modelled
+from orchestrator.records.provenance import of_event
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -193,6 +194,7 @@ def _of_launch(event: Mapping[str, Any]) -> dict[str, Any]:
     values |= {f"transfer.{blob}_bytes": size for blob, size in event["bytes"].items()}
     values |= {f"version.{component}": version for component, version in event["versions"].items()}
     values["modelled"] = is_modelled(event) or None
+    values["made_on"] = of_event(event).label
     values["phases_unseen"] = [p["name"] for p in event["phases"] if p["outcome"] == "unseen"] or None
     return {f"guestlaunch.{name}": value for name, value in values.items() if value is not None}
 

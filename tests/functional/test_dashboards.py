@@ -30,7 +30,8 @@ TOP = Path(__file__).resolve().parents[2]
 NAMES = re.compile(r"\bguestlaunch_\w+")
 WINDOW = "20s"
 VARIABLES = {
-    "profile": ".+", "accel": "tcg", "start": "cold", "window": WINDOW, "__rate_interval": WINDOW, "__range": WINDOW,
+    "profile": ".+", "accel": "tcg", "made_on": "bare", "start": "cold", "window": WINDOW,
+    "__rate_interval": WINDOW, "__range": WINDOW,
 }  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from panel import Panel, Row
 LAUNCH_LINES = '{job=~"$job"} |= `"launch_finished"`'
 PHASE_LINES = '{job=~"$job"} |= `"phase_finished"`'
 
+KIND = ("profile", "accel", "host", "clock", "start")
+
 
 def _fields(*names: str, **renamed: str) -> str:
     taken = {name: name for name in ("event", *names)} | renamed
@@ -15,11 +17,12 @@ def _fields(*names: str, **renamed: str) -> str:
 
 
 def _kind(event: str) -> str:
-    return f'| event="{event}" | profile=~"$profile" | accel=~"$accel" | start=~"$start"'
+    made_on = '| host=~"$host" | clock=~"$clock"'
+    return f'| event="{event}" | profile=~"$profile" | accel=~"$accel" {made_on} | start=~"$start"'
 
 
 def _launches(*names: str, **renamed: str) -> str:
-    fields = _fields("profile", "accel", "start", *names, **renamed)
+    fields = _fields(*KIND, *names, **renamed)
     return f"{LAUNCH_LINES} {fields} {_kind('launch_finished')}"
 
 
@@ -30,7 +33,7 @@ def _over_time(function: str, field: str, by: str, *names: str, **renamed: str) 
 
 
 PHASES = (
-    f"avg_over_time({PHASE_LINES} {_fields('profile', 'accel', 'start', 'phase', 'duration_ns')} "
+    f"avg_over_time({PHASE_LINES} {_fields(*KIND, 'phase', 'duration_ns')} "
     f"{_kind('phase_finished')} "
     '| duration_ns!="" | unwrap duration_ns | __error__="" [$window]) by (phase)'
 )

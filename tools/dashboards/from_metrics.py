@@ -1,13 +1,13 @@
 """What the dashboard of metrics shows: PromQL over what orchestrator/telemetry/metrics.py counts.
 
-TCG and KVM are never pooled, nor are cold and warm launches: accelerator and start are chosen one at a time.
+TCG and KVM are never pooled, nor are kinds of host, or cold and warm launches: each is chosen one at a time.
 """
 
 from __future__ import annotations
 
 from panel import Panel, Row
 
-KIND = 'profile=~"$profile", accel="$accel", start="$start"'
+KIND = 'profile=~"$profile", accel="$accel", made_on="$made_on", start="$start"'
 
 
 def _quantile(quantile: float, metric: str, by: str = "", window: str = "$window") -> str:

@@ -116,6 +116,7 @@ def _prometheus_variables() -> Iterator[_Builder]:
     yield dashboard.DatasourceVariable(SOURCE_VARIABLE).label("Data source").type("prometheus")
     yield _choice("profile", "Profile", "$__all").multi(True).include_all(True).all_value(".+")
     yield _choice("accel", "Accelerator", "tcg")
+    yield _choice("made_on", "Host", "bare")
     yield _choice("start", "Start", "cold")
     yield _window()
 
@@ -125,6 +126,8 @@ def _loki_variables() -> Iterator[_Builder]:
     yield dashboard.TextBoxVariable("job").label("Stream label job").default_value("guestlaunch")
     yield dashboard.TextBoxVariable("profile").label("Profile (pattern)").default_value(".+")
     yield dashboard.TextBoxVariable("accel").label("Accelerator (pattern)").default_value("tcg")
+    yield dashboard.TextBoxVariable("host").label("Host (pattern)").default_value("bare")
+    yield dashboard.TextBoxVariable("clock").label("Clock (pattern)").default_value("host")
     yield dashboard.TextBoxVariable("start").label("Start (pattern)").default_value("cold")
     yield _window()
 

@@ -175,6 +175,8 @@ def test_unseen_metrics_are_left_out() -> None:
         ("accel", ("tcg", "kvm"), "accelerator"),
         ("arch", ("aarch64", "x86_64"), "arch"),
         ("modelled_trap_cost_ns", (None, 5900), "trap cost"),
+        ("made_on", ("bare", "emulated-instructions"), "kind of host"),
+        ("made_on", ("bare", "virtualised"), "kind of host"),
     ],
 )
 def test_refused_comparisons(key: str, values: tuple[object, object], word: str) -> None:

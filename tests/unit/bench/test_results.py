@@ -115,6 +115,23 @@ def test_modelled_results_say_so(tmp_path: Path) -> None:
     assert "by the model the download takes 23.6 s" in " ".join(text_of(recording.result).split())
 
 
+def test_results_that_are_no_hardwares_say_so(tmp_path: Path) -> None:
+    """KVM on an emulated host: the first line and the verdict say it, and no result of hardware compares with it."""
+    found = simulated_results.fw_cfg(tmp_path / "a.json", accel="kvm")
+    hardware = simulated_results.fw_cfg(tmp_path / "b.json", accel="kvm")
+    found["environment"]["host"] |= {"kind": "emulated", "clock": "instructions"}
+    hardware["environment"]["host"] |= {"kind": "bare", "clock": "host"}
+    found["analysis"], hardware["analysis"] = analysis.analyse(found), analysis.analyse(hardware)
+    assert text_of(found).startswith("Not on hardware: emulated Arm host, instruction clock")
+    assert simulated_results.analysis_of(found)["verdict"].endswith(", on kvm (emulated Arm host, instruction clock)")
+    assert "Not on hardware" not in text_of(hardware)
+    assert simulated_results.analysis_of(hardware)["verdict"].endswith(", on kvm")
+    with pytest.raises(UsageError, match="the kind of host differs: bare and emulated-instructions"):
+        analysis.compare_results(hardware, found, "a and b")
+    result.save(found, tmp_path / "a.json")
+    assert result.where(result.load(tmp_path / "a.json")) == "kvm (emulated Arm host, instruction clock)"
+
+
 def test_the_same_against_the_same(tmp_path: Path) -> None:
     """A/A has no halving to speak of: it says that nothing was found."""
     found = simulated_results.fw_cfg(tmp_path / "a.json", same=True, runs=12)
@@ -127,7 +144,7 @@ def test_sides_on_different_accelerators_are_not_compared(tmp_path: Path) -> Non
     found = simulated_results.fw_cfg(tmp_path / "a.json")
     found["samples"][-1]["accel"] = "kvm"
     with pytest.raises(UsageError, match="kvm, tcg"):
-        analysis.analyse(found)
+        analysis.analysis.analyse(found)
 
 
 @pytest.mark.parametrize("kind", ["fw-cfg", "sweep", "failed"])
@@ -148,7 +165,7 @@ def test_outliers_are_shown_and_kept(tmp_path: Path) -> None:
     found = simulated_results.fw_cfg(tmp_path / "a.json", runs=9)
     odd = next(s for s in found["samples"] if s["side"] == "DMA on" and s["round"] == 4)
     odd["metrics"]["launch"] = 77_777 * MS
-    found["analysis"] = analysis.analyse(found)
+    found["analysis"] = analysis.analysis.analyse(found)
     launch = simulated_results.analysis_of(found)["sides"]["DMA on"]["launch"]
     assert (launch["n"], launch["high"]) == (9, 77_777 * MS)
     assert "DMA on: launch: 77,777 ms" in text_of(found)

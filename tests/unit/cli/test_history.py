@@ -15,7 +15,7 @@ from orchestrator.errors import NotFoundError
 from orchestrator.records import store
 from orchestrator.records.filters import INSTRUMENT_MARK, Filters
 from orchestrator.timeline.phases import Phase, Start
-from tests.simulated_launches import event, mixture
+from tests.simulated_launches import BARE, EMULATED, INSTRUCTIONS, VIRTUALISED, event, mixture
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +95,22 @@ def test_a_modelled_trap_cost_is_marked(state: Path, capsys: pytest.CaptureFixtu
     assert "MODELLED" in shown[-1]
     assert invoke(["timeline", "modelled"]) == 0
     assert "MODELLED trap cost" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_what_is_no_hardware_is_marked(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each kind of host has its sign beside the accelerator, explained below; one can be asked for by itself."""
+    made = (BARE, VIRTUALISED, EMULATED, INSTRUCTIONS)
+    store.rebuild(state, [event(number, accel="kvm", provenance=one) for number, one in enumerate(made)])
+    assert [row["made_on"] for row in listed(capsys)] == [one.label for one in made[::-1]]
+    assert invoke(["history"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[4] for line in shown[1:5]] == ["kvm/i", "kvm/e", "kvm/v", "kvm"]
+    assert [line.partition(" ")[0] for line in shown[5:]] == ["/v", "/e", "/i"]
+    assert max(map(len, shown)) <= 80
+    assert invoke(["history", "--made-on", "emulated-instructions", "--json"]) == 0
+    assert [row["launch_id"] for row in json.loads(capsys.readouterr().out)] == ["simulated-3"]
+    assert invoke(["timeline", "simulated-3"]) == 0
+    assert "kvm (emulated Arm host, instruction clock)" in capsys.readouterr().out
 
 
 def test_nothing_that_fits(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,8 @@ import pytest
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.records import store
 from orchestrator.records.filters import Filters
+from tests.simulated_launches import INSTRUCTIONS, mixture
 from tests.simulated_launches import event as simulated
-from tests.simulated_launches import mixture
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -104,6 +104,21 @@ def test_survives_sigkill_in_mid_write(tmp_path: Path) -> None:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("SELECT count(*) FROM launches").fetchone()[0] >= 21
     db.close()
+
+
+def test_a_store_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
+    """Launches from before it was known where they were made stay, of hosts that are not known; new ones are told."""
+    store.rebuild(tmp_path, [simulated(1), simulated(2)])
+    with sqlite3.connect(tmp_path / store.FILE_NAME) as db:
+        db.execute("ALTER TABLE launches DROP COLUMN made_on")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    assert store.append(tmp_path, simulated(3, provenance=INSTRUCTIONS)) is None
+    with store.open_store(tmp_path) as reader:
+        found = [(row["launch_id"], row["made_on"]) for row in reader.rows(Filters())]
+    assert found == [
+        ("simulated-3", "emulated-instructions"), ("simulated-2", "unknown"), ("simulated-1", "unknown"),
+    ]  # fmt: skip
 
 
 def test_same_launch_is_kept_once(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import pytest
 
 from orchestrator.records import store
 from orchestrator.records.filters import INSTRUMENT_MARK, Filters
-from orchestrator.report.collection import collect, from_store
+from orchestrator.records.provenance import NOWHERE, Provenance, mark
+from orchestrator.report.collection import collect, from_store, group_of
 from orchestrator.report.observed import Observed, _place_of_bound, observe
-from tests.simulated_launches import event
+from tests.simulated_launches import EMULATED, INSTRUCTIONS, VIRTUALISED, event
 
 Line = dict[str, Any]
 
@@ -199,3 +200,24 @@ def test_reports_start_without_scipy(module: str) -> None:
     code = f"import sys, orchestrator.{module}\nprint([name for name in sys.modules if name.split('.')[0] == 'scipy'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("made", [VIRTUALISED, EMULATED, INSTRUCTIONS, NOWHERE], ids=lambda made: made.label)
+def test_kinds_of_host_stay_apart(made: Provenance, tmp_path: Path) -> None:
+    """KVM on an emulated host is never put together with KVM on hardware, nor shown as that; from the store neither."""
+    kvm = [line | {"accel": "kvm"} for line in in_turn()]
+    elsewhere = [line | {"host": made.host, "clock": made.clock} for line in kvm]
+    mixed = [*kvm[::2], *elsewhere[1::2]]
+    assert observe(collect(mixed)) == []
+    assert len(collect(mixed).groups()) == 2
+    store.rebuild(tmp_path, mixed)
+    with store.open_store(tmp_path) as opened:
+        found = from_store(opened, Filters())
+        assert (observe(found), len(found.groups())) == ([], 2)
+        alone = from_store(opened, Filters(made_on=made.label))
+        assert {group_of(line) for line in alone.sample} == {group_of(elsewhere[0])}
+    (there,) = observe(collect(elsewhere))
+    said = mark(made.label, arch="aarch64", accel="kvm")
+    assert said
+    assert f"on kvm ({said})" in there.text
+    assert f"kvm ({said})" in there.group.title

@@ -19,7 +19,7 @@ from orchestrator.report.reader import Broken
 from orchestrator.report.tiles import observed_tiles, result_tiles
 from orchestrator.timeline.phases import Phase
 from tests import simulated_results
-from tests.simulated_launches import event, mixture
+from tests.simulated_launches import BARE, INSTRUCTIONS, event, mixture
 
 PAGE = Path(theme.__file__).parent / "assets"
 EVIL = "</script><b>&\"'\u2028"
@@ -153,6 +153,16 @@ def test_modelled_launches_are_a_kind_of_their_own(cache: Path) -> None:
     assert "MODELLED" in page.shown
 
 
+def test_launches_of_an_emulated_host_are_a_kind_of_their_own(cache: Path) -> None:
+    """A launch under KVM that was not made on hardware says so wherever it is, and has its own accelerator filter."""
+    made = {"bare": BARE, "there": INSTRUCTIONS}
+    lines = [event(number, accel="kvm", provenance=one) for number, one in enumerate(made.values())]
+    page = render(collect(lines), cache)
+    accels = Counter(one["accel"] for one in json.loads(page.data)["launches"])
+    assert accels == {"kvm": 1, "kvm (emulated Arm host, instruction clock)": 1}
+    assert "kvm (emulated Arm host, instruction clock)" in page.shown
+
+
 def test_results_of_benchmarks(cache: Path, tmp_path: Path) -> None:
     """A result file brings its verdict, its chart's rows, its environment; a modelled one says so."""
     path = tmp_path / "proof.json"
@@ -203,7 +213,7 @@ def test_text_is_legible(scheme: int) -> None:
 
 def test_tiles_say_what_may_be_said(tmp_path: Path) -> None:
     """A ratio below one is shown as slower, by how much; an interval across one as no difference."""
-    group = Group("aarch64-uefi", "tcg", "cold", modelled=False)
+    group = Group("aarch64-uefi", "tcg", "cold", modelled=False, made_on="bare")
     found = Observed(
         group=group, blocks=9, without=9, with_dma=9, span_ns=1, transfer=Ratio(ratio=0.5, low=0.4, high=0.6),
         launch=Ratio(ratio=1.1, low=0.9, high=1.3),

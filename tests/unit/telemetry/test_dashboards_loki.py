@@ -13,7 +13,16 @@ from orchestrator.records.record import phase_event, to_event
 from tests.dashboards import LOKI, Query, at_path, lets_through, load, log_fields, queries
 from tests.simulated_launches import records
 
-VARIABLES = {"job": "guestlaunch", "profile": ".+", "accel": "tcg", "start": "cold", "window": "1h", "__interval": "1m"}
+VARIABLES = {
+    "job": "guestlaunch",
+    "profile": ".+",
+    "accel": "tcg",
+    "host": "bare",
+    "clock": "host",
+    "start": "cold",
+    "window": "1h",
+    "__interval": "1m",
+}
 QUERIES = list(queries(LOKI, VARIABLES))
 
 

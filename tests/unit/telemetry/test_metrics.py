@@ -13,14 +13,24 @@ from prometheus_client.parser import text_string_to_metric_families
 from orchestrator import __version__
 from orchestrator.errors import CapabilityError, SettingsError
 from orchestrator.records.filters import INSTRUMENT_MARK
+from orchestrator.records.provenance import LABELS, NOWHERE
 from orchestrator.records.record import schema
 from orchestrator.telemetry.http import parse_address, serve
 from orchestrator.telemetry.metrics import LaunchMetrics
 from orchestrator.telemetry.textfile import exposition
 from orchestrator.timeline.phases import Phase, Start
-from tests.simulated_launches import INITRD_BYTES, KERNEL_BYTES, event, mixture
+from tests.simulated_launches import (
+    BARE,
+    EMULATED,
+    INITRD_BYTES,
+    INSTRUCTIONS,
+    KERNEL_BYTES,
+    VIRTUALISED,
+    event,
+    mixture,
+)
 
-TCG_COLD = {"profile": "aarch64-uefi", "accel": "tcg", "start": "cold"}
+TCG_COLD = {"profile": "aarch64-uefi", "accel": "tcg", "start": "cold", "made_on": "bare"}
 
 
 def value(metrics: LaunchMetrics, name: str, **labels: str) -> float | None:
@@ -44,6 +54,17 @@ def test_launches_are_counted_by_what_they_were() -> None:
     assert value(metrics, name, **TCG_COLD, outcome="success", fw_cfg_dma="false") == 1
     assert value(metrics, name, **TCG_COLD, outcome="failure", fw_cfg_dma="unknown") == 1
     assert value(metrics, name, **TCG_COLD, outcome="cancelled", fw_cfg_dma="true") == 1
+
+
+def test_kinds_of_host_are_counted_apart() -> None:
+    """KVM on an emulated host adds nothing to what hardware did; the label has a closed set of values."""
+    metrics = LaunchMetrics()
+    for made in (BARE, VIRTUALISED, EMULATED, INSTRUCTIONS, INSTRUCTIONS, NOWHERE):
+        metrics.observe(event(1, accel="kvm", provenance=made))
+    metrics.observe(event(2, accel="kvm") | {"host": "x" * 99, "clock": 7})
+    kind = {"profile": "aarch64-uefi", "accel": "kvm", "start": "cold", "outcome": "success", "fw_cfg_dma": "true"}
+    counted = {label: value(metrics, "guestlaunch_launches_total", **kind, made_on=label) for label in LABELS}
+    assert counted == {"bare": 1, "virtualised": 1, "emulated": 1, "emulated-instructions": 2, "unknown": 2}
 
 
 def test_experiments_are_not_counted() -> None:
