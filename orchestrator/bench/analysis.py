@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.bench import compare, host, start_analysis
+from orchestrator.bench import compare, host, seed, seed_analysis, start_analysis
 from orchestrator.bench.compare import Columns, Comparison
 from orchestrator.bench.result import Analysis, Result, made_on
 from orchestrator.bench.samples import columns, summary, transfer_point
@@ -58,11 +58,14 @@ def analyse(result: Result) -> Analysis:
     }
     if result["kind"] == "sweep":
         sizes = {side["name"]: _summaries(columns(result, side["name"])) for side in result["sides"]}
-        return base | {"lines": _sweep_lines(result), "sides": sizes}
+        return base | {"lines": _sweep_lines(result, [side["name"] for side in result["sides"]]), "sides": sizes}
     base["sides"] = {side["name"]: _summaries(columns(result, side["name"])) for side in result["sides"]}
     if result["kind"] == start_analysis.KIND:
         _require_same_accel(result)
         return base | start_analysis.analyse_starts(result)
+    if result["kind"] == seed.KIND:
+        _require_same_accel(result)
+        return base | seed_analysis.analyse_seed(result, _sweep_lines(result, tuple(seed.TRANSFER.values())))
     if result["kind"] == "matrix" or len(result["sides"]) != 2:
         return base
     return base | _pairwise(result)
@@ -112,15 +115,15 @@ def _require_same_accel(result: Result) -> None:
         raise UsageError("cannot compare the sides", result["kind"], why, "name one with --accel")
 
 
-def _sweep_lines(result: Result) -> list[dict[str, Any]]:
+def _sweep_lines(result: Result, sides: Sequence[str]) -> list[dict[str, Any]]:
     lines = []
-    for side in result["sides"]:
-        good = [s for s in result["samples"] if s["side"] == side["name"] and s["round"] >= 0]
+    for side in sides:
+        good = [s for s in result["samples"] if s["side"] == side and s["round"] >= 0]
         points = [point for sample in good if (point := transfer_point(sample))]
         fit = fit_line([mb for mb, _ in points], [ms for _, ms in points])
         lines.append(
             {
-                "side": side["name"],
+                "side": side,
                 "ms_per_mb": fit and fit.slope,
                 "interval": fit and [fit.interval.low, fit.interval.high],
                 "at_zero_ms": fit and fit.intercept,

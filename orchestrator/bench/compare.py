@@ -83,7 +83,7 @@ class Verdict:
     @property
     def text(self) -> str:
         """The verdict as one line."""
-        return f"{self._measured}: halved: {self.halved}, {self._where}"
+        return f"{self.measured}: halved: {self.halved}, {self._where}"
 
     @property
     def same_text(self) -> str:
@@ -95,10 +95,11 @@ class Verdict:
             said = "no difference found, as it should be"
         else:
             said = "undecided"
-        return f"the same against the same: {self._measured}: {said}, {self._where}"
+        return f"the same against the same: {self.measured}: {said}, {self._where}"
 
     @property
-    def _measured(self) -> str:
+    def measured(self) -> str:
+        """What was measured, as one phrase."""
         return f"{_phrase('transfer', self.transfer)}, {_phrase('launch', self.launch)}"
 
     @property
@@ -227,17 +228,17 @@ def _phrase(what: str, row: Comparison | None) -> str:
         return f"{what} not measured"
     if row.interval is None:
         runs = "1 run" if row.first.n == 1 else f"{row.first.n} runs"
-        return f"{what} {_times(row.ratio)}× (only {runs}: no interval)"
-    shown = f"{_times(row.interval.low)}–{_times(row.interval.high)}"
+        return f"{what} {times(row.ratio)}× (only {runs}: no interval)"
+    shown = f"{times(row.interval.low)}–{times(row.interval.high)}"
     if row.difference in (Difference.FASTER, Difference.SLOWER):
         if row.difference is Difference.SLOWER:
-            shown = f"{_times(1 / row.interval.high)}–{_times(1 / row.interval.low)}"
-            return f"{what} {_times(1 / row.ratio)}× slower ({shown})"
-        return f"{what} {_times(row.ratio)}× faster ({shown})"
-    return f"{what} {_times(row.ratio)}× ({shown}: {row.difference})"
+            shown = f"{times(1 / row.interval.high)}–{times(1 / row.interval.low)}"
+            return f"{what} {times(1 / row.ratio)}× slower ({shown})"
+        return f"{what} {times(row.ratio)}× faster ({shown})"
+    return f"{what} {times(row.ratio)}× ({shown}: {row.difference})"
 
 
-def _times(ratio: float) -> str:
+def times(ratio: float) -> str:
     """Return a ratio with as many places as it bears; what is below two is not rounded up to it."""
     if ratio >= 100:
         return f"{ratio:,.0f}"

@@ -27,18 +27,48 @@ class Recording:
         self.path = path
         self.result: Result = new_result(kind, seed=seed, environment=surroundings, trap_cost_ns=trap_cost_ns)
         self._events: list[Mapping[str, Any]] = []
+        self._before: dict[str, Any] = {}  # what is known of the launches without these
+
+    def go_on(self, earlier: Result) -> None:
+        """Take what was measured before an interruption, to go on from there.
+
+        :raise UsageError: it was another benchmark, or was made on another host or with other programs.
+        """
+        new = self.result
+        then, now = earlier["environment"], new["environment"]
+        before: Mapping[str, Any] = {**then["host"]}
+        for name, was, is_now in (
+            ("benchmark", earlier["kind"], new["kind"]),
+            ("firmware", then["firmware"], now["firmware"]),
+            *((key, before.get(key), value) for key, value in now["host"].items()),
+        ):
+            if name != "load" and was != is_now:
+                why = f"its {name} is {was}, here it is {is_now}"
+                raise UsageError("cannot go on with the result", self.path, why, "begin a new one with --out")
+        self.result = earlier
+        self.result |= {"complete": False, "ended_by": None, "left_out": []}
+        self._before = dict(earlier["environment"]["launches"])
+
+    def state(self, **facts: str) -> None:
+        """Say what holds for all launches, whatever is measured first."""
+        self._before = facts | self._before
+        self.result["environment"]["launches"] = dict(self._before)
 
     def sides(self, sides: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Name the sides and what distinguishes them; several programs of one side count once."""
         named: dict[str, SideEntry] = {name: {"name": name, "facts": _with_digest(facts)} for name, facts in sides}
+        named = {side["name"]: side for side in self.result["sides"]} | named
         self.result["sides"] = list(named.values())
 
     def leave_out(self, side: str, reason: str) -> None:
         """Note a side that cannot be had on this host, and why."""
         self.result.setdefault("left_out", []).append({"side": side, "reason": reason})
 
-    def take(self, samples: Sequence[Sample], sides: Sequence[Side]) -> None:
-        """Add the samples of a round and save."""
+    def take(self, samples: Sequence[Sample], sides: Sequence[Side], *, analysed: bool = True) -> None:
+        """Add the samples of a round and save.
+
+        :param analysed: with an analysis, which takes seconds; without one the file still holds all that was measured.
+        """
         for sample in samples:
             stated = next(side.facts for side in sides if side.name == sample.side)
             self.result["samples"].append(_sample(sample, stated))
@@ -47,14 +77,16 @@ class Recording:
             elif sample.status == 0:
                 self._events.append({key: stated.get(key) for key in ("accel", "arch")})
         # A side that is no launch of ours states its accel and arch; ours are as verified.
-        self.result["environment"]["launches"] = host.of_launches(self._events)
-        self.save()
+        found = host.of_launches(self._events)
+        unheard = {key: value for key, value in self._before.items() if found.get(key) is None}
+        self.result["environment"]["launches"] = found | unheard
+        self.save(analysed=analysed)
 
     def take_transfer(
         self, transfer: Transfer, *, side: str, number: int, position: int, accel: str, load: float,
-        started_wall_ns: int,
+        started_wall_ns: int, analysed: bool = True,
     ) -> None:  # fmt: skip
-        """Add one timed transfer of a sweep and save."""
+        """Add one timed transfer of a sweep and save, as `take` does."""
         self.result["samples"].append(
             {
                 "side": side, "round": number, "position": position, "started_wall_ns": started_wall_ns,
@@ -63,7 +95,7 @@ class Recording:
                 "metrics": {"transfer": transfer.duration_ns},
             }
         )  # fmt: skip
-        self.save()
+        self.save(analysed=analysed)
 
     def count(self, transfer: Transfer, predicted: int | None) -> None:
         """Add the access count of a counting run and save."""
@@ -97,11 +129,12 @@ class Recording:
             self.save()
         return measured
 
-    def save(self) -> None:
+    def save(self, *, analysed: bool = True) -> None:
         """Analyse what is there and write the file."""
         self.result["analysis"] = None
-        with contextlib.suppress(UsageError):  # said at the end; until then the samples are kept without it
-            self.result["analysis"] = analysis.analyse(self.result)
+        if analysed:
+            with contextlib.suppress(UsageError):  # said at the end; until then the samples are kept without it
+                self.result["analysis"] = analysis.analyse(self.result)
         save(self.result, self.path)
 
 

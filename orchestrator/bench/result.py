@@ -106,7 +106,8 @@ class Analysis(TypedDict, total=False):
     :ivar sides: side to metric to its summary (`statistics.SampleSummary`).
     :ivar comparisons: `compare.Comparison`, a row for each metric.
     :ivar starts: a row for each side of the benchmark of starts; `dma` is what DMA saves there.
-    :ivar lines: a line through the transfers of each side of a sweep.
+    :ivar lines: a line through the transfers of each side of a sweep, or of the seed's experiment.
+    :ivar seed: a row for each side of that which launches; `predicted` is what the lines say of a launch without DMA.
     """
 
     confidence: float
@@ -121,6 +122,8 @@ class Analysis(TypedDict, total=False):
     starts: list[dict[str, Any]]
     dma: dict[str, Any] | None
     lines: list[dict[str, Any]]
+    seed: list[dict[str, Any]]
+    predicted: dict[str, Any] | None
 
 
 class Result(TypedDict):

@@ -229,6 +229,7 @@ def _direct_program(profile: Profile, accel: Accel, *, fw_cfg_dma: bool, cpu: st
     )
 
 
+# On Arm, libguestfs gives its own guests firmware: the profile's takes its place.
 # libguestfs probes its hypervisor (-help, -device ?, QMP) before it launches: a probe gets a machine too, no firmware.
 _DIRECT = """\
 #!/bin/sh
@@ -238,10 +239,10 @@ while [ "$left" -gt 0 ]; do
     argument=$1; shift; left=$((left - 1))
     case $argument in
     -no-hpet) continue ;;
-    -machine|-cpu|-global|-rtc|-append)
+    -machine|-cpu|-global|-rtc|-append|-drive)
         value=$1; shift; left=$((left - 1))
         case "$argument $value" in
-        "-global kvm-pit"*|"-rtc driftfix"*|-machine*|-cpu*) continue ;;
+        "-global kvm-pit"*|"-rtc driftfix"*|-machine*|-cpu*|"-drive if=pflash"*) continue ;;
         -append*) boots=yes; value=$(printf '%s' "$value" | sed 's/console=ttyS0/console={console}/') ;;
         esac
         set -- "$@" "$argument" "$value" ;;

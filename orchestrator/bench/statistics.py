@@ -6,6 +6,7 @@ same samples give the same figures each time. It knows nothing of launches.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -139,12 +140,14 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Line | None:
     """Return the Theil-Sen line (a slow outlier cannot tilt it); None for fewer than three points or one x."""
     if len(x) < 3 or len(set(x)) < 2:
         return None
-    fit = stats.theilslopes(y, x, alpha=CONFIDENCE)
-    return Line(
-        slope=float(fit.slope),
-        interval=Interval(low=float(fit.low_slope), high=float(fit.high_slope)),
-        intercept=float(fit.intercept),
-    )
+    with np.errstate(invalid="ignore"):  # few points that repeat themselves exactly have no interval there
+        fit = stats.theilslopes(y, x, alpha=CONFIDENCE)
+    low, high = float(fit.low_slope), float(fit.high_slope)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        points = list(zip(x, y, strict=True))
+        slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.combinations(points, 2) if a[0] != b[0]]
+        low, high = min(slopes), max(slopes)
+    return Line(slope=float(fit.slope), interval=Interval(low=low, high=high), intercept=float(fit.intercept))
 
 
 def _bootstrap(samples: tuple[Sequence[float], ...], statistic: Callable[..., Any], *, paired: bool) -> Interval | None:

@@ -7,11 +7,14 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from orchestrator.bench.recording import Recording
 from orchestrator.bench.transfer import Payload, transfer
 from orchestrator.domain.model import Accel, Profile
 from orchestrator.hypervisor.emulator import emulator_version, find_emulator
+
+if TYPE_CHECKING:  # SciPy comes with it
+    from orchestrator.bench.recording import Recording
 
 _SIDES = {False: "DMA off", True: "DMA on"}
 # The firmware and its copy of the payload need room beside it.
@@ -39,10 +42,10 @@ def sweep_transfers(
     recording.sides((name, {"fw_cfg_dma": dma}) for dma, name in _SIDES.items())
     recording.result["environment"]["launches"] = {"accel": str(accel), "arch": str(profile.arch)}
     order = random.Random(seed)  # noqa: S311 - an experiment's order, not a secret
-    payloads = {size: _payload(folder, size, order) for size in megabytes}
+    payloads = {size: make_payload(folder, size, order) for size in megabytes}
     environment = recording.result["environment"]["launches"]
     environment |= {"qemu_version": emulator_version(find_emulator(profile.arch)), "cpu": _cpu(profile, accel)}
-    memory_mib = max(profile.memory_mib, 2 * max(megabytes) + _SPARE_MIB)
+    memory_mib = memory_for(profile, max(megabytes))
     began = time.monotonic()
     for number in range(runs):
         points = [(size, dma) for size in megabytes for dma in _SIDES]
@@ -68,7 +71,13 @@ def _cpu(profile: Profile, accel: Accel) -> str:
     return profile.cpu_kvm if accel is Accel.KVM else profile.cpu_tcg
 
 
-def _payload(folder: Path, megabytes: int, source: random.Random) -> Payload:
+def memory_for(profile: Profile, megabytes: int) -> int:
+    """Return the MiB of memory in which the firmware finds room for a payload of so many MB, twice."""
+    return max(profile.memory_mib, 2 * megabytes + _SPARE_MIB)
+
+
+def make_payload(folder: Path, megabytes: int, source: random.Random) -> Payload:
+    """Write a payload of so many MB, half of it kernel and half initrd, of random bytes."""
     paths = [folder / f"{name}-{megabytes}" for name in ("kernel", "initrd")]
     for path in paths:
         with path.open("wb") as file:

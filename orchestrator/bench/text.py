@@ -13,6 +13,7 @@ from rich.text import Text
 from orchestrator.bench.compare import Difference
 from orchestrator.bench.result import Analysis, Result, made_on
 from orchestrator.bench.samples import columns
+from orchestrator.bench.seed_text import seed_launches
 from orchestrator.bench.start_text import starts
 from orchestrator.records.provenance import mark
 from orchestrator.timeline.durations import bare_milliseconds
@@ -37,7 +38,9 @@ def render(result: Result) -> RenderableType:
         parts.append(
             Text(f"Failed runs: {analysis['failed_runs']}. The first: {_last(analysis['first_failure'])}", style="red")
         )
-    if "starts" in analysis:
+    if "seed" in analysis:
+        parts += [seed_launches(analysis), _sweep(analysis)]
+    elif "starts" in analysis:
         parts += [starts(result, analysis), *_outliers(result, analysis)]
     elif "lines" in analysis:
         parts += [_sizes(analysis["sides"]), _sweep(analysis)]

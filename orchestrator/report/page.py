@@ -172,7 +172,7 @@ def _observed(found: Observed) -> dict[str, Any]:
 def _result(path: Path, result: Result, number: int) -> dict[str, Any]:
     analysis = result["analysis"] or {}
     cost = result["modelled_trap_cost_ns"]
-    kind = {"fw-cfg": "ratios", "launch": "ratios", "sweep": "sweep"}.get(result["kind"])
+    kind = {"fw-cfg": "ratios", "launch": "ratios", "sweep": "sweep", "seed": "sweep"}.get(result["kind"])
     chart_rows = rows.sweep_rows(result) if kind == "sweep" else rows.ratio_rows(result) if kind else []
     measured = [sample for sample in result["samples"] if sample["round"] >= 0]
     note = f"{path.name}: {len(measured)} runs on {where(result)}"

@@ -15,6 +15,7 @@ from orchestrator.bench.firmware import firmware_file, with_firmware
 from orchestrator.bench.sides import Work, direct, make_work, ours, plugin_parameter, stock
 from orchestrator.cli.bench import results
 from orchestrator.cli.bench.options import RunPlan, plan_options
+from orchestrator.cli.bench.seed import seed
 from orchestrator.cli.bench.session import chosen_accel, environ_of, measure, recorded, show
 from orchestrator.cli.bench.start import start
 from orchestrator.cli.options import examples, settings_options
@@ -39,6 +40,7 @@ _trap_cost_option = click.option(
 @click.group(
     epilog=examples(
         "guestlaunch bench fw-cfg",
+        "guestlaunch bench seed --quick",
         "guestlaunch bench start",
         "guestlaunch bench launch --against stock --profile x86_64-seabios",
         "guestlaunch bench sweep",
@@ -49,6 +51,7 @@ def bench() -> None:
 
 
 bench.add_command(start)
+bench.add_command(seed)
 bench.add_command(results.compare)
 bench.add_command(results.regress)
 

@@ -36,19 +36,31 @@ if TYPE_CHECKING:  # SciPy comes with it: imported by the commands that compute
 
 @contextmanager
 def recorded(
-    kind: str, settings: Settings, plan: RunPlan, profile: Profile | None, trap_cost_ns: int | None = None
+    kind: str,
+    settings: Settings,
+    plan: RunPlan,
+    profile: Profile | None,
+    trap_cost_ns: int | None = None,
+    *,
+    resume: Path | None = None,
 ) -> Iterator[tuple[Recording, Path]]:
     """Yield the result under way and a folder for the sides' files.
 
     However it ends (a signal, `timeout`, an error in a late round), what was measured is saved and shown, marked as
     not complete. A signal's exit status is 128 and its number.
+
+    :param resume: the result of one that was interrupted, which goes on and is written to the same file.
     """
     from orchestrator.bench.recording import Recording
 
     stamp = time.strftime("%Y%m%dT%H%M%S")
-    path = plan.out or settings.state_dir / "bench" / f"{kind}-{stamp}.json"
+    path = resume or plan.out or settings.state_dir / "bench" / f"{kind}-{stamp}.json"
     firmware = firmware_file(profile, os.environ) if profile is not None else None
     recording = Recording(kind, path, seed=plan.seed, firmware=firmware, trap_cost_ns=trap_cost_ns)
+    if resume is not None:
+        from orchestrator.bench.result import load
+
+        recording.go_on(load(resume))
     with tempfile.TemporaryDirectory(prefix="guestlaunch-bench-") as folder:
         try:
             with _ended_by_signals():

@@ -144,7 +144,7 @@ def test_sides_on_different_accelerators_are_not_compared(tmp_path: Path) -> Non
     found = simulated_results.fw_cfg(tmp_path / "a.json")
     found["samples"][-1]["accel"] = "kvm"
     with pytest.raises(UsageError, match="kvm, tcg"):
-        analysis.analysis.analyse(found)
+        analysis.analyse(found)
 
 
 @pytest.mark.parametrize("kind", ["fw-cfg", "sweep", "failed"])
@@ -165,7 +165,7 @@ def test_outliers_are_shown_and_kept(tmp_path: Path) -> None:
     found = simulated_results.fw_cfg(tmp_path / "a.json", runs=9)
     odd = next(s for s in found["samples"] if s["side"] == "DMA on" and s["round"] == 4)
     odd["metrics"]["launch"] = 77_777 * MS
-    found["analysis"] = analysis.analysis.analyse(found)
+    found["analysis"] = analysis.analyse(found)
     launch = simulated_results.analysis_of(found)["sides"]["DMA on"]["launch"]
     assert (launch["n"], launch["high"]) == (9, 77_777 * MS)
     assert "DMA on: launch: 77,777 ms" in text_of(found)

@@ -113,3 +113,10 @@ def test_interval_covers_the_truth_about_as_often_as_it_says(monkeypatch: pytest
         assert interval is not None
         held += interval.low <= 2.0 <= interval.high
     assert held >= 180  # a bootstrap of twelve medians covers a little less than it says
+
+
+def test_a_line_through_points_that_repeat_themselves() -> None:
+    """An instruction clock gives the same time twice: the line has the extremes of the slopes for an interval."""
+    line = statistics.fit_line([1, 1, 2, 2], [5.0, 5.0, 8.0, 8.0])
+    assert line is not None
+    assert (line.slope, line.interval.low, line.interval.high) == (3.0, 3.0, 3.0)

@@ -1,0 +1,101 @@
+"""The seed's experiment, computed: what each side takes, what a MB costs, and whether DMA halves the launch.
+
+The launch without DMA is compared with the one with it, as `compare` does. A host on which it takes too long to be
+measured often enough is answered by a straight line through transfers of several sizes: a launch without DMA is one
+with it, and what the line says that its payload takes longer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.bench import compare
+from orchestrator.bench.compare import Halved
+from orchestrator.bench.result import Analysis, Result, made_on
+from orchestrator.bench.samples import columns, summary
+from orchestrator.bench.seed import NAIVE, STOCK, TRANSFER
+from orchestrator.bench.start_sides import COLD, COLD_WITHOUT_DMA, STANDBY, WARM
+from orchestrator.bench.statistics import summarize
+from orchestrator.records.provenance import kept_apart, marked
+
+PRIMARY = ("transfer", "launch")
+_SHOWN = ("wall", "launch", "transfer")
+# In the order of the table.
+SIDES = (STOCK, NAIVE[False], NAIVE[True], COLD_WITHOUT_DMA, COLD, WARM, STANDBY)
+
+
+def analyse_seed(result: Result, lines: list[dict[str, Any]]) -> Analysis:
+    """Return `seed`, a row for each side that launches; the lines through the transfers; the verdict.
+
+    :param lines: what a MB takes, for each side of transfers.
+    """
+    rounds = sorted({sample["round"] for sample in result["samples"] if sample["round"] >= 0})
+    sides = {side["name"]: columns(result, side["name"], rounds) for side in result["sides"]}
+    rows: list[dict[str, Any]] = []
+    for name in (name for name in SIDES if name in sides):
+        seen = {metric: [v for v in sides[name].get(metric, ()) if v is not None] for metric in _SHOWN}
+        rows.append({"side": name} | {m: summary(summarize(values)) if values else None for m, values in seen.items()})
+    off, on = sides.get(COLD_WITHOUT_DMA, {}), sides.get(COLD, {})
+    compared = compare.compare(off, on, paired=True, primary=PRIMARY)
+    launches = result["environment"]["launches"]
+    accel, arch = str(launches.get("accel")), launches.get("arch")
+    apart = kept_apart(made_on(result), accel)
+    said = compare.verdict(off, on, compared, accel=accel, arch=arch, made_on=apart, modelled_trap_cost_ns=None)
+    by_line = predicted(result, lines, [value for value in on.get("launch", ()) if value is not None])
+    found: Analysis = {
+        "seed": rows, "lines": lines, "predicted": by_line, "halved": str(said.halved), "verdict": said.text,
+    }  # fmt: skip
+    if said.halved is not Halved.UNDECIDED or by_line is None:
+        return found
+    text = _by_line(by_line)
+    if said.launch is not None:
+        text = f"{said.measured}; {text}"
+    found["halved"] = by_line["halved"]
+    found["verdict"] = f"{text}: launch halved: {by_line['halved']}, on {marked(accel, apart, arch=arch)}"
+    return found
+
+
+def predicted(result: Result, lines: list[dict[str, Any]], launches_ns: list[float]) -> dict[str, Any] | None:
+    """Return what a launch without DMA takes by the lines, and by how much one with DMA is faster, with an interval.
+
+    The interval is as wide as it can be: the least that the slopes allow with the slowest launch, the most with the
+    fastest. None where a line, or a launch, is missing.
+
+    :param launches_ns: launches with DMA.
+    """
+    by_side = {line["side"]: line for line in lines if line["ms_per_mb"] is not None}
+    without, with_dma = (by_side.get(TRANSFER[dma]) for dma in (False, True))
+    payload = next((side["facts"].get("payload_bytes") for side in result["sides"] if side["name"] == COLD), None)
+    if without is None or with_dma is None or not launches_ns or not isinstance(payload, int):
+        return None
+    mb = payload / 1e6
+    saved = mb * (without["ms_per_mb"] - with_dma["ms_per_mb"])
+    least = max(mb * (without["interval"][0] - with_dma["interval"][1]), 0.0)
+    most = max(mb * (without["interval"][1] - with_dma["interval"][0]), 0.0)
+    middle, low, high = summarize(launches_ns).median, min(launches_ns), max(launches_ns)
+    interval = {"low": 1 + least * 1e6 / high, "high": 1 + most * 1e6 / low}
+    halved = Halved.UNDECIDED
+    if interval["low"] >= compare.HALF:
+        halved = Halved.YES
+    elif interval["high"] < compare.HALF:
+        halved = Halved.NO
+    return {
+        "payload_bytes": payload,
+        "megabytes": sorted({size // 10**6 for s in result["samples"] if s["ok"] and (size := s.get("size_bytes"))}),
+        "saved_ns": saved * 1e6,
+        "launch_off_ns": middle + saved * 1e6,
+        "launch_on_ns": middle,
+        "launches": len(launches_ns),
+        "ratio": 1 + saved * 1e6 / middle,
+        "interval": interval,
+        "halved": str(halved),
+    }
+
+
+def _by_line(found: dict[str, Any]) -> str:
+    low, high = found["interval"]["low"], found["interval"]["high"]
+    return (
+        f"by a line through transfers of {', '.join(map(str, found['megabytes']))} MB a launch of"
+        f" {found['launch_on_ns'] / 1e9:.2f} s (n = {found['launches']}) takes {found['launch_off_ns'] / 1e9:.2f} s"
+        f" without DMA, {compare.times(found['ratio'])}× ({compare.times(low)}–{compare.times(high)})"
+    )
