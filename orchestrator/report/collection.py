@@ -19,6 +19,7 @@ from orchestrator.errors import NotFoundError
 from orchestrator.records.filters import Filters, is_modelled
 from orchestrator.records.provenance import marked, of_event
 from orchestrator.records.store import Store
+from orchestrator.report.submission import Submission
 from orchestrator.timeline.phases import Start
 
 SAMPLE = 4_000
@@ -87,6 +88,7 @@ class Collection:
     first_ns: int = 0
     last_ns: int = 0
     results: list[tuple[Path, Result]] = field(default_factory=list)
+    submissions: list[tuple[Path, Submission]] = field(default_factory=list)
 
     @property
     def count(self) -> int:

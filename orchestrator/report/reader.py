@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from orchestrator.bench import result
 from orchestrator.errors import UsageError
 from orchestrator.records.record import EVENT, SCHEMA_VERSION
+from orchestrator.report.submission import Submission, is_submission, read
 
 _NAMED = 20
 _PEEK_BYTES = 4096
@@ -39,13 +40,14 @@ class Broken:
 class Reading:
     """A pass over files. Iterate `events` first; the rest is filled as it goes.
 
-    :ivar results: result files among the paths, checked.
+    :ivar results: result files among the paths, checked; `submissions` those that people have sent.
     :ivar lines: lines read; `others`: whole lines that are other events.
     """
 
     paths: Sequence[Path]
     broken: Broken = field(default_factory=Broken)
     results: list[tuple[Path, result.Result]] = field(default_factory=list)
+    submissions: list[tuple[Path, Submission]] = field(default_factory=list)
     lines: int = 0
     others: int = 0
 
@@ -65,7 +67,12 @@ class Reading:
         for path in self.paths:
             try:
                 with path.open("rb") as file:
-                    if _is_result(file):
+                    beginning = file.read(_PEEK_BYTES)
+                    file.seek(0)
+                    if is_submission(beginning):
+                        self.submissions.append((path, read(path)))
+                        continue
+                    if _is_result(beginning):
                         self.results.append((path, result.load(path)))
                         continue
                     yield from self._lines(path, file)
@@ -100,10 +107,8 @@ def _skip_line(file: BinaryIO) -> None:
         pass
 
 
-def _is_result(file: BinaryIO) -> bool:
+def _is_result(beginning: bytes) -> bool:
     """Tell a result file from log lines by its beginning."""
-    beginning = file.read(_PEEK_BYTES)
-    file.seek(0)
     return b'"format": "guestlaunch bench result"' in beginning
 
 

@@ -104,7 +104,7 @@ def test_what_is_no_hardware_is_marked(state: Path, capsys: pytest.CaptureFixtur
     assert [row["made_on"] for row in listed(capsys)] == [one.label for one in made[::-1]]
     assert invoke(["history"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert [line.split()[4] for line in shown[1:5]] == ["kvm/i", "kvm/e", "kvm/v", "kvm"]
+    assert [line.split()[3] for line in shown[1:5]] == ["kvm/i", "kvm/e", "kvm/v", "kvm"]
     assert [line.partition(" ")[0] for line in shown[5:]] == ["/v", "/e", "/i"]
     assert max(map(len, shown)) <= 80
     assert invoke(["history", "--made-on", "emulated-instructions", "--json"]) == 0
