@@ -27,6 +27,7 @@ class Recording:
         self.path = path
         self.result: Result = new_result(kind, seed=seed, environment=surroundings, trap_cost_ns=trap_cost_ns)
         self._events: list[Mapping[str, Any]] = []
+        self.left: str | None = None  # what of the benchmark is left when it ends, and why
         self._before: dict[str, Any] = {}  # what is known of the launches without these
 
     def go_on(self, earlier: Result) -> None:
@@ -113,11 +114,12 @@ class Recording:
         self.save()
 
     def finish(self) -> None:
-        """Mark the result as complete and save it.
+        """Mark the result as complete, unless something is left, and save it.
 
         :raise UsageError: when its sides must not be compared; the samples are saved.
         """
-        self.result["complete"] = True
+        self.result["complete"] = self.left is None
+        self.result["ended_by"] = self.left
         self.save()
         analysis.analyse(self.result)
 

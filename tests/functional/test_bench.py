@@ -30,6 +30,30 @@ def benched(guestlaunch: Guestlaunch, evidence: Path, *arguments: str | Path, ti
     return dict(found)
 
 
+def test_seed(guestlaunch: Guestlaunch, evidence: Path, disk_image: DiskFactory) -> None:
+    """It ends with its time budget, goes on with what is left, runs nothing twice, and says where it was measured."""
+    out = evidence / "seed.json"
+    parts = ("--part", "cold", "--part", "transfer")
+    words = ("bench", "seed", "--quick", "--accel", "tcg", "--runs", "1", *parts, "--disk", disk_image())
+    guestlaunch(*words, "--time-budget", "0.01", "--out", out, timeout_s=280).ok()
+    begun = result.load(out)
+    assert (begun["complete"], len(begun["samples"])) == (False, 1)
+    assert "6 of 7 are left" in (begun["ended_by"] or "")
+    done = guestlaunch(*words, "--resume", out, "--json", timeout_s=280).ok()
+    found = result.load(out)
+    assert json.loads(done.stdout) == found
+    assert (found["complete"], found["samples"][:1]) == (True, begun["samples"])
+    measured = sorted((sample["side"], sample.get("size_bytes")) for sample in found["samples"])
+    transfers = [(f"transfer, DMA {dma}", 10**6 * mb) for dma in ("off", "on") for mb in (1, 2, 4)]
+    assert measured == [("cold, DMA on", None), *transfers]
+    assert all(sample["ok"] for sample in found["samples"])
+    analysis = found["analysis"]
+    assert analysis is not None
+    # One run on a host that does other things at the same time: its answer may be left open, but it is never yes.
+    assert analysis["halved"] in {"no", "undecided"}
+    assert analysis["verdict"].endswith(f"launch halved: {analysis['halved']}, on tcg")
+
+
 def test_fw_cfg(guestlaunch: Guestlaunch, evidence: Path, appliance: dict[str, Path], disk_image: DiskFactory) -> None:
     """A pair of real launches, and the counts that prove the path: each side did what it is named for."""
     found = benched(guestlaunch, evidence, "fw-cfg", "--runs", "1", "--warm-ups", "0", "--disk", disk_image())

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -27,6 +28,9 @@ from orchestrator.records import log
 from orchestrator.records.provenance import Clock, provenance
 from orchestrator.settings import Settings
 from orchestrator.workload.environment import choose_appliance
+
+if TYPE_CHECKING:  # SciPy comes with it
+    from orchestrator.bench.recording import Recording
 
 # In the order in which they are tried: what makes a template warms up all that a cold launch needs, too.
 _PARTS: Mapping[str, Sequence[str]] = {
@@ -105,7 +109,15 @@ def seed(settings: Settings, plan: RunPlan, chosen: Sequence[str], resume: Path 
                 for sample in done:
                     if settings.timeline is not None and sample.event is not None:
                         log.write_timeline(settings.timeline, sample.event)
+            recording.left = _left(wanted, recording)
     return show(recording, plan)
+
+
+def _left(wanted: Sequence[experiment.Measurement], recording: Recording) -> str | None:
+    missing = experiment.left(wanted, recording.result)
+    if not missing:
+        return None
+    return f"its time budget, or by failed runs: {len(missing)} of {len(wanted)} are left for --resume {recording.path}"
 
 
 def _runs(plan: RunPlan) -> int:
