@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from orchestrator.bench import result, seed, statistics, text
+from orchestrator.bench import result, seed, statistics
 from orchestrator.bench.recording import Recording
 from orchestrator.bench.rounds import Side
 from orchestrator.bench.seed import STOCK, TRANSFER, Bench
@@ -22,7 +21,7 @@ from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import UsageError
 from tests import simulated_results
 from tests.simulated_launches import BARE, INSTRUCTIONS, VIRTUALISED
-from tests.simulated_results import MS, analysis_of, sample
+from tests.simulated_results import MS, analysis_of, sample, text_of
 
 
 @pytest.fixture(autouse=True)
@@ -141,14 +140,6 @@ def test_only_the_same_goes_on(tmp_path: Path) -> None:
         recording.go_on(other)
     with pytest.raises(UsageError, match="its benchmark is sweep, here it is seed"):
         recording.go_on(simulated_results.sweep(tmp_path / "b.json"))
-
-
-def text_of(found: result.Result) -> str:
-    """Return a result as an 80-column terminal shows it."""
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123 - the record is read
-    with console.file:
-        console.print(text.render(found))
-        return console.export_text()
 
 
 def test_a_line_answers_where_no_launch_without_dma_was_measured(tmp_path: Path) -> None:
