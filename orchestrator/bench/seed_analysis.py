@@ -10,16 +10,19 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.bench import compare
-from orchestrator.bench.compare import Halved
+from orchestrator.bench.compare import Columns, Halved
 from orchestrator.bench.result import Analysis, Result, made_on
 from orchestrator.bench.samples import columns, summary
 from orchestrator.bench.seed import NAIVE, STOCK, TRANSFER
 from orchestrator.bench.start_sides import COLD, COLD_WITHOUT_DMA, STANDBY, WARM
 from orchestrator.bench.statistics import summarize
 from orchestrator.records.provenance import kept_apart, marked
+from orchestrator.timeline.phases import Phase
 
 PRIMARY = ("transfer", "launch")
 _SHOWN = ("wall", "launch", "transfer")
+# What is done before the guest's QEMU is there.
+_BEFORE = (Phase.PLAN, Phase.STAGE, Phase.CONNECT, Phase.CREATE)
 # In the order of the table.
 SIDES = (STOCK, NAIVE[False], NAIVE[True], COLD_WITHOUT_DMA, COLD, WARM, STANDBY)
 
@@ -34,7 +37,8 @@ def analyse_seed(result: Result, lines: list[dict[str, Any]]) -> Analysis:
     rows: list[dict[str, Any]] = []
     for name in (name for name in SIDES if name in sides):
         seen = {metric: [v for v in sides[name].get(metric, ()) if v is not None] for metric in _SHOWN}
-        rows.append({"side": name} | {m: summary(summarize(values)) if values else None for m, values in seen.items()})
+        row = {m: summary(summarize(values)) if values else None for m, values in seen.items()}
+        rows.append({"side": name, **row, "own": own(sides[name])})
     off, on = sides.get(COLD_WITHOUT_DMA, {}), sides.get(COLD, {})
     compared = compare.compare(off, on, paired=True, primary=PRIMARY)
     launches = result["environment"]["launches"]
@@ -53,6 +57,19 @@ def analyse_seed(result: Result, lines: list[dict[str, Any]]) -> Analysis:
     found["halved"] = by_line["halved"]
     found["verdict"] = f"{text}: launch halved: {by_line['halved']}, on {marked(accel, apart, arch=arch)}"
     return found
+
+
+def own(side: Columns) -> dict[str, float] | None:
+    """Return what was done on the host: before there was a guest, and after the tool was done with it.
+
+    Medians in ns, which are instructions by an instruction clock; None for launches that are not ours.
+    """
+    phases = {name: [v for v in side.get(f"phase.{name}", ()) if v is not None] for name in (*_BEFORE, Phase.SHUTDOWN)}
+    seen = {name: summarize(values).median for name, values in phases.items() if values}
+    if Phase.PLAN not in seen:
+        return None
+    before = sum(value for name, value in seen.items() if name is not Phase.SHUTDOWN)
+    return {"before_ns": before, "after_ns": seen.get(Phase.SHUTDOWN, 0.0)}
 
 
 def predicted(result: Result, lines: list[dict[str, Any]], launches_ns: list[float]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The seed's experiment on a terminal: one table of 80 columns, and what is not in it. Computes nothing."""
+"""The seed's experiment on a terminal: a table of 80 columns, and what the host did of it. Computes nothing."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.bench.result import Analysis
 
-_COLUMNS: Mapping[str, str] = {"wall": "guestfish run", "launch": "launch", "transfer": "transfer"}
 _NONE = "–"
 
 
-def seed_launches(analysis: Analysis) -> Table:
-    """Return the table of what launches took, in seconds."""
+def seed_launches(analysis: Analysis) -> RenderableType:
+    """Return the table of what launches took, in seconds, and of ours what was done beside the guest."""
     table = Table(title="medians in seconds (least – most)", title_justify="left", box=SIMPLE)
     table.add_column("", no_wrap=True)
-    for title in _COLUMNS.values():
+    for title in ("guestfish run", "launch", "transfer", "n"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("n", justify="right", no_wrap=True)
     for row in analysis["seed"]:
-        count = max((one["n"] for metric in _COLUMNS if (one := row[metric])), default=0)
-        table.add_row(row["side"], *(_seconds(row[metric]) for metric in _COLUMNS), str(count))
-    return table
+        count = max((one["n"] for metric in ("wall", "launch", "transfer") if (one := row[metric])), default=0)
+        transfer = _NONE if row["transfer"] is None else _figures(row["transfer"]["median"])
+        table.add_row(row["side"], _seconds(row["wall"]), _seconds(row["launch"]), transfer, str(count))
+    return Group(table, *(Text(_own(row["side"], row["own"])) for row in analysis["seed"] if row["own"]))
+
+
+def _own(side: str, own: Mapping[str, float]) -> str:
+    before, after = _figures(own["before_ns"]), _figures(own["after_ns"])
+    return f"  {side}: of that {before} s before the guest, {after} s after the tool"
 
 
 def _seconds(found: Mapping[str, Any] | None) -> str:

@@ -158,6 +158,17 @@ def test_a_line_answers_where_no_launch_without_dma_was_measured(tmp_path: Path)
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_what_the_host_does_is_told_apart(tmp_path: Path) -> None:
+    """The phases before the guest, and after the tool, of our launches; of others nothing is known."""
+    found = simulated_results.seed(tmp_path / "a.json", made=INSTRUCTIONS)
+    rows = {row["side"]: row["own"] for row in analysis_of(found)["seed"]}
+    (cold,) = (one["metrics"] for one in found["samples"] if one["side"] == COLD)
+    assert rows[STOCK] is None
+    before = sum(cold[f"phase.{name}"] or 0 for name in ("plan", "stage", "connect", "create"))
+    assert rows[COLD] == {"before_ns": before, "after_ns": cold["phase.shutdown"]}
+    assert f"{COLD}: of that {before / 1e9:.2f} s before the guest" in text_of(found)
+
+
 def test_hardware_needs_no_word(tmp_path: Path) -> None:
     """On a bare host the verdict says kvm, and no more; on a virtualised one that it is one."""
     assert analysis_of(simulated_results.seed(tmp_path / "a.json", made=BARE))["verdict"].endswith("yes, on kvm")
@@ -176,6 +187,7 @@ def test_launches_without_dma_answer_themselves_when_there_are_enough(tmp_path: 
     many = analysis_of(simulated_results.seed(tmp_path / "a.json", quick=False, runs=7))
     assert many["halved"] == "yes"
     assert "by a line" not in many["verdict"]
+    assert max(map(len, text_of(result.load(tmp_path / "a.json")).splitlines())) <= 80
     one = analysis_of(simulated_results.seed(tmp_path / "b.json", quick=False))
     assert one["halved"] == "yes"
     assert "(only 1 run: no interval); by a line through" in one["verdict"]
