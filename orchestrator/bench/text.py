@@ -15,7 +15,7 @@ from orchestrator.bench.result import Analysis, Result, made_on
 from orchestrator.bench.samples import columns
 from orchestrator.bench.seed_text import seed_launches
 from orchestrator.bench.start_text import starts
-from orchestrator.records.provenance import mark
+from orchestrator.records.provenance import kept_apart, mark
 from orchestrator.timeline.durations import bare_milliseconds
 
 _SAID: Mapping[str, str] = {
@@ -61,7 +61,8 @@ def _warnings(result: Result) -> Iterator[str]:
     if cost_ns := result["modelled_trap_cost_ns"]:
         yield _modelled(cost_ns, result["analysis"] or {})
     launches = result["environment"]["launches"]
-    if said := mark(made_on(result), arch=launches.get("arch"), accel=launches.get("accel")):
+    apart = kept_apart(made_on(result), launches.get("accel"))
+    if said := mark(apart, arch=launches.get("arch"), accel=launches.get("accel")):
         yield f"Not on hardware: {said}"
     if not result["complete"]:
         yield not_complete(result)
