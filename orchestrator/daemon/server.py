@@ -123,14 +123,12 @@ class Server:
     def adopt(self, sock: socket.socket) -> None:
         """Serve a connection in a thread of its own; the socket is ours from now on."""
         thread = threading.Thread(target=self._thread, args=(sock,), name="client", daemon=True)
-        with self._lock:
-            self._served = True
-            self._threads.add(thread)
         try:
-            thread.start()
+            with self._lock:  # nobody finds a thread that cannot be waited for yet
+                self._served = True
+                thread.start()
+                self._threads.add(thread)
         except RuntimeError:  # the system has no more threads for us
-            with self._lock:
-                self._threads.discard(thread)
             with sock:
                 _tell(sock, protocol.exit_message(1, "guestlaunchd is busy: no thread can be started") | {"busy": True})
 

@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -278,6 +280,25 @@ def test_close_ends_launches(served: Served, launcher: FakeLauncher) -> None:
     with served.client() as late:
         late.launch()
         assert "stopping" in late.receive()["message"]
+
+
+def test_close_meets_a_client_that_comes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing waits for the thread of a client that was just taken in, and does not fall over one not yet started."""
+    real = threading.Thread.start
+    closing: list[Future[bool]] = []
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "client":
+            closing.append(pool.submit(served.server.close, "stopping", 10))
+            wait(closing, timeout=0.2)  # it comes in between, or waits for us
+        real(thread)
+
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        ours, theirs = socket.socketpair()
+        with ours:
+            served.server.adopt(theirs)
+        assert closing[0].result(10)
 
 
 def test_close_is_bounded(served: Served, launcher: FakeLauncher) -> None:
