@@ -52,7 +52,7 @@ def test_unknown_level_is_refused(without_apt: dict[str, str]) -> None:
         check=False,
     )
     assert run.returncode == 2
-    assert run.stderr == "setup: unknown level: everything (use run or test)\n"
+    assert run.stderr == "setup: unknown level: everything (use run, smoke or test)\n"
 
 
 def test_package_list_is_well_formed() -> None:
