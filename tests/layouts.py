@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.disks import MIB, host
+from tests.disks import MIB, encrypted, host
 from tests.running import Guestlaunch
 
 PASSPHRASE = "open sesame"
@@ -31,6 +31,7 @@ class Image:
 
     :ivar size: in bytes; `table` sfdisk's description of its partition table, `contents` what it begins with.
     :ivar options: guestfish's of add-drive, beside the format.
+    :ivar encrypted: it is a LUKS container, of `size` without the header.
     :ivar copy_of: the image that it is a copy of.
     :ivar shown: it is attached when the layouts are compared: a member of an array may be missing then.
     """
@@ -39,6 +40,7 @@ class Image:
     table: str = ""
     contents: bytes = b""
     options: str = ""
+    encrypted: bool = False
     copy_of: str = ""
     shown: bool = True
 
@@ -142,12 +144,11 @@ lvcreate-free right partial 100
 """,
         ),
         "luks on a volume": Layout(
-            images={"vault": Image(size=40 * MIB)},
-            script=f"""pvcreate $vault
+            images={"vault": Image(size=40 * MIB), "container": Image(size=MIB, encrypted=True, shown=False)},
+            script="""pvcreate $vault
 vgcreate vault $vault
 lvcreate door vault 32
-luks-format /dev/vault/door 0
-{PASSPHRASE}
+copy-device-to-device $container /dev/vault/door
 """,
         ),
         "btrfs": Layout(
@@ -221,9 +222,11 @@ def _fill(guestlaunch: Guestlaunch, folder: Path, made: Corpus, *options: str) -
         with path.open("wb") as file:
             file.write(image.contents)
             file.truncate(image.size)
+        if image.encrypted:
+            encrypted(path, PASSPHRASE, image.size // MIB)
         if image.table:
             host("/usr/sbin/sfdisk", "--quiet", path, stdin=image.table)
-    written = [name for name, image in made.images.items() if not image.copy_of and image.size > MIB]
+    written = [name for name, image in made.images.items() if not image.copy_of and image.size >= MIB]
     devices = device_names(written)
     lines = [
         f"add-drive {folder / name}.img format:raw {made.images[name].options.replace('readonly:true', '')}"

@@ -1,17 +1,21 @@
 """One of every kind of storage, made in the appliance by a guestfish script: no test needs root or loop devices.
 
-What is told to guestfish and how its output is taken apart is here too. Empty images come from tests/disks.py.
+But partition tables and the encrypted container are made by the host: what takes an emulated guest seconds takes it
+none. A guest formats and opens one in tests/functional/test_template.py. What is told to guestfish and how its output
+is taken apart is here too. Empty images come from tests/disks.py.
 """
 
 from __future__ import annotations
 
+import fcntl
 import re
 import struct
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.disks import DiskFactory
+from tests.disks import DiskFactory, encrypted
 from tests.running import Guestlaunch
 
 PASSPHRASE = "open sesame"
@@ -34,6 +38,8 @@ start=133120, size=131072
 }
 # What is no volume, array or the like: kind, and the disk and its partition.
 PLAIN = {"ntfs": ("plain", "1"), "vfat": ("plain", "2"), "f2fs": ("f2fs", ""), "xfs": ("xfs", ""), "ext2": ("boot", "")}
+# Where a hive's first cell is: in the first page after the head.
+_HIVE_FIRST, _HIVE_PAGE = 0x20, 0x1000
 OS_FILES = {
     "/etc/debian_version": r"12.0\n",
     "/etc/os-release": r"PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n",
@@ -67,8 +73,6 @@ mkfs ext4 /dev/mirrored/data
 md-create half "/dev/sdd /dev/sde" level:raid1
 mkfs ext4 /dev/md/half
 mkfs-btrfs "/dev/sdf /dev/sdg" datatype:raid1 metadata:raid1
-luks-format /dev/sdh 0
-{passphrase}
 cryptsetup-open /dev/sdh opened
 {passphrase}
 pvcreate /dev/mapper/opened
@@ -134,23 +138,40 @@ def sections(output: str) -> dict[str, list[str]]:
 
 
 def make(guestlaunch: Guestlaunch, folder: Path) -> Storage:
-    """Make everything in one launch."""
-    factory = DiskFactory(folder)
-    disks = {
-        name: factory(
-            f"{name}.{'img' if kind == 'raw' else kind}",
+    """Make everything in one launch, in a folder of its own, unless another worker of this run has."""
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            staging = Path(tempfile.mkdtemp(dir=folder.parent))
+            _fill(guestlaunch, _lies_in(staging))
+            staging.rename(folder)
+    return _lies_in(folder)
+
+
+def _lies_in(folder: Path) -> Storage:
+    """Return the images of a folder."""
+    disks = {name: folder / f"{name}.{'img' if kind == 'raw' else kind}" for name, (_, kind) in DISKS.items()}
+    return Storage(
+        disks=disks | {"squashfs": folder / "squashfs.img"}, hive=folder / "hive", hive_root=_HIVE_PAGE + _HIVE_FIRST
+    )
+
+
+def _fill(guestlaunch: Guestlaunch, storage: Storage) -> None:
+    """Make the images."""
+    factory = DiskFactory(storage.hive.parent)
+    for name, (size, kind) in DISKS.items():
+        factory(
+            storage.disks[name].name,
             size_mib=size,
             image_format=kind,
             filesystem=False,
             table=TABLES.get(name, ""),
         )
-        for name, (size, kind) in DISKS.items()
-    }
-    hive, squashfs = folder / "hive", folder / "squashfs.img"
-    hive_root = write_hive(hive)
+    encrypted(storage.disks["luks"], PASSPHRASE)
+    _write_hive(storage.hive)
     command = ("guestfish", "--accel", "tcg", "--start", "cold", "--", "--keys-from-stdin")
-    guestlaunch(*command, *attached(disks.values()), stdin=_script(squashfs, hive), timeout_s=400).ok()
-    return Storage(disks=disks | {"squashfs": squashfs}, hive=hive, hive_root=hive_root)
+    disks = attached(storage.disks[name] for name in DISKS)
+    guestlaunch(*command, *disks, stdin=_script(storage.disks["squashfs"], storage.hive), timeout_s=400).ok()
 
 
 def _script(squashfs: Path, hive: Path) -> str:
@@ -171,9 +192,9 @@ def _script(squashfs: Path, hive: Path) -> str:
     return commands("run", *lines)
 
 
-def write_hive(path: Path) -> int:
-    """Write a Windows registry hive whose root is the only node, and return hivex's handle of that."""
-    first, page_size = 0x20, 0x1000
+def _write_hive(path: Path) -> None:
+    """Write a Windows registry hive whose root is the only node."""
+    first, page_size = _HIVE_FIRST, _HIVE_PAGE
     none, name = 0xFFFFFFFF, b"rootnode"
     node_size = 0x58
     descriptor = first + node_size
@@ -209,7 +230,6 @@ def write_hive(path: Path) -> int:
         checksum ^= word
     head += struct.pack("<I", checksum)
     path.write_bytes(head.ljust(page_size, b"\0") + page.ljust(page_size, b"\0"))
-    return page_size + first
 
 
 def _cell(content: bytes, size: int) -> bytes:

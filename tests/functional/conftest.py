@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -95,8 +96,9 @@ def shared_guestlaunch(
 
 @pytest.fixture(scope="session")
 def storage(shared_guestlaunch: Guestlaunch, tmp_path_factory: pytest.TempPathFactory) -> Storage:
-    """One of every kind of storage, made once by the appliance; to be attached read-only."""
-    return make(shared_guestlaunch, tmp_path_factory.mktemp("storage"))
+    """One of every kind of storage, made once a run by the appliance; to be attached read-only."""
+    folder = tmp_path_factory.getbasetemp()
+    return make(shared_guestlaunch, (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "storage")
 
 
 @pytest.fixture(scope="module")
