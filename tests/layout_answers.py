@@ -19,7 +19,6 @@ from tests.storage import split
 
 WAYS = ("stock", "lean", "warm", "standby")
 TCG = ("--accel", "tcg")
-SESSION_S = 900.0
 
 QUESTIONS = {
     "devices": "list-devices\nlist-partitions\nlist-disk-labels\n",
@@ -63,9 +62,14 @@ class Answers:
 
 
 def ask(
-    guestlaunch: Guestlaunch, way: tuple[str, ...], made: Corpus, images: Mapping[str, Path], folder: Path
+    guestlaunch: Guestlaunch,
+    way: tuple[str, ...],
+    made: Corpus,
+    images: Mapping[str, Path],
+    folder: Path,
+    session_s: float,
 ) -> Answers:
-    """Launch over copies of the images, and ask everything."""
+    """Launch over copies of the images, and ask everything, within so many seconds."""
     lines = []
     for name, image in made.shown.items():
         host("cp", "--sparse=always", images[name], folder)
@@ -77,7 +81,7 @@ def ask(
         lines += [f"-{line}" for line in named(text, devices).splitlines()]
     timeline = folder / "timeline.jsonl"
     command = ("guestfish", *TCG, "--start", *way, "--timeline", f"{timeline}")
-    result = guestlaunch(*command, stdin="\n".join(lines) + "\n", timeout_s=SESSION_S).ok()
+    result = guestlaunch(*command, stdin="\n".join(lines) + "\n", timeout_s=session_s).ok()
     (record,) = map(json.loads, timeline.read_text().splitlines())
     output, errors = (
         {name: _settled(text) for name, text in split(stream).items()} for stream in (result.stdout, result.stderr)
@@ -97,18 +101,19 @@ def _settled(text: str) -> str:
 
 
 def compare(
-    guestlaunch: Guestlaunch, made: Corpus, *, kept: Path, stock: Path, folder: Path
+    guestlaunch: Guestlaunch, made: Corpus, *, kept: Path, stock: Path, folder: Path, session_s: float = 900.0
 ) -> Iterator[Mapping[str, Future[Answers]]]:
     """Have the answers of all ways; one that has failed fails those who ask for it.
 
     :param kept: where the images are kept; `stock` the appliance with libguestfs's own init; `folder` takes copies.
+    :param session_s: how long each of them may take, and making the images.
     """
-    images = make(guestlaunch, kept, made, *TCG, "--start", "warm")
+    images = make(guestlaunch, kept, made, *TCG, "--start", "warm", timeout_s=session_s)
     ways = {"stock": ("cold", "--appliance", f"{stock}"), "lean": ("cold",), "warm": ("warm",), "standby": ("auto",)}
 
     def answers(name: str) -> Answers:
         (folder / name).mkdir()
-        return ask(guestlaunch, ways[name], made, images, folder / name)
+        return ask(guestlaunch, ways[name], made, images, folder / name, session_s)
 
     with ThreadPoolExecutor(2) as pool:
         found = {name: pool.submit(answers, name) for name in WAYS[:-1]}

@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.disks import MIB, encrypted, host
@@ -18,6 +18,7 @@ from tests.running import Guestlaunch
 
 PASSPHRASE = "open sesame"
 MOST = 26 + 26
+FEW = 20  # volumes that are made one by one
 
 
 MBR = (
@@ -47,10 +48,14 @@ class Image:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Images that belong together, by name, and the commands that fill them; `$name` stands for a device."""
+    """Images that belong together, by name, and the commands that fill them; `$name` stands for a device.
+
+    :ivar files: what the commands read, by name; `@name@` stands for such a file.
+    """
 
     images: dict[str, Image]
     script: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,7 @@ class Corpus:
 
     images: dict[str, Image]
     script: str
+    files: dict[str, str]
 
     @property
     def shown(self) -> dict[str, Image]:
@@ -84,11 +90,74 @@ def gpt(partitions: int) -> str:
     return "label: gpt\ntable-length: 128\n" + "".join(f"start={2048 + 512 * i}, size=512\n" for i in range(partitions))
 
 
+def volume_group(name: str, volumes: int) -> str:
+    """Return a group of so many volumes of 4 MiB, as LVM writes it down (lvm2 format), on a physical volume `PV`.
+
+    For many, which are made in one go: each that is made by itself takes an emulated guest seconds.
+    """
+
+    def named_as(number: int) -> str:
+        return f"vOlUme-0000-0000-0000-0000-0000-{number:06d}"
+
+    def volume(i: int) -> str:
+        return f"""v{i} {{
+id = "{named_as(i + 1)}"
+status = ["READ", "WRITE", "VISIBLE"]
+flags = []
+segment_count = 1
+segment1 {{
+start_extent = 0
+extent_count = 1
+type = "striped"
+stripe_count = 1
+stripes = ["pv0", {i}]
+}}
+}}
+"""
+
+    return f"""contents = "Text Format Volume Group"
+version = 1
+{name} {{
+id = "{named_as(0)}"
+seqno = 1
+format = "lvm2"
+status = ["RESIZEABLE", "READ", "WRITE"]
+flags = []
+extent_size = 8192
+max_lv = 0
+max_pv = 0
+metadata_copies = 0
+physical_volumes {{
+pv0 {{
+id = "PV"
+status = ["ALLOCATABLE"]
+flags = []
+dev_size = {(8 + 4 * volumes) * MIB // 512}
+pe_start = 2048
+pe_count = {volumes + 1}
+}}
+}}
+logical_volumes {{
+{"".join(map(volume, range(volumes)))}}}
+}}
+"""
+
+
 def layouts(partitions: int, volumes: int) -> dict[str, Layout]:
     """Return all layouts, with so many partitions on one disk and so many logical volumes in one group."""
     one, gone = Image(size=16 * MIB), Image(size=16 * MIB, shown=False)
     tree = Image(size=128 * MIB)
-    created = "".join(f"lvcreate v{i} many 4\n" for i in range(volumes))
+    if volumes <= FEW:
+        grouped = "vgcreate many $many\n" + "".join(f"lvcreate v{i} many 4\n" for i in range(volumes))
+        written = {}
+    else:
+        # Of all that there is by then, this physical volume alone has no group yet.
+        grouped = """debug-upload @volumes@ /tmp/volumes 0600
+debug sh "sed -i s/PV/$(pvs --noheadings -S vg_name= -o pv_uuid | tr -d \\\\ )/ /tmp/volumes"
+debug sh "vgcfgrestore -f /tmp/volumes many"
+vg-activate true many
+"""
+        written = {"volumes": volume_group("many", volumes)}
     return {
         # The first is in a clone's slot, where nothing is plugged in; its copy is plugged in.
         "copies": Layout(
@@ -101,7 +170,8 @@ def layouts(partitions: int, volumes: int) -> dict[str, Layout]:
         ),
         "volumes": Layout(
             images={"many": Image(size=(8 + 4 * volumes) * MIB)},
-            script=f"pvcreate $many\nvgcreate many $many\n{created}mkfs ext2 /dev/many/v0\n",
+            script=f"pvcreate $many\n{grouped}mkfs ext2 /dev/many/v0\n",
+            files=written,
         ),
         "stacked": Layout(
             images={"mirror1": Image(size=24 * MIB), "mirror2": Image(size=24 * MIB)},
@@ -197,10 +267,13 @@ def corpus(partitions: int, volumes: int, *names: str) -> Corpus:
     every = layouts(partitions, volumes)
     chosen = [every[name] for name in names or every]
     images = {name: image for layout in chosen for name, image in layout.images.items()}
-    return Corpus(images=images, script="".join(layout.script for layout in chosen))
+    files = {name: text for layout in chosen for name, text in layout.files.items()}
+    return Corpus(images=images, script="".join(layout.script for layout in chosen), files=files)
 
 
-def make(guestlaunch: Guestlaunch, kept: Path, made: Corpus, *options: str) -> dict[str, Path]:
+def make(
+    guestlaunch: Guestlaunch, kept: Path, made: Corpus, *options: str, timeout_s: float = 600.0
+) -> dict[str, Path]:
     """Return the images of a corpus by name, making them unless an earlier run has left them below `kept`."""
     key = hashlib.sha256(repr(made).encode()).hexdigest()[:16]
     folder = kept / key
@@ -208,14 +281,14 @@ def make(guestlaunch: Guestlaunch, kept: Path, made: Corpus, *options: str) -> d
         kept.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix="new-", dir=kept))
         try:
-            _fill(guestlaunch, staging, made, *options)
+            _fill(guestlaunch, staging, made, *options, timeout_s=timeout_s)
             staging.rename(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return {name: folder / f"{name}.img" for name in made.images}
 
 
-def _fill(guestlaunch: Guestlaunch, folder: Path, made: Corpus, *options: str) -> None:
+def _fill(guestlaunch: Guestlaunch, folder: Path, made: Corpus, *options: str, timeout_s: float) -> None:
     """Make the images in a folder."""
     for name, image in made.images.items():
         path = folder / f"{name}.img"
@@ -233,7 +306,10 @@ def _fill(guestlaunch: Guestlaunch, folder: Path, made: Corpus, *options: str) -
         for name in written
     ]
     script = "\n".join([*lines, "run", named(made.script, devices)]) + "\n"
-    guestlaunch("guestfish", *options, "--", "--keys-from-stdin", stdin=script, timeout_s=600).ok()
+    for name, text in made.files.items():
+        (folder / name).write_text(text)
+        script = script.replace(f"@{name}@", f"{folder / name}")
+    guestlaunch("guestfish", *options, "--", "--keys-from-stdin", stdin=script, timeout_s=timeout_s).ok()
     for name, image in made.images.items():
         if image.copy_of:
             host("cp", "--sparse=always", folder / f"{image.copy_of}.img", folder / f"{name}.img")
