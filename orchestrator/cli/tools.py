@@ -15,6 +15,7 @@ from orchestrator.cli.options import describe, examples, json_option, settings_o
 from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.workload import tools
+from orchestrator.workload.checked_qemu_img import first_in_path
 from orchestrator.workload.environment import tool_environment
 
 _PASS_THROUGH = {"allow_interspersed_args": False}
@@ -66,7 +67,7 @@ def _run(command: Sequence[str], settings: Settings, *, as_json: bool, verbose: 
     if verbose:
         complain(PROGRAM, describe(settings))
     with session.opened(settings, verbose=verbose) as opened:
-        status = tools.run(command, opened.environment.variables)
+        status = tools.run(command, first_in_path(opened.environment.variables, settings))
         session.report(opened.finished(), settings, as_json=as_json)
     return status
 

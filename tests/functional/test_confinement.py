@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from orchestrator.hypervisor import confinement
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.emulator import find_emulator
 from orchestrator.hypervisor.handing import hand_over
-from tests.disks import MIB, DiskFactory
+from tests.disks import MIB, DiskFactory, naming_relatively
 from tests.processes import qemus
 from tests.records import events, records
 from tests.running import Guestlaunch
@@ -191,20 +192,57 @@ def test_a_launch_is_confined(
     assert (disk.stat().st_uid, disk.stat().st_mode) == before
 
 
+@contextmanager
+def served(image: Path, socket: Path) -> Iterator[None]:
+    """Serve a raw image over NBD, to whoever connects to a socket."""
+    with subprocess.Popen(["qemu-nbd", "-t", "-f", "raw", "-k", socket, image]) as server:
+        try:
+            end = time.monotonic() + 30
+            while not socket.exists():
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            yield
+        finally:
+            server.terminate()
+
+
 def test_what_cannot_be_handed_over_is_opened_at_the_start(
-    guestlaunch: Guestlaunch, evidence: Path, tmp_path: Path, template: Path
+    guestlaunch: Guestlaunch, evidence: Path, session_dir: Path, tmp_path: Path, template: Path
 ) -> None:
-    """A VMDK of several files boots instead of being cloned, and says why; QEMU is confined all the same."""
-    disk = tmp_path / "disk.vmdk"
-    made = ("qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", disk, "8M")
-    subprocess.run(made, check=True)
-    options = (*TCG, "--start", "auto", "--", "--format=vmdk", "-a", disk)
-    assert guestlaunch("guestfish", *options, "run", ":", "blockdev-getsize64", "/dev/sda").ok().stdout == "8388608\n"
+    """Images of several files, or named to QEMU alone, and the network's boot instead of being cloned, and say why.
+
+    QEMU is confined all the same: it has opened them, all of them root's, before it gave up its rights.
+    """
+    for kind, options in (("vmdk", ("-o", "subformat=monolithicFlat")), ("qed", ())):
+        made = ("qemu-img", "create", "-q", "-f", kind, *options, tmp_path / f"disk.{kind}", "8M")
+        subprocess.run(made, check=True)
+    cwd, _ = naming_relatively(tmp_path)
+    (tmp_path / "raw.img").write_bytes(b"net".ljust(MIB))
+    for file in (path for path in tmp_path.rglob("*") if path.is_file()):
+        file.chmod(0o600)
+    names = ("disk.vmdk", "disk.qed", "json.qcow2", "data.qcow2")
+    lines = [f"add {tmp_path / name} format:{name.partition('.')[2]}" for name in names]
+    lines.append(f'add "" format:raw protocol:nbd server:unix:{tmp_path}/nbd')
+    with served(tmp_path / "raw.img", tmp_path / "nbd"):
+        command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, "--start", "auto")
+        tool = guestlaunch.start(*command, cwd=cwd)
+        assert tool.stdin is not None
+        assert tool.stdout is not None
+        tool.stdin.write("\n".join([*lines, "run", "blockdev-getsize64 /dev/sda", ""]))
+        tool.stdin.flush()
+        assert tool.stdout.readline() == "8388608\n"
+        (pid,) = qemus(session_dir)
+        seen = status(pid)
+        reads = "\n".join(f"pread-device /dev/sd{letter} 8 0" for letter in "cde")
+        written = f"pwrite-device /dev/sdb qed 0\n{reads}\n"
+        out, err = tool.communicate(written)
+    assert (tool.returncode, out) == (0, "3\nthe basethe datanet     "), err
     (record,) = records(evidence)
     assert record["start"] == "cold"
     assert "may refer to other files" in record["start_reason"]
     (started,) = events(evidence, "launch_started")
-    assert started["confinement"]["uid"]
+    assert seen["Uid"] == seen["Gid"] == [str(started["confinement"]["uid"])] * 4
+    assert (seen["CapEff"], seen["CapPrm"], seen["Seccomp"]) == ([NO_RIGHTS], [NO_RIGHTS], ["2"])
     assert (started["confinement"]["network"], started["confinement"]["reason"]) == (False, record["start_reason"])
 
 

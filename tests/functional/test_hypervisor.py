@@ -222,6 +222,19 @@ def test_missing_emulator_is_a_capability(create: Create) -> None:
         create(xml)
 
 
+def test_a_guest_that_comes_too_late(embedded: Connection) -> None:
+    """A start that takes longer than it may is one clear error, and what comes of it after all is ended."""
+    with pytest.raises(errors.DeadlineError, match="GUESTLAUNCH_DEADLINE_CREATE allows more"):
+        embedded.create(tiny_domain("late"), deadline_s=0.001)
+    assert embedded.root is not None
+    log, pid_file = embedded.root.domain_log("late"), embedded.root.pid_file("late")
+    end = time.monotonic() + 60
+    while not log.exists() or pid_file.exists() or "late" in embedded.list_names():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    log.unlink()
+
+
 def test_name_in_use(create: Create) -> None:
     """A second guest of a name is refused, and the first one lives on."""
     guest = create(tiny_domain("same"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,22 @@ def test_a_tools_images_are_trusted(guestlaunch: Guestlaunch, tmp_path: Path) ->
     assert guestlaunch("guestfish", *TCG, "--", *script).ok().stdout == "a secret"
     refused = guestlaunch("guestfish", *TCG, "--image-policy", "untrusted", "--", *script)
     assert "no format is given for it, and the header says qcow2" in refused.error_line
+
+
+def test_what_an_untrusted_image_names_is_not_followed_before_the_launch(
+    guestlaunch: Guestlaunch, tmp_path: Path
+) -> None:
+    """For a read-only drive libguestfs has qemu-img make an overlay first: nobody is called, and the reason is told."""
+    image = tmp_path / "evil.qcow2"
+    image.write_bytes(qcow2(f"nbd+unix:///x?socket={tmp_path}/nbd", backing_format="raw"))
+    command = ("guestfish", *TCG, "--image-policy", "untrusted", "--", "--format=qcow2", "--ro", "-a", image, "run")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{tmp_path}/nbd")
+        server.listen()
+        server.setblocking(False)
+        refused = guestlaunch(*command)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert refused.status == 1
+    assert "guestlaunch: cannot use the disk: " in refused.stderr
+    assert "its backing file is no local file" in refused.stderr

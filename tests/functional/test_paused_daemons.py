@@ -46,6 +46,20 @@ def test_libvirtd(
     assert line.startswith(f"guestlaunch: waiting for libvirt: {uri}: no answer for 4 s"), line
 
 
+def test_libvirtd_for_longer_than_allowed(
+    guestlaunch: Guestlaunch, disk_image: DiskFactory, system_daemon: tuple[str, subprocess.Popen[bytes]]
+) -> None:
+    """A connection that does not come about in time is a failed launch, and one line."""
+    uri, libvirtd = system_daemon
+    command = ("guestfish", *TCG, "--connect", uri, "--", "--ro", "-a", disk_image("d.img"), "run")
+    libvirtd.send_signal(signal.SIGSTOP)
+    try:
+        refused = guestlaunch(*command, environ={"GUESTLAUNCH_DEADLINE_CONNECT": "1"})
+    finally:
+        libvirtd.send_signal(signal.SIGCONT)
+    assert f"cannot connect to: {uri}: libvirt gave no answer within 1 s" in refused.error_line
+
+
 def test_guestlaunchd(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
     """A tool whose launch the daemon does not even hear is told that, too."""
     exports = guestlaunch.exports(*TCG)
