@@ -34,7 +34,7 @@ def _as_root(deadline: Deadline) -> Sequence[str]:
         raise CapabilityError("cannot build an appliance", "as a normal user", why, "install fakeroot") from error
 
 
-def write_image(root: Path, image: Path, deadline: Deadline) -> str:
+def write_image(root: Path, image: Path, deadline: Deadline, *, size_mib: int = SIZE_MIB) -> str:
     """Write the contents of `root` into a new ext file system with an UUID of its own, and return that.
 
     :raise ApplianceError: mke2fs failed (no space) or the deadline passed.
@@ -42,5 +42,5 @@ def write_image(root: Path, image: Path, deadline: Deadline) -> str:
     name = str(uuid.uuid4())
     mke2fs = [require("mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-O", FEATURES, "-m", "0", "-I", "256"]
     options = ["-N", str(_INODES), "-b", "4096", "-U", name, "-L", "guestlaunch", "-E", "root_owner=0:0"]
-    run([*_as_root(deadline), *mke2fs, *options, "-d", str(root), str(image), f"{SIZE_MIB}M"], deadline)
+    run([*_as_root(deadline), *mke2fs, *options, "-d", str(root), str(image), f"{size_mib}M"], deadline)
     return name

@@ -104,7 +104,7 @@ def _filtered(command: Sequence[str], data: bytes) -> bytes:
     return subprocess.run(program, input=data, capture_output=True, check=True, timeout=60).stdout
 
 
-def _module_entries(directory: str, modules: Iterable[Path]) -> Iterator[CpioEntry]:
+def driver_entries(directory: str, modules: Iterable[Path]) -> Iterator[CpioEntry]:
     """Yield a directory of modules whose names sort in loading order."""
     yield CpioEntry(name=directory, mode=stat.S_IFDIR | 0o755)
     for number, path in enumerate(modules):
@@ -135,7 +135,7 @@ def write_initrd(path: Path, busybox: Path, modules: Path) -> list[str]:
     :raise ApplianceError: a required module is missing.
     """
     order = module_order(modules, REQUIRED, OPTIONAL)
-    entries = [*_entries(busybox), *_module_entries("modules", order)]
+    entries = [*_entries(busybox), *driver_entries("modules", order)]
     archive = io.BytesIO()
     write_cpio(entries, archive)
     with path.open("wb") as out:
