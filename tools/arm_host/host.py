@@ -167,7 +167,9 @@ class Host:
         made = key(*self._lists(), sys.version_info[:2], *sources)
         manifests = [(folder / MANIFEST).read_text() for folder in self._appliances()]
         appliances = key(manifests)
-        guest = [_source(f"guest/{name}") for name in _GUEST_FILES] + [_source("protocol.py")]
+        guest = [_source(f"guest/{name}") for name in _GUEST_FILES] + [
+            _source(name) for name in ("protocol.py", "machine.py")
+        ]
         version = emulator_version(find_emulator(Arch.AARCH64))
         booted = key(made, appliances, self._shape.arguments(), guest, version)
         return Layers(system=made, appliances=appliances, booted=booted)

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from tools.arm_host.monitor import Monitor
 
 _PR_SET_PDEATHSIG = 1
 _END_S = 30
-_TICK_S, _IDLE_LOOKS = 0.02, 40
 _CONSOLE_TAIL = 1500
 
 
@@ -75,26 +73,14 @@ class Machine:
             self._monitor.restore(file.fileno())
 
     def save(self, state: Path) -> None:
-        """Stop it as it idles, write its state, and end it in order, so that memory and disks are whole.
-
-        QEMU 7.2 does not save the timer of EL2, which the host's kernel lives by: one that has nothing to do sets it
-        anew as soon as it has.
+        """Stop it, write its state, and end it in order, so that memory and disks are whole.
 
         :raise MonitorError: it cannot be saved.
         """
-        self._wait_until_idle()
         with state.open("wb") as file:
             self._monitor.save(file.fileno())
         self._monitor.execute("quit")
         self._process.wait(_END_S)
-
-    def _wait_until_idle(self) -> None:
-        """Wait until none of QEMU's threads has run for a while, nor waits for a core."""
-        tasks, idle, end = Path(f"/proc/{self._process.pid}/task"), 0, time.monotonic() + _END_S
-        while idle < _IDLE_LOOKS and time.monotonic() < end:
-            states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks.iterdir()]
-            idle = idle + 1 if set(states) == {"S"} else 0
-            time.sleep(_TICK_S)
 
 
 def new_overlay(backing: Path, backing_format: str, overlay: str, keep: Sequence[int] = ()) -> None:
