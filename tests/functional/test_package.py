@@ -1,4 +1,4 @@
-"""The Debian package: built from what is committed, installed on a system without it, and used.
+"""The Debian package: built from what is committed, installed on a system without it, used, upgraded, purged.
 
 The system is this host's own, seen through an overlay in mount and pid namespaces that end with the module: what is
 installed there, by apt itself, is gone afterwards.
@@ -230,3 +230,33 @@ def test_other_distributions_names(installed: System) -> None:
     said = installed("sh", "-c", script)
     assert "qemu-system-aarch64 is not there (install qemu-system-aarch64-core)" in said
     assert "not there: QEMU for aarch64 guests (dnf install qemu-system-aarch64-core)" in said
+
+
+# What an upgrade must not touch.
+KEPT = (
+    "cd /var/lib/guestlaunch; find appliances templates -printf '%p %s %T@ %m\\n' | sort;"
+    "cat /etc/guestlaunch/config.toml /etc/profile.d/guestlaunch.sh"
+)
+
+
+def test_upgrade_and_purge(installed: System, debs: dict[str, Path], built_state_dir: Path) -> None:
+    """An upgrade keeps appliances, templates, settings and what `enable` did; purging leaves nothing of ours."""
+    built = (built_state_dir / "appliances/x86_64/current").resolve()
+    state = f"/proc/{installed.process}/root{installed.root}/var/lib/guestlaunch"
+    run("install", "-d", f"{state}/appliances/x86_64", f"{state}/templates/one")
+    run("cp", "-a", "--sparse=always", built, f"{state}/appliances/x86_64")
+    run("ln", "-s", built.name, f"{state}/appliances/x86_64/current")
+    installed("sh", "-c", "echo 'profile = \"x86_64-seabios\"' >>/etc/guestlaunch/config.toml")
+    installed("guestlaunch", "enable", "--system")
+    kept = installed("sh", "-c", KEPT)
+
+    install(installed, debs[NEXT])
+    assert NEXT in installed("guestlaunch", "--version")
+    assert installed("sh", "-c", KEPT) == kept
+    assert built.name in installed("guestlaunch", "appliance", "list")
+    # A login shell of anybody's has what `enable` wrote, and the appliance that was kept.
+    shown = installed("bash", "-lc", "echo $LIBGUESTFS_HV $LIBGUESTFS_PATH")
+    assert shown.startswith("/usr/bin/guestlaunch-hv /var/lib/guestlaunch/"), shown
+
+    installed("apt-get", "purge", "-q", "-y", "guestlaunch")
+    assert installed.ours() == set()
