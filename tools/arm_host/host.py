@@ -171,7 +171,7 @@ class Host:
             _source(name) for name in ("protocol.py", "machine.py")
         ]
         version = emulator_version(find_emulator(Arch.AARCH64))
-        booted = key(made, appliances, self._shape.arguments(), guest, version)
+        booted = key(made, appliances, self._shape.arguments(), self._shape.cmdline, guest, version)
         return Layers(system=made, appliances=appliances, booted=booted)
 
     def _lists(self) -> tuple[str, str]:

@@ -31,6 +31,12 @@ class Shape:
     memory_mib: int = 4096
     real_time: bool = False
 
+    @property
+    def cmdline(self) -> str:
+        """The kernel's command line; by its last words guestlaunch (records/provenance) knows where it is."""
+        clock = "host" if self.real_time else "instructions"
+        return f"{_CMDLINE} guestlaunch.host=emulated guestlaunch.clock={clock}"
+
     def arguments(self) -> list[str]:
         """Return QEMU's arguments for it."""
         clock = [] if self.real_time else ["-icount", "shift=0,sleep=on"]
@@ -70,7 +76,7 @@ def command_line(shape: Shape, parts: Parts) -> list[str]:
         *("-name", "arm-host", *shape.arguments()),
         *("-display", "none", "-no-user-config", "-nodefaults", "-no-reboot"),
         *("-object", f"memory-backend-file,id=ram,size={shape.memory_mib}M,share={share},mem-path={quoted(parts.ram)}"),
-        *("-kernel", parts.kernel, "-initrd", parts.initrd, "-append", _CMDLINE),
+        *("-kernel", parts.kernel, "-initrd", parts.initrd, "-append", shape.cmdline),
         *("-chardev", f"file,id=console,path={quoted(parts.console)},append=on", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=monitor,fd={parts.monitor}", "-mon", "chardev=monitor,mode=control"),
         *("-chardev", f"socket,id=agent,fd={parts.agent}", "-device", "virtio-serial-pci"),

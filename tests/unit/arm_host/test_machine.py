@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+from orchestrator.records.provenance import Clock, HostKind, Provenance, detect
 from tools.arm_host.machine import Parts, Shape, command_line, quoted
 
 PARTS = Parts(
@@ -26,6 +28,19 @@ def test_the_clock_counts_instructions_unless_real_time_is_asked_for() -> None:
     assert "tcg,thread=single" in counted
     assert "-icount" not in real
     assert "tcg,thread=multi" in real
+
+
+def test_guestlaunch_is_told_where_it_is(tmp_path: Path) -> None:
+    """What is launched there says that the host is emulated, and by which clock it is timed."""
+    found = {}
+    (tmp_path / "proc").mkdir()
+    for real_time in (False, True):
+        line = command_line(Shape(real_time=real_time), PARTS)
+        (tmp_path / "proc/cmdline").write_text(line[line.index("-append") + 1])
+        found[real_time] = detect(tmp_path)
+    emulated = HostKind.EMULATED
+    assert found[False] == Provenance(host=emulated, clock=Clock.INSTRUCTIONS)
+    assert found[True] == Provenance(host=emulated, clock=Clock.HOST)
 
 
 def test_a_saved_machine_is_not_written_to() -> None:
