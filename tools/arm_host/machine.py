@@ -22,8 +22,7 @@ _CMDLINE = (
 class Shape:
     """What somebody may choose. A saved machine goes on only in a machine of its own shape.
 
-    :ivar cpu: by QEMU's name. Neoverse N1 has the extensions that KVM wants of a host's kernel, and no pointer
-        authentication, which is slow to emulate.
+    :ivar cpu: by QEMU's name. Neoverse N1 is a server's, and has no pointer authentication, which is slow to emulate.
     """
 
     cpu: str = "neoverse-n1"
