@@ -15,7 +15,6 @@ from orchestrator.cli.options import describe, examples, json_option, settings_o
 from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.workload import tools
-from orchestrator.workload.checked_qemu_img import first_in_path
 from orchestrator.workload.environment import tool_environment
 
 _PASS_THROUGH = {"allow_interspersed_args": False}
@@ -67,7 +66,12 @@ def _run(command: Sequence[str], settings: Settings, *, as_json: bool, verbose: 
     if verbose:
         complain(PROGRAM, describe(settings))
     with session.opened(settings, verbose=verbose) as opened:
-        status = tools.run(command, first_in_path(opened.environment.variables, settings))
+        environ = opened.environment.variables
+        if settings.image_policy == "untrusted":
+            from orchestrator.workload.checked_qemu_img import first_in_path  # here: most launches trust their images
+
+            environ = first_in_path(environ, settings)
+        status = tools.run(command, environ)
         session.report(opened.finished(), settings, as_json=as_json)
     return status
 
