@@ -96,7 +96,7 @@ class LaunchFeed:
 
 
 def status(path: Path) -> dict[str, Any]:
-    """Return what the server at `path` says of itself; see `Server.status`.
+    """Return what the server at `path` says of itself; see `Requests.status`.
 
     :raise ProtocolError: when it does not answer, refuses, or is not ours or root's.
     """

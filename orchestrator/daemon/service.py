@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from orchestrator.daemon.listen import remove_private
+from orchestrator.daemon.requests import Requests
 from orchestrator.daemon.server import Server
 from orchestrator.errors import GuestlaunchError
 from orchestrator.hypervisor import embed
@@ -132,7 +133,7 @@ def _server(role: Role, settings: Settings) -> Iterator[tuple[Server, Stop]]:
             complain=lambda why: log.emit("outlet_failed", level="warning", reason=why),
         )
         with outlet as take:
-            yield Server(launcher, settings, log, take), stop
+            yield Server(Requests(launcher, settings, log, take), log), stop
 
 
 def _end(server: Server, stop: Stop, settings: Settings) -> int:

@@ -1,4 +1,7 @@
-"""Calls into libvirt with a deadline: libvirt itself waits for daemons and for QEMU without one."""
+"""Calls into libvirt with a deadline: libvirt itself waits for daemons and for QEMU without one.
+
+Whoever waits for such a call, and hears nothing else, can be told that it is libvirt which does not answer.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
+
+TOLD_AFTER_S = 4.0
+_TICK_S = 0.25
 
 _asked: dict[int, int] = {}  # since when a thread, by its identity, has been waiting for an answer, in monotonic ns
 
@@ -72,3 +78,33 @@ def _raising(failure: BaseException) -> Callable[[], NoReturn]:
         raise failure
 
     return call_again
+
+
+@contextlib.contextmanager
+def explained(asked_ns: Callable[[], int | None], uri: str | None, tell: Callable[[str], None]) -> Iterator[None]:
+    """Within the context, say it once when libvirt has been asked for something and has not answered for a while.
+
+    :param asked_ns: returns since when the launch waits for libvirt's answer, None when it does not.
+    :param uri: the connection; None is the embedded driver, for which nobody waits.
+    """
+    if uri is None:
+        yield
+        return
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_TICK_S):
+            began_ns = asked_ns()
+            if began_ns is not None and time.monotonic_ns() - began_ns > TOLD_AFTER_S * 1e9:
+                tell(
+                    f"waiting for libvirt: {uri}: no answer for {TOLD_AFTER_S:g} s (the launch goes on when it answers)"
+                )
+                return
+
+    watcher = threading.Thread(target=look, name="patience", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()

@@ -18,7 +18,6 @@ from orchestrator.hypervisor.connection import Connection, open_connection
 from orchestrator.launch.context import LaunchContext, LaunchSpec
 from orchestrator.launch.eligibility import outdated, template_facts
 from orchestrator.launch.launch import Launch
-from orchestrator.launch.patience import explained
 from orchestrator.launch.plan import Plan, make_plan
 from orchestrator.launch.request import LaunchRequest, from_json
 from orchestrator.launch.standby import Pool, Waiting
@@ -196,7 +195,7 @@ class Launcher:
             """Tell since when libvirt's answer is waited for; a tool that has its guest does not wait with us."""
             return None if launch.ready and not launch.context.stop.requested else bounded.asked_ns(thread)
 
-        with self._listed(launch), explained(asked_ns, launch.settings.connect, say):
+        with self._listed(launch), bounded.explained(asked_ns, launch.settings.connect, say):
             launch.run()
 
     def _lacks_kvm(self, launch: Launch) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.daemon.requests import Requests
 from orchestrator.daemon.server import Server
 from orchestrator.launch.stop import Stop
 from orchestrator.records.log import EventLog
@@ -34,7 +35,8 @@ def served(tmp_path: Path, launcher: FakeLauncher, settings: Settings) -> Iterat
     """Serve on a socket for the length of the test."""
     log = tmp_path / "events.jsonl"
     told: list[Mapping[str, Any]] = []
-    server = Server(launcher, settings, EventLog(str(log)), outlet=told.append)
+    events = EventLog(str(log))
+    server = Server(Requests(launcher, settings, events, outlet=told.append), events)
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as listener, Stop() as stop:
         listener.bind(str(path))

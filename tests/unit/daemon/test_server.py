@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import __version__
-from orchestrator.daemon import peer, server
+from orchestrator.daemon import peer, requests
 from orchestrator.daemon.client import LaunchFeed, status
 from orchestrator.daemon.peer import Peer
 from orchestrator.errors import LaunchError, ProtocolError
@@ -334,7 +334,7 @@ def test_only_own_user_and_root_are_served(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_foreign_peer_is_told(served: Served, launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer of another user gets a line, and nothing is launched."""
-    monkeypatch.setattr(server, "credentials", lambda _: Peer(pid=1, uid=12345))
+    monkeypatch.setattr(requests, "credentials", lambda _: Peer(pid=1, uid=12345))
     with served.client() as client:
         assert "uid 12345" in client.receive()["message"]
     assert launcher.calls == []

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.hypervisor import bounded
-from orchestrator.launch import launcher, patience
-from orchestrator.launch.patience import explained
+from orchestrator.hypervisor.bounded import explained
+from orchestrator.launch import launcher
 from orchestrator.settings import Settings
 
 URI = "qemu:///session"
@@ -22,8 +22,8 @@ URI = "qemu:///session"
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience that is short."""
-    monkeypatch.setattr(patience, "TOLD_AFTER_S", 0.05)
-    monkeypatch.setattr(patience, "_TICK_S", 0.01)
+    monkeypatch.setattr(bounded, "TOLD_AFTER_S", 0.05)
+    monkeypatch.setattr(bounded, "_TICK_S", 0.01)
 
 
 def test_silence_of_a_daemon_is_told() -> None:
