@@ -1,7 +1,7 @@
 """How far a boot, or a clone behind its gate, has come: trace, markers and port events, with a deadline a phase.
 
 A deadline counts from the last sign of progress: the beginning of the phase, or any marker of the guest's since.
-What cannot be seen ends nothing: no fixed time is evidence for a launch flag, or against it.
+What cannot be seen ends nothing: that some time has passed is no evidence of a launch flag, nor of its absence.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def limits(deadlines: Deadlines) -> Mapping[Phase, float]:
         Phase.INITRD: deadlines.initrd,
         Phase.INIT: deadlines.init,
         Phase.GUESTFSD: deadlines.guestfsd,
-        # Behind the gate is done what a cold boot does in its init: whatever boots cold is to boot warm.
+        # Behind the gate a clone does what a cold boot does in its init: whatever boots cold must start warm, too.
         Phase.GATE: max(deadlines.gate, deadlines.init),
     }
 
@@ -52,7 +52,7 @@ class Boot:
     :param observed: phases whose beginning can be seen while the guest boots; the time allowed to a phase that
         cannot be seen is added to the one before it.
     :param guestfsd_alias: libvirt's alias of guestfsd's channel.
-    :param awaits: name of the marker that the host is to answer; it is told of once.
+    :param awaits: name of the marker that the host is to answer; `answered` reports it once.
     :param measured: the trace is there to date the launch, and not only to see that it is ready.
     """
 
@@ -73,9 +73,9 @@ class Boot:
         self._allowed = _merge(allowed, observed, recorder.start)
         self._tells_of_guestfsd = Phase.GUESTFSD in observed
         self._awaits, self._answered = awaits, False
-        self._opened: Boundary | None = None  # as QEMU's events tell; whoever did it
-        self._heard_ns: int | None = None  # when we learned that the port was opened, by whomever
-        self._opened_ns: int | None = None  # when we learned that guestfsd opened it
+        self._opened: Boundary | None = None  # by QEMU's events, whoever opened it
+        self._heard_ns: int | None = None  # when we learned that somebody had opened the port
+        self._opened_ns: int | None = None  # when we learned that guestfsd had
         self._sign_ns = 0
         self._markers: dict[str, Marker] = {}
 
@@ -115,9 +115,9 @@ class Boot:
     def follow(self) -> None:
         """Bring the recorder up to date with the trace and the markers."""
         if self._trace is not None and self._trace.read_new() and self._transfers:
-            # What travels alone (an initrd, where QEMU itself places the kernel) has no end that could be seen.
+            # An initrd that travels alone, where QEMU itself places the kernel, has no end that could be seen.
             self._recorder.take(transfer_boundaries(self._trace.selections, self._recorder.anchor))
-        # The kernel's start is an estimate that later markers better: it is taken last, in `settle`.
+        # The kernel's start is an estimate that later markers improve: `settle` takes it last.
         found = marker_boundaries(self._markers.values())
         self._recorder.take({phase: boundary for phase, boundary in found.items() if phase is not Phase.KERNEL})
         opened = self._opening(found)
@@ -140,7 +140,7 @@ class Boot:
         if Phase.GUESTFSD not in found:
             return None
         # The trace forgets what firmware did as soon as the kernel's driver takes the device. QEMU's events may tell
-        # of it that late that firmware's opening still stands: its date, or what they have told since, shows it.
+        # of it so late that firmware's opening still stands: its date, or what they have reported since, shows that.
         if traced is not None or self._opened is None:
             return traced
         told_ns = self._markers[str(Phase.GUESTFSD)].received_ns
@@ -149,14 +149,14 @@ class Boot:
 
     @property
     def _open_unseen(self) -> bool:
-        """Whether QEMU's events alone tell that the port is open, as its trace can tell nothing."""
+        """Whether only QEMU's events show that the port is open, since there is no trace to show anything."""
         blind = self._trace is None or self._trace.full or self._trace.why_unreadable is not None
         return blind and self._opened is not None
 
     def proof_failures(self) -> tuple[str, ...]:
-        """Return what keeps the dates of a launch that was ready from being proof of anything; nothing if all is well.
+        """Return why the dates of a launch that was ready prove nothing; no reasons if all is well.
 
-        What was not asked for, or could not be had for a reason that holds for all launches alike, is no failure.
+        What was not asked for is no failure, nor what no launch can have in the same circumstances.
         """
         if self._trace is None or not self._measured:
             return ()
@@ -211,7 +211,7 @@ class Boot:
     def overdue(self, now_ns: int) -> bool:
         """Tell whether the current phase has gone on for longer than it may without a sign of progress."""
         if not self._tells_of_guestfsd and self._open_unseen:
-            return False  # it may be ready, and nothing would tell
+            return False  # it may be ready, and nothing would show it
         phase = self.current()
         began = self._recorder.at_ns(phase)
         seconds = self._allowed.get(phase)

@@ -1,6 +1,6 @@
-"""Clones of a template: their files, their domain, their state. What is said to them then is in `gate`.
+"""Clones of a template: their files, their domain, their state. What the host says to them is in `gate`.
 
-What a launch needs of it at once (`warm`), and what waits for a launch (`standby`), is done by the same functions.
+A clone for a launch (`warm`) and one that waits for a launch (`standby`) are made by the same functions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _END_SECONDS = 10.0
 class Clone:
     """A restored clone, and the owner of all that is its own.
 
-    :ivar handed_over: its guest is another's to end.
+    :ivar handed_over: somebody else ends its guest.
     """
 
     template: Template
@@ -39,12 +39,12 @@ class Clone:
     handed_over: bool = False
 
     def hand_over(self) -> Guest:
-        """Return the guest, which is the caller's to end from now on; the files stay the clone's."""
+        """Return the guest, which the caller must end from now on; the clone keeps the files."""
         self.handed_over = True
         return self.guest
 
     def close(self) -> None:
-        """End it, and remove what is its own. Nothing that it holds is worth being written back."""
+        """End it and remove what it owns. Nothing that it holds is worth writing back."""
         if not self.handed_over:
             self.guest.kill()
             with contextlib.suppress(GuestlaunchError):
@@ -57,7 +57,7 @@ def stage_clone(
 ) -> tuple[Domain, Place]:
     """Make the files of a clone and describe its domain.
 
-    :param owner: takes all that is made, and holds template and appliance.
+    :param owner: owns all that is made, and keeps template and appliance from being removed.
     :raise GuestlaunchError: something cannot be read, or made.
     """
     plan, settings = spec.plan, spec.settings

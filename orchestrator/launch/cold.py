@@ -33,7 +33,7 @@ from orchestrator.timeline.trace import TraceFile
 class ColdStart:
     """A launch that boots; see `orchestrator.launch.start.StartPath`.
 
-    :param reason: why it is no warm one; None when nobody asked for that.
+    :param reason: why it is not warm; None when nobody asked for a warm start.
     """
 
     kind = Start.COLD
@@ -73,7 +73,7 @@ class ColdStart:
         return guest
 
     def prepare(self, guest: Guest, place: Place) -> FwCfg:
-        """Read back which fw_cfg path is in force, before the launch is called DMA.
+        """Read back which fw_cfg path is in force, before any record says DMA.
 
         :raise TransferPathError: it is not the one that was asked for.
         :raise ImagePolicyError: QEMU has opened another file than was checked.
@@ -89,7 +89,7 @@ class ColdStart:
         files = files_of(guest)
         shared = [plan.appliance.root] if plan.appliance else []
         shared += [Path(plan.firmware.code)] if plan.firmware else []
-        # Disks that nobody has checked are the network's, and have no files.
+        # Disks without a checked graph are on the network, and have no files.
         require_checked(files, disks, own_files(files, self.id, place.data, shared))
 
     def boot(self, place: Place) -> Boot:
@@ -116,7 +116,7 @@ class ColdStart:
     def _explain_unseen(self, *, transfers: bool, markers: Collection[str]) -> None:
         """Tell the recorder why it will not see some phases."""
         if not self._spec.settings.measure:
-            # Of an appliance that tells nothing, the launch flag is traced all the same: it says that it is ready.
+            # For an appliance without markers the launch flag is traced even so: nothing else says that it is ready.
             for phase in (*TRANSFER_PHASES, Phase.FIRMWARE_HANDOFF, Phase.WORKLOAD):
                 self._recorder.unseen(phase, NO_TRACE)
         elif not transfers:

@@ -29,7 +29,7 @@ def new_id() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchSpec:
-    """What is launched: what was asked for, the settings that hold for it, and what was decided on both."""
+    """What is launched: the request, the settings that apply to it, and what was decided from both."""
 
     request: LaunchRequest
     settings: Settings
@@ -53,12 +53,12 @@ class LaunchSpec:
 
     @property
     def markers(self) -> frozenset[str]:
-        """Events that the guest will tell of."""
+        """Names of the events that the guest will report."""
         return self.plan.appliance.markers if self.plan.appliance is not None else frozenset()
 
     @property
     def traced(self) -> bool:
-        """Whether QEMU is to trace: to date the launch, or as nothing else would tell guestfsd from firmware."""
+        """Whether QEMU is to trace: to date the launch, or because nothing else would tell guestfsd from firmware."""
         return self.settings.measure or Phase.GUESTFSD not in self.markers
 
     def without_tool(self) -> LaunchSpec:
@@ -81,7 +81,7 @@ class LaunchContext:
     """Where a launch happens, and for whom.
 
     :ivar launch_id: the name of the launch and of its domain.
-    :ivar stop: asks for its end.
+    :ivar stop: asks it to end.
     :ivar connect: returns this process's connection to libvirt for some settings, opening it when need be.
     :ivar claim: has a path removed if this process dies (`orchestrator.hypervisor.embed.Root.claim`).
     :ivar emit: takes events for the log.
@@ -100,7 +100,7 @@ class LaunchContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where one launch keeps what is its own.
+    """Where one launch keeps its files and sockets.
 
     :ivar launch_id: the name of the launch and of its domain.
     :ivar data: its directory of files, below the state directory; `sockets` likewise, below the runtime directory.

@@ -76,12 +76,12 @@ def describe_template(spec: LaunchSpec, place: Place, *, ram: str, root: str, lo
 
     :param root: the overlay of the appliance's root; `ram` the file of the guest's memory.
     """
-    # There is no other disk that the initrd could take for the root: its UUID will do.
+    # There is no other disk that the initrd could take for the root: finding it by UUID is safe.
     return as_template(describe(spec.without_tool(), place, loader=loader, root=appliance_root(root)), ram)
 
 
 def _privileges(spec: LaunchSpec) -> Privileges | None:
-    """Return what QEMU may still do once it has opened what it was told of."""
+    """Return what QEMU may still do once it has opened the files it was started with."""
     plan, request, settings = spec.plan, spec.request, spec.settings
     privileges = confinement.privileges(
         settings.confine,
@@ -104,7 +104,7 @@ def _needs_network(request: LaunchRequest, disks: tuple[Disk, ...]) -> str | Non
         return "the tool asked for a network"
     if request.extra_args:
         return "QEMU has arguments of the user's own"
-    # Images that are not trusted name nothing on the network: their policy sees to that.
+    # Untrusted images name nothing on the network: their policy sees to that.
     chains = (chain_of(disk) for disk in disks if disk.graph is None)
     return next((chain.obstacle for chain in chains if chain.obstacle), None)
 

@@ -1,4 +1,4 @@
-"""Why a launch is at its end that should not be: what was seen or raised, as the error that says so. No I/O."""
+"""Why a launch ended that should not have: what was seen or raised, turned into the error that says so. No I/O."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Evidence:
 
 
 def diagnose(event: Event, seen: Evidence) -> GuestlaunchError | None:
-    """Return what an event means; None where a guest that had served its tool ended in order."""
+    """Return what an event means; None when a guest that had served its tool ended normally."""
     last = f"the console's last line: {seen.last_line}" if seen.last_line else "the console is empty"
     where = f"phase {seen.phase}"
     if event is Event.FAILED:
@@ -65,7 +65,7 @@ def system_error(error: OSError, where: str, state_dir: Path) -> LaunchError:
 
 
 def defect(raised: BaseException, phase: Phase) -> LaunchError:
-    """Return what nobody foresaw as an error for the user."""
+    """Return an unforeseen exception as an error for the user."""
     where = f"phase {phase}"
     if not isinstance(raised, Exception):
         return LaunchError("the launch was interrupted", where, type(raised).__name__)

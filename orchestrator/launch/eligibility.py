@@ -19,7 +19,7 @@ from orchestrator.template.model import Facts, Template, identity
 
 
 def why_not_warm(spec: LaunchSpec) -> str | None:
-    """Return what of a launch no template can serve, None when one can."""
+    """Return what it is about a launch that no template can serve; None when one can."""
     plan, request, settings = spec.plan, spec.request, spec.settings
     manifest = plan.appliance.manifest if plan.appliance else None
     outdated = manifest is not None and manifest.guest_scripts != scripts_digest(Init.LEAN)
@@ -34,7 +34,7 @@ def why_not_warm(spec: LaunchSpec) -> str | None:
     )
     why = next((why for applies, why in checks if applies), None) or misfit(plan.disks)
     if why is None and confined(settings.confine, settings.connect):
-        # A clone has given up its rights before it gets its disks; what boots gets them first.
+        # A clone has given up its rights before it gets its disks; a QEMU that boots opens them first.
         why = next((chain.obstacle for chain in map(chain_of, plan.disks) if chain.obstacle), None)
     return why
 
@@ -68,7 +68,7 @@ def template_facts(spec: LaunchSpec) -> Facts:
 
 
 def _host_cpu() -> str:
-    """Return what tells the host's CPU from others: with KVM, a guest sees it."""
+    """Return what distinguishes the host's CPU from others: under KVM, guests see it."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     named = ("model name", "CPU implementer", "CPU part", "CPU revision", "flags", "Features")
     return "; ".join(sorted({line for line in lines if line.startswith(named)}))

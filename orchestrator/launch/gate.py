@@ -1,4 +1,4 @@
-"""What is said at the gate of a template's init: its guest is heard to be there, rehearses a launch, is let through."""
+"""What host and guest say to each other at the gate: the guest arrives, rehearses a launch, is let through."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ GATE, REHEARSED, CLOCK = "gate", "rehearse", "clock"
 
 
 class Rehearsal:
-    """Has a guest of no launch do at its gate what a launch will: those files are in memory then, that code translated.
+    """Has a guest that serves no launch yet rehearse one at its gate, which leaves files cached and code translated.
 
-    It goes through the table of `lifecycle` and follows its guest on the way (`watch.Following`). Guest and files stay
-    their owner's.
+    It goes through the table in `lifecycle`, and follows its guest on the way (`watch.Following`). Guest and files
+    still belong to whoever made them.
 
     :param lost: set when the connection to libvirt broke.
-    :param hold: does what the guest is held for.
+    :param hold: called once the guest has rehearsed: saves it, or pauses it.
     """
 
     flag_due = False
@@ -50,9 +50,9 @@ class Rehearsal:
         self._await(GATE, sum(limits(settings.deadlines).values()))
 
     def run(self, stop: Stop, *, at_gate: bool) -> None:
-        """Go through with it; the guest is held afterwards.
+        """Rehearse; afterwards the guest is held at its gate.
 
-        :param at_gate: it has come to its gate; one that has not is let run.
+        :param at_gate: the guest is there already; otherwise it is resumed first.
         :raise StoppedError: the end was asked for.
         :raise GuestlaunchError: it ended, panicked or took too long, or libvirt is gone.
         """
@@ -63,7 +63,7 @@ class Rehearsal:
             raise self._error
 
     def do(self, instruction: Instruction) -> None:
-        """Carry out an instruction; there is nothing of its own to release."""
+        """Carry out an instruction; there is nothing here to release."""
         match instruction:
             case Instruction.RESUME:
                 self._guest.resume()
@@ -76,7 +76,7 @@ class Rehearsal:
                 self._guest.kill()
 
     def wait(self) -> Event:
-        """Wait for the guest, and keep why it is at its end."""
+        """Wait for the guest, and remember why it ended."""
         event = self._watch.wait()
         if event is Event.STOP:
             why = f"the guest did not come to '{self._awaited}'"
@@ -88,15 +88,15 @@ class Rehearsal:
         return event
 
     def note(self, event: Event) -> None:
-        """Nothing is noted of it."""
+        """Nothing depends on it here."""
 
     def failed(self, raised: Exception, instruction: Instruction | None) -> None:
-        """Keep the first exception."""
+        """Remember the first exception."""
         del instruction
         self._error = self._error or raised
 
     def _await(self, marker: str, allowed_s: float) -> None:
-        """Wait for a marker from now on; without any, for so many seconds."""
+        """Wait for this marker from now on, as long as some marker comes every `allowed_s` seconds."""
         self._awaited, self._allowed_s = marker, allowed_s
         self._sign_ns, self._answered = time.monotonic_ns(), False
 
@@ -108,7 +108,7 @@ class Rehearsal:
             self._answered = self._answered or marker.name == self._awaited
 
     def follow(self) -> None:
-        """Nothing more is to be seen than what the control port brings."""
+        """There is nothing to see but what the control port brings."""
 
     def port_opened(self, alias: str, at_ns: int, source: str, *, opened: bool = True) -> None:
         """No tool waits for guestfsd's port."""
@@ -141,7 +141,7 @@ def _carry_out(guest: Guest, commands: Iterable[Command]) -> None:
 def attach(guest: Guest, place: Place, spec: LaunchSpec) -> None:
     """Plug a tool's disks into a clone at its gate, in their order, unless the first does not fit: `let_through` will.
 
-    The clone runs: before its vCPUs ever did, QEMU would not keep what is in use elsewhere out of the slot.
+    The clone is running: before its vCPUs first run, QEMU would let an image into the slot that is in use elsewhere.
 
     :raise DiskError: QEMU or libvirt refused one.
     """
@@ -180,7 +180,7 @@ def _attach(guest: Guest, disk: Disk, plug: Plug, handed: tuple[Handed, ...]) ->
 
 
 def open_gate(guest: Guest, place: Place, spec: LaunchSpec) -> None:
-    """Open a clone's gate, with fresh entropy and what its tool asks of /init. It will ask for the time.
+    """Open a clone's gate, with fresh entropy and the options that its tool has for /init. It then asks for the time.
 
     :raise MonitorError: QEMU cannot connect guestfsd's channel.
     :raise GuestlaunchError: the guest ended, or does not listen.
@@ -197,7 +197,7 @@ def open_gate(guest: Guest, place: Place, spec: LaunchSpec) -> None:
 def let_through(guest: Guest, place: Place, spec: LaunchSpec) -> None:
     """Answer a guest that asks for the time: tell it, once the disks are there that did not fit its slot.
 
-    A guest that has just woken up is busy with its disks: it is told the time when it is there to take it.
+    A guest that has just woken up is busy with its disks: it gets the time when it is ready for it.
 
     :raise DiskError: QEMU or libvirt refused a disk.
     :raise GuestlaunchError: the guest ended, or does not listen.

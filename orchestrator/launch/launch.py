@@ -1,10 +1,10 @@
-"""One launch: how each instruction of the table in `lifecycle` is carried out, and what is kept of it for the record.
+"""One launch: how it carries out each instruction of the table in `lifecycle`, and the record of it.
 
-Plan, stage, connect, create paused, prepare, resume, watch, end; how some of these are done is its start path's to say.
-Everything acquired sits on one `ExitStack` and goes in reverse order. The thread that calls `run` does all of it.
+Plan, stage, connect, create paused, prepare, resume, watch, end; its start path decides how some of these are done.
+Everything acquired sits on one `ExitStack` and is released in reverse order. The thread that calls `run` does it all.
 
 Whatever is raised, by an instruction or by what watches the guest, becomes an event, and the table leads to the end.
-What no table foresees (an interrupt, a defect in here) passes `_leave_nothing`, as every launch does.
+What no table foresees (an interrupt, a defect in here) still goes through `_leave_nothing`, like every launch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _T = TypeVar("_T")
 _KILLED_SECONDS = 5.0
 _SIGNALLED = 128  # QEMU's status is above when a signal ended it
 _TAIL_LINES = 40
-# Of a launch that went well: enough to see where a slow one lost its time.
+# For a launch that went well: enough to see where a slow one lost its time.
 _SHORT_TAIL_LINES = 10
 
 
@@ -85,14 +85,14 @@ class Launch:
         self._boot: Boot | None = None
         self._empty = ConsoleRing(1)
         self._ended = False  # the guest is gone, or was never there
-        self._stop_phase: Phase | None = None  # where a launch that was not ready was asked to end
+        self._stop_phase: Phase | None = None  # where it was when it was asked to end before it was ready
         self._fw_cfg = FwCfg(requested=settings.fw_cfg_dma)
         self._error_phase: Phase | None = None
         self._exit_status: int | None = None
         self.spec: LaunchSpec | None = None
         self.error: GuestlaunchError | None = None
         self.ready = False
-        self.ran = False  # the guest went on from where it was created
+        self.ran = False  # the guest has run since it was created
         self._proof_failures: tuple[str, ...] = ()
 
     def again(self, cold_reason: str | None = None) -> Launch:
@@ -120,7 +120,7 @@ class Launch:
 
     @property
     def fallback_reason(self) -> str | None:
-        """Why a warm launch failed, when it did so before the guest went on: then a cold one can take its place."""
+        """Why a warm launch failed, if it did so before the guest ran: then a cold one can take its place."""
         if self._start is None or self._start.kind is Start.COLD or self.error is None or self.ran:
             return None
         return None if self._stop.requested or isinstance(self.error, DiskError) else str(self.error)
@@ -139,7 +139,7 @@ class Launch:
             self._leave_nothing()
 
     def _leave_nothing(self) -> None:
-        """End what is still there. Every launch comes by here, whatever was raised on its way."""
+        """End what is still there. Every launch comes through here, whatever was raised on the way."""
         try:
             if self._guest is not None and not self._ended:
                 self._destroy(self._guest)
@@ -163,19 +163,19 @@ class Launch:
         }[instruction]()
 
     def wait(self) -> Event:
-        """Wait for the guest, and keep why it is at an end that it should not be at."""
+        """Wait for the guest, and remember why it ended if it should not have."""
         event = _there(self._watch).wait()  # the table waits only where a guest runs
         if event not in {Event.LAUNCH_FLAG, Event.STOP, Event.ANSWERED}:
             self._explain(event)
         return event
 
     def note(self, event: Event) -> None:
-        """Keep where a launch was that is asked to end."""
+        """Remember where the launch was when it was asked to end."""
         if event is Event.STOP and not self.ready:
             self._stop_phase = self.recorder.current()
 
     def failed(self, raised: Exception, instruction: Instruction | None) -> None:
-        """Keep why the launch failed."""
+        """Remember why the launch failed."""
         if isinstance(raised, OSError) and instruction is not None:
             self._keep(system_error(raised, instruction, self.settings.state_dir))
         else:
@@ -191,7 +191,7 @@ class Launch:
         return defect(raised, self.recorder.current())
 
     def _keep(self, error: GuestlaunchError) -> None:
-        """Keep the first error, which is why the launch failed; what follows from it is no news."""
+        """Remember the first error, which is why the launch failed; later ones follow from it."""
         if self.error is None:
             self.error, self._error_phase = error, self.recorder.current()
 
@@ -212,7 +212,7 @@ class Launch:
         self._connection = _there(self._start).connect()
 
     def _create(self) -> None:
-        """Have QEMU there, paused."""
+        """Have QEMU started, paused."""
         self.recorder.begin(Phase.CREATE, "orchestrator")
         self._guest = _there(self._start).create(_there(self._connection), _there(self._domain))
 
@@ -232,7 +232,7 @@ class Launch:
             self._tell()
 
     def _let_through(self) -> None:
-        """Answer a clone's guest at its gate. What was started is told only now: the guest has waited for us."""
+        """Answer a clone's guest at its gate. Only then is the start logged: until then the guest waits for us."""
         _there(self._start).let_through(_there(self._guest), _there(self._place))
         self._tell()
 
@@ -265,7 +265,7 @@ class Launch:
         _there(self._watch).stop_tracing()
 
     def _terminate(self) -> None:
-        """Have QEMU write back what it holds, and exit."""
+        """Have QEMU write back what it holds and exit."""
         guest, before = _there(self._guest), self.recorder.current()
         self.recorder.begin(Phase.SHUTDOWN, f"stop requested: {self._stop.reason}")
         guest.terminate()
@@ -280,10 +280,10 @@ class Launch:
             return
         if self.error is not None or self._watch is None:
             return
-        if guest.disk_error is not None:  # in the last moment, when all was written back
+        if guest.disk_error is not None:  # at the last moment, as everything was written back
             self._explain(Event.DISK_ERROR, before)
         elif code != 0 or self.ring.panic() is not None:
-            # A signal other than ours, or a panic: it was dying already, and its tool saw that sooner than we did.
+            # A signal other than ours, or a panic: it was dying already, and its tool noticed before we did.
             dying = code > _SIGNALLED or self.ring.panic() is not None
             self._explain(Event.QEMU_GONE, before if dying else Phase.SHUTDOWN)
 
@@ -302,7 +302,7 @@ class Launch:
         self.recorder.begin(Phase.SHUTDOWN, "QEMU ended")
 
     def _destroy(self, guest: Guest) -> None:
-        """Have QEMU gone, by SIGKILL unless it is, and its exit status known.
+        """Make QEMU be gone, by SIGKILL if need be, and learn its exit status.
 
         :raise HypervisorError: it could not be ended by any means.
         """
@@ -313,8 +313,8 @@ class Launch:
         guest.remove_log()
         self._exit_status = guest.exit_code
         if guest.pid is not None and self._exit_status is not None:
-            # QEMU is dead and its status known. libvirt polls for that with pauses of 200 ms, which are not the
-            # client's to wait for.
+            # QEMU is dead and its status known. libvirt polls for that every 200 ms, which is not the
+            # client's time to lose.
             threading.Thread(target=self._clear_away, args=(guest,), name=f"clear-{self.id}", daemon=True).start()
         else:
             self._exit_status = guest.remove(self.settings.deadlines.shutdown).exit_code
@@ -338,7 +338,7 @@ class Launch:
             self._boot.settle()
 
     def _explain(self, event: Event, phase: Phase | None = None) -> None:
-        """Keep the reason why a guest is at its end that should not be; the phase is the current one if not given."""
+        """Remember why a guest ended that should not have; the phase is the current one if not given."""
         self._last_words()
         boot = _there(self._boot)  # only a watched guest gets here
         phase = phase or boot.current()
@@ -351,7 +351,7 @@ class Launch:
             self.error, self._error_phase = error, phase
 
     def record(self) -> LaunchRecord:
-        """Return what it was, how it came about and how it ended; it is to be over. Measures nothing more."""
+        """Return what it was, how it came about and how it ended. It must be over; nothing more is measured."""
         plan, domain, error = self.spec.plan if self.spec else None, self._domain, self.error
         facts = self._start.facts() if self._start else {}
         outcome = "failure" if error else "success" if self.ready else "cancelled"
@@ -406,6 +406,6 @@ class Launch:
 
 
 def _there(value: _T | None) -> _T:
-    """Return what an earlier instruction made: the table's order sees to it that it is there."""
+    """Return what an earlier instruction made; the order of the table guarantees that it is there."""
     assert value is not None
     return value

@@ -33,7 +33,7 @@ from orchestrator.timeline.phases import Phase
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A running launch, as it stands. `started_ns` is the host's monotonic clock; `error` is why it is at its end."""
+    """A running launch as it stands. `started_ns` is on the host's monotonic clock; `error` is why it is ending."""
 
     launch_id: str
     profile: str
@@ -90,7 +90,7 @@ class Launcher:
             self._stack.close()
 
     def prewarm(self) -> None:
-        """Open the connection that launches will need, on a thread of its own; errors wait for the launch.
+        """Open the connection that launches will need, on a thread of its own; the launch reports any error.
 
         Then clear up after processes that were killed together with their guardian.
         """
@@ -110,7 +110,7 @@ class Launcher:
         threading.Thread(target=run, name="prewarm", daemon=True).start()
 
     def _restock(self) -> None:
-        """Have clones kept of the templates that earlier launches have left."""
+        """Have clones of the templates that earlier launches left kept ready."""
         if self._pool is None:
             return
         self.log.prepare()
@@ -148,12 +148,12 @@ class Launcher:
     ) -> LaunchRecord:
         """Launch, wait until the domain is gone, write the canonical line, and return the record of it.
 
-        A launch that failed has a record as any: its `outcome` and `error` say so.
+        A launch that failed has a record like any other: its `outcome` and `error` say so.
 
         :param settings: settings of this launch, where they differ from the process's.
-        :param console: descriptors that the guest's console is relayed (from, to).
+        :param console: descriptors between which and the guest's console bytes are relayed (from, to).
         :param origin_ns: monotonic time at which the client started; now, when it is not known.
-        :param tell: takes a line for whoever waits for the launch.
+        :param tell: passes a line on to whoever waits for the launch.
         """
         launch = Launch(
             request,
@@ -182,7 +182,7 @@ class Launcher:
         return record
 
     def _carry_out(self, launch: Launch, tell: Callable[[str], None] | None) -> None:
-        """Carry out a launch to its end; whoever waits for it is told when libvirt keeps it waiting."""
+        """Carry out a launch to its end, and say so when libvirt keeps it waiting."""
 
         def say(text: str) -> None:
             self.log.emit("launch_waits", level="warning", launch_id=launch.id, reason=text)
@@ -192,7 +192,7 @@ class Launcher:
         thread = threading.get_ident()
 
         def asked_ns() -> int | None:
-            """Tell since when libvirt's answer is waited for; a tool that has its guest does not wait with us."""
+            """Return since when we have waited for libvirt; a tool that has its guest does not wait with us."""
             return None if launch.ready and not launch.context.stop.requested else bounded.asked_ns(thread)
 
         with self._listed(launch), bounded.explained(asked_ns, launch.settings.connect, say):
@@ -201,7 +201,7 @@ class Launcher:
     def _lacks_kvm(self, launch: Launch) -> bool:
         """Tell whether `auto` chose KVM, QEMU then refused it, and the tool still waits; note it for the next plan.
 
-        A QEMU that gave up late had called the tool before, and that saw its end.
+        A QEMU that gave up late had connected to the tool before, which saw it end.
         """
         error = launch.error
         if launch.spec is None or error is None or launch.ran or isinstance(error, DiskError):
@@ -214,14 +214,14 @@ class Launcher:
         return not launch.context.stop.requested
 
     def _distrust(self, broken: Launch) -> None:
-        """Remove the template of a clone that failed, if its files are not what they were: no other would do better."""
+        """Remove the template of a clone that failed if its files have changed: no other clone would fare better."""
         key = broken.template_key
         try:
             for template in templates.templates(broken.settings.state_dir):
                 if template.key == key and (why := templates.damage(template)) is not None:
                     removed = templates.remove(template)
                     self.log.emit("template_damaged", level="warning", key=key, reason=why, removed=removed)
-        except (GuestlaunchError, OSError) as error:  # the launch itself went well by then
+        except (GuestlaunchError, OSError) as error:  # by now the launch itself has gone well
             self.log.emit("template_check_failed", level="warning", key=key, reason=str(error))
 
     def _context(

@@ -1,7 +1,7 @@
 """The life cycle of a launch as a table, (state, event) -> (state, instructions), and what goes through it. No I/O.
 
-It is that of a template's guest and of a standby clone, too, up to where they are held at their gate. How instructions
-are carried out, and what is waited for, is said by who is driven: `launch.Launch`, and `gate.Rehearsal`.
+A template's guest and a standby clone go through it as well, until they are held at their gate. How instructions are
+carried out, and how events are waited for, is up to what is driven: `launch.Launch` and `gate.Rehearsal`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from orchestrator.launch.stop import Stop
 
 
 class State(StrEnum):
-    """Where a launch stands, or a guest that no launch has yet."""
+    """Where a launch stands, or a guest that serves no launch yet."""
 
     REQUESTED = auto()
     PLANNED = auto()
@@ -24,7 +24,7 @@ class State(StrEnum):
     CREATED = auto()
     BOOTING = auto()
     READY = auto()
-    APPROACHING = auto()  # a guest of no launch, on the way to its gate
+    APPROACHING = auto()  # no launch's guest yet; on the way to its gate
     REHEARSING = auto()
     HELD = auto()  # at its gate, rehearsed: a template, or a standby clone
     STOPPING = auto()
@@ -36,13 +36,13 @@ class Event(StrEnum):
 
     BEGIN = auto()
     DONE = auto()  # the last instruction succeeded
-    ANSWERED = auto()  # the guest said what was waited for: that it is at its gate, has rehearsed, wants the time
+    ANSWERED = auto()  # the guest said what we waited for: it is at its gate, has rehearsed, or wants the time
     LAUNCH_FLAG = auto()  # guestfsd sent its launch flag
     STOP = auto()  # the client asked for the end, or is gone
     DEADLINE = auto()  # the current phase has lasted too long
     FAILED = auto()  # an instruction failed, or the boot did
     QEMU_GONE = auto()  # QEMU ended by itself
-    DISK_ERROR = auto()  # QEMU stopped the guest: what it wrote had no room on the host
+    DISK_ERROR = auto()  # QEMU stopped the guest: the host had no room for what it wrote
 
 
 class Instruction(StrEnum):
@@ -97,7 +97,7 @@ TABLE: Mapping[tuple[State, Event], Step] = {
     # What was written before is still worth being flushed.
     (_S.BOOTING, _E.DISK_ERROR): (_S.STOPPING, (_I.TERMINATE, _I.REAP)),
     (_S.READY, _E.DISK_ERROR): (_S.STOPPING, (_I.TERMINATE, _I.REAP)),
-    # A guest that is no launch's has nothing worth flushing, ever.
+    # A guest that serves no launch never has anything worth flushing.
     (_S.APPROACHING, _E.BEGIN): (_S.APPROACHING, (_I.RESUME,)),
     (_S.APPROACHING, _E.ANSWERED): (_S.REHEARSING, (_I.REHEARSE,)),
     (_S.REHEARSING, _E.ANSWERED): (_S.HELD, (_I.HOLD,)),
@@ -140,15 +140,15 @@ class Driven(Protocol):
         """Take note of an event, before anything is done about it."""
 
     def failed(self, raised: Exception, instruction: Instruction | None) -> None:
-        """Take what was raised, by an instruction or, without one, by waiting; FAILED follows."""
+        """Take what an instruction raised or, if there is none, waiting did; FAILED follows."""
 
 
 def drive(driven: Driven, stop: Stop, state: State = State.REQUESTED, event: Event = Event.BEGIN) -> State:
     """Go through the table from an event in a state, and return the state in which that ends: GONE or HELD.
 
-    A stop comes between two instructions, or while a guest is waited for.
+    A stop counts between two instructions, and while a guest is waited for.
 
-    :raise BaseException: what is no `Exception` is no event: it goes on to the caller.
+    :raise BaseException: what is not an `Exception` is no event: the caller gets it.
     """
     due: Event | None = event
     while state is not State.GONE and (state is not State.HELD or due is Event.FAILED):

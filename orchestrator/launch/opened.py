@@ -1,7 +1,7 @@
 """What QEMU has opened for untrusted images, seen from outside while its guest cannot see it yet.
 
-Images are checked by name (`orchestrator.images.policy`) and opened by name. Whoever may write to their directory could
-put another file there in between, or change a header: then QEMU holds a file that was not checked, or lacks
+Images are checked by name (`orchestrator.images.policy`) and opened by name. In between, whoever may write to their
+directory could put another file there, or change a header: then QEMU has a file open that was not checked, or lacks
 one that was, and the launch ends before the guest reads a byte.
 """
 
@@ -19,7 +19,7 @@ from orchestrator.hypervisor.guest import Guest
 from orchestrator.images.policy import Identity, ImagePolicyError
 
 _ANONYMOUS = "/memfd:"
-# null, zero, random, urandom, kvm (Linux's devices.txt): nothing is learnt from them.
+# null, zero, random, urandom, kvm (Linux's devices.txt): they reveal nothing.
 _HARMLESS = frozenset({os.makedev(1, 3), os.makedev(1, 5), os.makedev(1, 8), os.makedev(1, 9), os.makedev(10, 232)})
 _FLAGS = "flags:"
 
@@ -34,7 +34,7 @@ class Opened:
 
 
 def opened_files(pid: int) -> Counter[Opened]:
-    """Return what a process has open by a name, and how many times: files and devices, but not those that hold nothing.
+    """Return the named files and devices that a process has open, and how often; not devices that hold nothing.
 
     :raise OSError: that cannot be seen.
     """
@@ -74,7 +74,7 @@ def require_checked(files: Counter[Opened], disks: Sequence[Disk], known: Counte
 
     :param disks: those that it has opened, besides `known`, which are none of a disk's. A file that it has open once
         more than `known` says is a disk's.
-    :raise ImagePolicyError: a file was put in the place of another since.
+    :raise ImagePolicyError: a file has taken the place of another since.
     """
     wanted = {identity for disk in disks for identity in disk.identities}
     more = files - known

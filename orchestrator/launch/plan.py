@@ -102,7 +102,7 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
 
 
 def _kernel(request: LaunchRequest, settings: Settings, profile: Profile, appliance: Appliance | None) -> str:
-    """Return the kernel's file: a plain image, and unpacked for x86 without firmware, where nobody would unpack it.
+    """Return the kernel's file: a plain image; unpacked for x86 without firmware, where nothing would unpack it.
 
     :raise ApplianceError: the appliance has none.
     """
@@ -190,7 +190,7 @@ def resolve(disk: Disk, cwd: str, settings: Settings) -> Disk:
         source = replace(disk.source, block_device=Path(path).is_block_device())
         chain = read_chain(path, disk.format, cwd)
         for name in chain.files[1:]:
-            if Path(name).is_fifo():  # QEMU would wait for somebody at its other end
+            if Path(name).is_fifo():  # QEMU would wait for somebody at the other end
                 raise DiskError("cannot use the disk", path, f"{name}, which it names, is a pipe")
         return replace(disk, source=source, options=chain.options)
     confined = (confine_overlay if disk.shared_read else confine)(path, disk.format, cwd, policy)
@@ -198,7 +198,7 @@ def resolve(disk: Disk, cwd: str, settings: Settings) -> Disk:
 
 
 def _accel(request: LaunchRequest, settings: Settings, profile: Profile, emulator: str) -> AccelVerdict:
-    """Decide the accelerator; a tool's own wish (`force_tcg`, `force_kvm`) counts where the settings have none."""
+    """Decide the accelerator; the tool's wish (`force_tcg`, `force_kvm`) counts where the settings have none."""
     policy = request.accel if settings.accel == "auto" and request.accel else settings.accel
     return choose_accel(
         policy,

@@ -24,7 +24,7 @@ class LaunchRequest:
     :ivar cmdline: kernel command line, complete.
     :ivar disks: in guest order, the appliance's root not among them.
     :ivar guestfsd_path: unix socket on which libguestfs waits for guestfsd.
-    :ivar accel: "kvm", "tcg" or None for the client having no opinion.
+    :ivar accel: "kvm", "tcg", or None if the client does not care.
     :ivar pflash: (code, vars) when the client named UEFI firmware itself.
     :ivar console: True when the client's stdin/stdout carry the serial console.
     :ivar extra_args: the user's own QEMU arguments (`guestfs_config`), verbatim.

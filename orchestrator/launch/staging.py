@@ -1,6 +1,6 @@
 """The files of one launch: directories, sockets, the throw-away overlay over the appliance's root, NVRAM, secrets.
 
-Everything made here is owned by the context manager that made it, or by the `ExitStack` that it is given to. Sockets
+Everything made here belongs to the context manager that made it, or to the `ExitStack` that it is given. Sockets
 live in the runtime directory (short paths), data in the state directory (room for the overlay to grow).
 """
 
@@ -80,12 +80,12 @@ def make_root(spec: LaunchSpec, place: Place) -> Disk | None:
     if appliance is None:
         return None
     overlay = root_overlay(appliance.root, appliance.root_format, place.data, spec.settings.state_dir / "cache")
-    # The launch's own name: a user's disk may carry a copy of the very file system, UUID and all.
+    # Found by the launch's own name: a user's disk may hold a copy of the same file system, UUID and all.
     return appliance_root(str(overlay), name=place.launch_id)
 
 
 def make_loader(spec: LaunchSpec, place: Place, owner: contextlib.ExitStack) -> Loader | None:
-    """Make this launch's own variable store, which `owner` takes."""
+    """Make this launch's own variable store, which `owner` owns."""
     firmware = spec.plan.firmware
     if firmware is None:
         return None

@@ -1,7 +1,7 @@
 """The standby pool: clones restored at their gate before anybody asks for one.
 
-A thread keeps so many for each kind of launch that was asked for lately, one at a time and at low priority; a clone
-that was taken belongs to its launch and never comes back. What to do next is decided without I/O (`next_step`).
+A thread makes some for each recent kind of launch, one at a time and at low priority; a clone that is taken belongs
+to its launch and never comes back. What to do next is decided without I/O (`next_step`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from orchestrator.launch.template_build import build_template
 from orchestrator.template import store
 from orchestrator.template.model import Facts, key_of
 
-_KINDS = 4  # so many kinds of launches are kept ready
+_KINDS = 4  # for so many kinds of launches
 _LOOK_SECONDS = 2.0
 _AGAIN_SECONDS = 60.0  # after a failure
-_LOW_MIB = 512  # the host is to have that much memory available, whatever we would like to keep
-_FIRST_CLONE_MIB = 256  # what a clone may take, as long as none was measured
+_LOW_MIB = 512  # the host keeps that much memory available, however many clones we would like
+_FIRST_CLONE_MIB = 256  # what a clone may take, until one was measured
 _NICE = 19
 
 
@@ -74,7 +74,7 @@ class _Kept:
 
     :ivar spec: the launch, without its tool.
     :ivar facts: what its template depends on.
-    :ivar not_before_s: when something may be tried again that failed (monotonic).
+    :ivar not_before_s: when what failed may be tried again (monotonic).
     """
 
     spec: LaunchSpec
@@ -86,7 +86,7 @@ class _Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """What is shown of the clones of one kind of launch. Memory in MiB, private to the clones."""
+    """The clones of one kind of launch as they are shown. Memory in MiB, private to the clones."""
 
     profile: str
     template: str
@@ -99,7 +99,7 @@ class Pool:
     """Keeps clones ready; its thread runs from `start` to `close`.
 
     :param size: how many for each kind of launch; `bound_mib` what all may have of memory.
-    :param context: that of the process; the name is another for each clone.
+    :param context: that of the process; each clone gets a name of its own.
     """
 
     def __init__(self, size: int, bound_mib: int, context: LaunchContext) -> None:
@@ -115,7 +115,7 @@ class Pool:
         self._thread.start()
 
     def want(self, spec: LaunchSpec, facts: Facts) -> None:
-        """Have clones for such launches kept from now on; the kind that was wanted longest ago may go for it."""
+        """Keep clones for such launches from now on; the kind that was wanted longest ago may give way."""
         kind = _kind(spec, facts)
         with self._changed:
             kept = self._kinds.setdefault(kind, _Kept(spec.without_tool(), facts))
@@ -126,9 +126,9 @@ class Pool:
             self._wake()
 
     def take(self, spec: LaunchSpec, facts: Facts) -> Clone | None:
-        """Return a clone that is ready, which is the caller's from now on; None when there is none.
+        """Return a ready clone, which belongs to the caller from now on; None when there is none.
 
-        One that is dead stays for the pool's own thread, which tells of it and clears it away.
+        A dead one is left to the pool's own thread, which logs it and clears it away.
         """
         with self._changed:
             kept = self._kinds.get(_kind(spec, facts))
@@ -142,7 +142,7 @@ class Pool:
         return clone
 
     def waiting(self) -> list[Waiting]:
-        """Return what there is, for people."""
+        """Return what there is, to be shown."""
         with self._changed:
             kinds = [(kept, kept.wanted, list(kept.ready)) for kept in self._kinds.values()]
         return [
@@ -173,7 +173,7 @@ class Pool:
         self._context.stop.close()
 
     def _wake(self) -> None:
-        """Have the thread look again, now or when it is done with what it does; to be called with the lock held."""
+        """Have the thread look again, at once or when it has finished; call it with the lock held."""
         self._news = True
         self._changed.notify_all()
 
@@ -199,7 +199,7 @@ class Pool:
         past = template is not None and outdated(template) is not None
         with self._changed:
             if past:
-                kept.wanted = 0  # no launch is to come for them, and they keep the template from being removed
+                kept.wanted = 0  # no launch will come for them, and they keep the template from being removed
             every = [clone for one in self._kinds.values() for clone in one.ready]
             ready, wanted = len(kept.ready), kept.wanted
         step = next_step(
@@ -256,7 +256,7 @@ class Pool:
             clone.close()
 
     def _bury(self, kept: _Kept) -> None:
-        """Clear away clones whose QEMU has ended by itself, and a kind that nobody wants."""
+        """Clear away clones whose QEMU has ended by itself, and a kind that nobody wants any more."""
         with self._changed:
             dead = [clone for clone in kept.ready if clone.guest.exited.is_set()]
             kept.ready = [clone for clone in kept.ready if clone not in dead]

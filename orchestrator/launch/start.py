@@ -25,7 +25,7 @@ from orchestrator.timeline.recorder import Recorder
 
 
 class StartPath(Protocol):
-    """How one launch comes to its guest, and the owner of all that is made for that.
+    """How one launch gets its guest, and the owner of everything made for that.
 
     The methods are called once each, in this order; `let_through` only if the guest asks for it, `close` always.
     """
@@ -48,7 +48,7 @@ class StartPath(Protocol):
         """Return the connection to libvirt."""
 
     def create(self, connection: Connection, domain: Domain) -> Guest:
-        """Return a paused guest, which is the caller's to end from now on."""
+        """Return a paused guest, which the caller must end from now on."""
 
     def prepare(self, guest: Guest, place: Place) -> FwCfg:
         """Do what must be done before the guest runs; return what is known of its fw_cfg transfer."""
@@ -60,10 +60,10 @@ class StartPath(Protocol):
         """Let the guest run."""
 
     def let_through(self, guest: Guest, place: Place) -> None:
-        """Answer a guest that said what `boot` was told to wait for."""
+        """Answer a guest that has said what `boot` was told to wait for."""
 
     def close(self) -> None:
-        """Release what was made, and a guest that nobody has come to take."""
+        """Release what was made, and end a guest that nobody has taken."""
 
 
 Choose: TypeAlias = Callable[[LaunchSpec, LaunchContext, Recorder, Pool | None, str | None], StartPath]
@@ -74,8 +74,8 @@ def choose_start(
 ) -> StartPath:
     """Decide whether a launch boots or clones a template; one that was asked for is built when there is none.
 
-    :param pool: clones that are kept ready, which it is told of this kind of launch.
-    :param cold_reason: why it boots, whatever could be cloned for it.
+    :param pool: clones that are kept ready; it learns that this kind of launch is wanted.
+    :param cold_reason: why it boots, even if there is something to clone.
     :raise GuestlaunchError: a template that is asked for cannot be built.
     """
     settings = spec.settings

@@ -32,7 +32,7 @@ def build_template(spec: LaunchSpec, facts: Facts, context: LaunchContext) -> Te
     """Return the template for facts, built now unless somebody else has just done so.
 
     :param facts: of `eligibility.template_facts`, for the same spec.
-    :param context: of whoever needs it; its stop ends the building.
+    :param context: of whoever needs it; its stop ends the build.
     :raise GuestlaunchError: it could not be built; nothing is left behind.
     """
     settings = spec.settings
@@ -60,13 +60,13 @@ def build_template(spec: LaunchSpec, facts: Facts, context: LaunchContext) -> Te
 
 @contextlib.contextmanager
 def _explaining(directory: Path) -> Iterator[None]:
-    """Within the context, say it plainly when a file system is full, or does not let us write."""
+    """Within the context, say plainly when a file system is full or cannot be written to."""
     try:
         yield
     except GuestlaunchError as error:
         if not _is_full(directory):
             raise
-        # QEMU is killed where it writes to memory that its file has no room for, and cannot say why.
+        # QEMU is killed when it writes to memory for which its file has no room, and cannot say why.
         hint = "free some space there: a template takes some 300 MiB"
         why = os.strerror(errno.ENOSPC)
         raise LaunchError("cannot build the template", directory.parent, why, hint) from error
@@ -85,7 +85,7 @@ def _boot_and_save(spec: LaunchSpec, context: LaunchContext, directory: Path, ow
     (directory / FIRMWARE).write_bytes(bytes(_FIRMWARE_BYTES))
     root = root_overlay(plan.appliance.root, plan.appliance.root_format, directory, settings.state_dir / "cache")
     domain = describe_template(spec, place, ram=str(directory / RAM), root=str(root), loader=loader)
-    # QEMU opens its images anew when it saves a state, and this guest sees nothing but the appliance.
+    # QEMU reopens its images when it saves a state, and this guest sees nothing but the appliance.
     domain = replace(domain, privileges=confinement.staying_root(domain.privileges, "it builds a template"))
     connection = context.connect(settings)
     guest = connection.create_paused(domain, settings.deadlines.create)
@@ -109,7 +109,7 @@ def _is_full(directory: Path) -> bool:
 
 
 def _clear_outdated(settings: Settings, newest: Template) -> None:
-    """Remove the templates of a profile that no launch can use any more: each takes some hundred megabytes."""
+    """Remove the templates of a profile that no launch can use any more: each takes hundreds of megabytes."""
     for one in store.templates(settings.state_dir):
         if one.facts["profile"] == newest.facts["profile"] and one.key != newest.key and outdated(one) is not None:
             store.remove(one)

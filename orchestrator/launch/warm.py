@@ -20,7 +20,7 @@ from orchestrator.timeline.trace import TraceFile
 
 
 class _CloneStart:
-    """What both have in common: from the moment that a clone is held at its gate."""
+    """What both have in common, once a clone is held at its gate."""
 
     def __init__(self, spec: LaunchSpec, recorder: Recorder, template: Template) -> None:
         self._spec, self._recorder, self._template = spec, recorder, template
@@ -101,7 +101,7 @@ class StandbyStart(_CloneStart):
         self._console, self._clone = context.console, clone
 
     def close(self) -> None:
-        """Remove the clone's files, and end it if it was not handed over."""
+        """Remove the clone's files, and end it unless it was handed over."""
         self._clone.close()
 
     def stage(self) -> tuple[Domain, Place]:

@@ -29,18 +29,18 @@ from orchestrator.launch.written import Written
 from orchestrator.timeline.phases import Phase
 
 _TICK_MS = 250.0
-# Nothing wakes us when the connection to a libvirt daemon breaks: it is looked at now and then.
+# Nothing wakes us when the connection to a libvirt daemon breaks: we look now and then.
 _LOST_TICK_MS = 1000.0
 # guestfsd sends its launch flag right after it opened its port; QEMU's trace shows it within milliseconds.
 _FLAG_TICK_MS = 5.0
 _EXIT_SECONDS = 1.0
-# Kept while nobody takes them; what dates a launch is in QEMU's trace, too.
+# How many events are kept until they are taken; what dates a launch is in QEMU's trace, too.
 _EVENTS = 1024
 _HUNG_UP = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 class Following(Protocol):
-    """What is made of that which is seen of a guest: a boot (`boot.Boot`), or a rehearsal (`gate.Rehearsal`)."""
+    """What follows a guest by what is seen of it: a boot (`boot.Boot`), or a rehearsal (`gate.Rehearsal`)."""
 
     @property
     def flag_due(self) -> bool:
@@ -59,16 +59,16 @@ class Following(Protocol):
         """Tell whether the tool has its launch flag."""
 
     def answered(self) -> bool:
-        """Tell, once, whether the guest has said what is waited for."""
+        """Tell, once, whether the guest has said what we wait for."""
 
     def overdue(self, now_ns: int) -> bool:
-        """Tell whether nothing has come of the guest for longer than allowed."""
+        """Tell whether the guest has made no progress for longer than allowed."""
 
 
 class Watch:
     """Waits for the next event of one guest; a context manager.
 
-    :param place: has our ends of the guest's character devices; what comes by the control port is `boot`'s from now on.
+    :param place: has our ends of the guest's character devices; `boot` gets the control port's lines from now on.
     :param lost: set when the libvirt connection broke.
     :param trace: the file of QEMU's trace, None where it is off.
     """
@@ -109,7 +109,7 @@ class Watch:
             self._written.look()
 
     def stop_tracing(self) -> None:
-        """Have QEMU trace no more: there is nothing left to be dated."""
+        """Stop QEMU's trace: there is nothing left to date."""
         self._written.stop_tracing()
 
     def drain(self) -> None:
@@ -121,7 +121,7 @@ class Watch:
     def explain(
         self, event: Event, phase: Phase, *, ready: bool, allowed_s: float | None, uri: str | None
     ) -> GuestlaunchError | None:
-        """Return why a guest that was drained is at its end; None where one that had served its tool ended in order.
+        """Return why a guest, drained by now, ended; None when one that had served its tool ended normally.
 
         :param event: what `wait` returned; `phase` is where the guest was.
         :param ready: its tool had it.
@@ -143,12 +143,12 @@ class Watch:
         return diagnose(event, evidence)
 
     def _pending(self) -> Event | None:
-        """Look at the state of things; the order is that of importance."""
+        """Look at how things stand, in order of importance."""
         # A QEMU that died comes first: its tool notices too, and asks for the end in the same moment.
         if self._guest.exited.is_set():
             return Event.QEMU_GONE
-        # A tool may be done before it was seen that it began: that comes first, or it would count as cancelled. What
-        # asks for the end is looked at before: a tool that is done since then began since then, too.
+        # A tool may be done before we saw it begin: the beginning comes first, or it would count as cancelled. Whether
+        # the end was asked for is read before that: a tool that is done by then had begun by then, too.
         stopping = self._stop.requested
         if stopping and not self._ready:
             self._control.drain()  # what the guest has said of it so far
@@ -160,7 +160,7 @@ class Watch:
                 self._control.drain()
                 self._ready = True
                 return Event.LAUNCH_FLAG
-        if self._guest.disk_error is not None:  # before a stop: that tool may not have noticed what it has lost
+        if self._guest.disk_error is not None:  # before a stop: the tool may not have noticed what it has lost
             return Event.DISK_ERROR
         if stopping:
             return Event.STOP

@@ -1,4 +1,4 @@
-"""Keeps the files small that QEMU writes at a guest's bidding: its trace, and the domain's log.
+"""Keeps small the files that a guest can make QEMU write to: its trace, and the domain's log.
 
 A guest can have QEMU write lines for ever: a select of a fw_cfg key, an opened port, a request that its device calls
 an error. The trace is switched off once it holds more than a launch makes, or is needed no more; the log, to which
@@ -19,7 +19,7 @@ from orchestrator.timeline.trace import MOST_BYTES
 
 _LOG_BYTES = 512 << 10
 _LOOK_SECONDS = 0.25
-# A guest that was seen to do it is looked at more often.
+# A guest that has done it is looked at more often.
 _LOOK_CLOSELY_SECONDS = 0.05
 _QMP_SECONDS = 5.0
 
@@ -60,7 +60,7 @@ class Written:
         self._next_s = time.monotonic() + self._every_s
 
     def stop_tracing(self) -> None:
-        """Have QEMU trace no more: there is nothing left to be dated."""
+        """Stop QEMU's trace: there is nothing left to date."""
         if not self._tracing:
             return
         self._tracing = False
@@ -71,7 +71,7 @@ class Written:
 
 
 def _size(path: Path) -> int:
-    """Return how much a file holds. QEMU writes on where it stopped, whatever was cut off: holes do not count."""
+    """Return how much a file holds. QEMU writes on at its own offset, whatever was cut off: holes do not count."""
     try:
         status = path.stat()
     except OSError:
