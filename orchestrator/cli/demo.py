@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -25,7 +25,9 @@ from orchestrator.workload import tools
 from orchestrator.workload.job import load_job
 from orchestrator.workload.jobs import carry_out
 
-Event = Mapping[str, Any]
+if TYPE_CHECKING:
+    from orchestrator.records.record import LaunchEvent as Event
+
 
 # Both are read by guestfish as one line of its language.
 _WORK = (
@@ -143,7 +145,7 @@ def typical(events: Sequence[Event]) -> Event:
         for index, phase in enumerate(events[0]["phases"])
     ]
     middle = {key: median([event[key] for event in events]) for key in ("transfer_ns", "launch_ns", "total_ns")}
-    return {**events[0], "phases": phases, **middle}
+    return cast("Event", {**events[0], "phases": phases, **middle})
 
 
 def verdict(on: Event, off: Event, runs: int) -> list[str]:
@@ -152,8 +154,8 @@ def verdict(on: Event, off: Event, runs: int) -> list[str]:
     if on["fw_cfg_dma"] is not True or off["fw_cfg_dma"] is not False:
         lines.append("The fw_cfg path could not be verified on both sides: the comparison proves nothing.")
     moved = sum(value or 0 for value in on["bytes"].values()) / 1e6
-    for name, key in ((f"The transfer of {moved:.1f} MB", "transfer_ns"), ("The launch", "launch_ns")):
-        with_dma, without = on[key], off[key]
+    transfers, launches = (on["transfer_ns"], off["transfer_ns"]), (on["launch_ns"], off["launch_ns"])
+    for name, (with_dma, without) in ((f"The transfer of {moved:.1f} MB", transfers), ("The launch", launches)):
         if with_dma is None or without is None:
             lines.append(f"{name}: not seen on both sides.")
             continue

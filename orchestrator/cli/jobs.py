@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from orchestrator.program import complain, unwinding_on_sigterm
 from orchestrator.settings import Settings, merged
 from orchestrator.workload.job import Job, load_job
 from orchestrator.workload.jobs import Outcome, carry_out, confined
+
+if TYPE_CHECKING:
+    from orchestrator.records.record import LaunchEvent
 
 # A worker that was killed leaves its launch to the server's notice of that.
 _RECORD_SECONDS = 15.0
@@ -88,7 +91,7 @@ def as_text(value: object) -> str:
     return str(value)
 
 
-def _show(job: Job, outcome: Outcome, timelines: list[Mapping[str, Any]]) -> None:
+def _show(job: Job, outcome: Outcome, timelines: list[LaunchEvent]) -> None:
     """Show what became of a job, and its launch."""
     if outcome.result is not None:
         click.echo(json.dumps(outcome.result, indent=2))

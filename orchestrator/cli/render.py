@@ -1,6 +1,6 @@
 """Timelines on a terminal: one as a table with bars, two side by side with ratios; plain lines elsewhere.
 
-Takes canonical lines (`orchestrator.records.record`), as dictionaries. rich is imported only when something is drawn.
+Takes canonical lines (`orchestrator.records.record`). rich is imported only when something is drawn.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.records.filters import is_modelled
 from orchestrator.records.provenance import accel_of
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from orchestrator.records.record import LaunchEvent as Event
+    from orchestrator.records.record import PhaseEntry
+
 WIDTH = 80
 _BAR_CELLS = 18
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -26,8 +29,6 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _NOT_LAUNCH = frozenset({Phase.WORKLOAD, Phase.SHUTDOWN})
 
 _JUSTIFY: Mapping[str, Literal["left", "right"]] = {"left": "left", "right": "right"}
-
-Event = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +77,8 @@ def compare(left: Event, right: Event) -> list[Row]:
     durations = [{one["name"]: one["duration_ns"] for one in event["phases"]} for event in (left, right)]
     rows = [Row(name=n, left_ns=durations[0].get(n), right_ns=durations[1].get(n)) for n in names]
     rows = [row for row in rows if row.left_ns is not None or row.right_ns is not None]
-    for name, key in (("transfer", "transfer_ns"), ("launch", "launch_ns")):
-        rows.append(Row(name=name, left_ns=left[key], right_ns=right[key]))
+    rows.append(Row(name="transfer", left_ns=left["transfer_ns"], right_ns=right["transfer_ns"]))
+    rows.append(Row(name="launch", left_ns=left["launch_ns"], right_ns=right["launch_ns"]))
     return rows
 
 
@@ -138,7 +139,7 @@ def _comparison_lines(rows: Sequence[Row], titles: tuple[str, str]) -> Iterator[
         yield f"{row.name:<17}{milliseconds(row.left_ns):>14}{milliseconds(row.right_ns):>14}{_times(row.ratio):>10}"
 
 
-def _rate(phase: Mapping[str, Any]) -> str:
+def _rate(phase: PhaseEntry) -> str:
     """Return a transfer's size and rate, empty for other phases."""
     if phase.get("bytes") is None:
         return ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from orchestrator.cli.main import PROGRAM
 from orchestrator.daemon import client, own_server
@@ -18,6 +18,9 @@ from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.workload.environment import ToolEnvironment, tool_environment
 from orchestrator.wrapper import connect
+
+if TYPE_CHECKING:
+    from orchestrator.records.record import LaunchEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +99,7 @@ def report(finished: list[Finished], settings: Settings, *, as_json: bool) -> No
                 render.show_timeline(launch.record)
 
 
-def write_timeline(settings: Settings, record: Mapping[str, Any]) -> None:
+def write_timeline(settings: Settings, record: LaunchEvent) -> None:
     """Write a launch's canonical line where `--timeline` says, if it does."""
     if settings.timeline is not None:
         from orchestrator.records import log  # here: most commands write none

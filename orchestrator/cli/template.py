@@ -69,7 +69,7 @@ def build(*, settings: Settings, as_json: bool) -> int:
     record = launches[-1].record
     if record["start"] == "cold":
         raise CapabilityError("cannot build the template", settings.profile, record["start_reason"])
-    built = store.lookup(settings.state_dir, record["template"])
+    built = store.lookup(settings.state_dir, record["template"] or "")
     if as_json:
         click.echo(json.dumps(_facts(built) | {"launch_ns": record["launch_ns"]}, indent=2))
     else:

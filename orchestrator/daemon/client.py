@@ -10,13 +10,16 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator import __version__, sockets
 from orchestrator.daemon.listen import SOCKET_NAME, check_length
 from orchestrator.errors import ProtocolError
 from orchestrator.settings import Settings
 from orchestrator.wrapper import connect, protocol
+
+if TYPE_CHECKING:
+    from orchestrator.records.record import LaunchEvent
 
 _SECONDS = 5.0
 
@@ -29,7 +32,7 @@ class Finished:
     :ivar message: why it failed, empty when it did not.
     """
 
-    record: Mapping[str, Any] | None
+    record: LaunchEvent | None
     message: str
 
 

@@ -1,1 +1,1 @@
-"""One launch, from request to ready to gone."""
+"""One launch, from request to gone: the life cycle, cold and warm starts, templates, the gate, the standby pool."""

@@ -122,7 +122,7 @@ def _logger(write: Callable[[str, Mapping[str, object]], None]) -> Callable[...,
     return log
 
 
-def write_timeline(target: str, event: Mapping[str, Any]) -> None:
+def write_timeline(target: str, event: Mapping[str, object]) -> None:
     """Write one canonical line to a file (appended) or, for "-", to standard output.
 
     :raise GuestlaunchError: when the file cannot be written.

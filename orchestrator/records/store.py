@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.records.filters import Filters, is_modelled
@@ -23,6 +23,8 @@ from orchestrator.settings import private_state
 
 if TYPE_CHECKING:
     import sqlite3  # imported where it is used: a launch that never ends pays nothing for it
+
+    from orchestrator.records.record import LaunchEvent
 
 FILE_NAME = "launches.sqlite3"
 _VERSION = 2
@@ -176,18 +178,18 @@ class Store:
         for (line,) in self._ask(sql, [*values, size]):
             yield json.loads(zlib.decompress(line))
 
-    def find(self, launch_id: str) -> dict[str, Any] | None:
+    def find(self, launch_id: str) -> LaunchEvent | None:
         """Return the whole line of the launch whose id starts so, or of the newest for "last"; None when none does.
 
         :raise NotFoundError: when several ids start so.
         """
         if launch_id == "last":
-            return next(self.lines(Filters(), order="-wall_start_ns", limit=1), None)
+            return cast("LaunchEvent | None", next(self.lines(Filters(), order="-wall_start_ns", limit=1), None))
         sql = "SELECT line FROM launches WHERE substr(launch_id, 1, ?) = ? LIMIT 2"
         found = list(self._ask(sql, [len(launch_id), launch_id]))
         if len(found) > 1:
             raise NotFoundError("cannot tell launches apart", launch_id, "several ids start so", "give more of the id")
-        return dict(json.loads(zlib.decompress(found[0][0]))) if found else None
+        return cast("LaunchEvent", json.loads(zlib.decompress(found[0][0]))) if found else None
 
     def totals(self, filters: Filters) -> list[dict[str, Any]]:
         """Return exact counts of launches by all that keeps them apart, with first and last time."""

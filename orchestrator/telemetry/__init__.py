@@ -1,1 +1,1 @@
-"""Telemetry: launches as they end, to Prometheus, node_exporter and OpenTelemetry."""
+"""Telemetry: launches, as they end, told to Prometheus, node_exporter and OpenTelemetry."""

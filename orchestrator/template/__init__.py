@@ -1,1 +1,1 @@
-"""Templates on disk: what they depend on, where they are kept, whether they still hold."""
+"""Templates: what they depend on and are found by, where they are kept, whether they still hold."""

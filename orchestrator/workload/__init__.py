@@ -1,1 +1,1 @@
-"""Workload: what runs once an appliance is ready: libguestfs tools and job files."""
+"""Workload: tools and jobs, and their environment; what the host lacks for them; domains for the user to keep."""

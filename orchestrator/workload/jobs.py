@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -57,7 +57,7 @@ class Outcome:
             case "failed":
                 self.outcome, self.status, self.error = "failure", event["status"], event["error"]
 
-    def to_json(self, timelines: list[Mapping[str, Any]]) -> dict[str, Any]:
+    def to_json(self, timelines: Sequence[Mapping[str, object]]) -> dict[str, Any]:
         """Return the whole as it is printed with --json."""
         return {
             "schema_version": SCHEMA_VERSION,

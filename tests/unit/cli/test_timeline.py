@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -13,9 +14,10 @@ from orchestrator.cli import render
 from orchestrator.cli.main import invoke
 from orchestrator.errors import NotFoundError
 from orchestrator.records import store
+from orchestrator.records.record import LaunchEvent
 from orchestrator.timeline.durations import milliseconds
 from orchestrator.timeline.phases import SEQUENCE, Phase, Start
-from tests.simulated_launches import event, mixture
+from tests import simulated_launches
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +25,11 @@ def state(own_state: Path) -> Path:
     """A store of simulated launches, and no settings of the user's."""
     store.rebuild(own_state, [event(1), event(2, dma=False), event(3, failed_in=Phase.KERNEL)])
     return own_state
+
+
+def event(seed: int, **options: Any) -> LaunchEvent:  # noqa: ANN401 - as in simulated_launches
+    """Return the canonical line of a simulated launch."""
+    return cast("LaunchEvent", simulated_launches.event(seed, **options))
 
 
 def terminal() -> Console:
@@ -65,23 +72,22 @@ def test_a_launch_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
     assert why == f"error: {failed['error']}"
     console = terminal()
     render.show_timeline(failed, console)
-    assert failed["error"] in " ".join(shown(console))
+    assert str(failed["error"]) in " ".join(shown(console))
 
 
 def test_against_another(capsys: pytest.CaptureFixture[str]) -> None:
     """Two launches beside each other, with the ratio of each phase."""
     assert invoke(["timeline", "simulated-1", "--against", "simulated-2"]) == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
-    on, off = (
-        next(p["duration_ns"] for p in event(n, dma=n == 1)["phases"] if p["name"] == "fw_cfg_kernel") for n in (1, 2)
-    )
+    phases = [simulated_launches.event(n, dma=n == 1)["phases"] for n in (1, 2)]
+    on, off = (next(p["duration_ns"] for p in one if p["name"] == "fw_cfg_kernel") for one in phases)
     assert lines["fw_cfg_kernel"][-1] == f"{off / on:.1f}x"
 
 
 @pytest.mark.parametrize("number", range(9))
 def test_a_terminal_shows_every_name_and_time_whole(number: int) -> None:
     """In 80 columns nothing but a note is ever cut, for each kind of launch."""
-    line = mixture()[number]
+    line = cast("LaunchEvent", simulated_launches.mixture()[number])
     console = terminal()
     render.show_timeline(line, console)
     lines = shown(console)
