@@ -18,8 +18,8 @@ class Console:
     """Relays a console in both directions without ever waiting for either side.
 
     A client that does not read (libguestfs does not while it waits for a reply on the other
-    socket) must not stall the guest: what it does not take is held up to 1 MiB, then dropped;
-    the ring has it still.
+    socket) must not stall the guest: what it does not take is held, up to 1 MiB, and then dropped;
+    the ring still has it.
 
     :param client: (input, output) descriptors of the client, or None when nobody reads along.
     """
@@ -55,7 +55,7 @@ class Console:
         behind = bool(self._to_client)
         self._to_client += block
         del self._to_client[:-_PENDING_MAX]
-        if not behind:  # else `output_fd` tells when the client takes more: trying with each byte would cost its guest
+        if not behind:  # else `output_fd` shows when the client takes more: a try with each byte would slow its guest
             self.flush()
 
     def flush(self) -> None:
@@ -74,7 +74,7 @@ class Console:
             del self._to_client[:sent]
 
     def _write(self, block: bytes) -> int:
-        """Write without blocking; only a socket can be asked so without changing a shared file."""
+        """Write without blocking; only for a socket can that be asked without changing a shared descriptor."""
         if self._output_is_socket:
             with socket.socket(fileno=os.dup(self._output)) as peer:
                 return peer.send(block, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

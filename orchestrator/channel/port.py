@@ -12,7 +12,7 @@ from orchestrator.errors import CapabilityError, LaunchError
 
 _BLOCK = 65536
 _LINE_MAX = 4096
-# What a socket can hold of a guest that has ended; one that lives could go on for ever.
+# More than a socket holds of a guest that has ended; one that is alive could go on for ever.
 _DRAIN_MAX = 1 << 20
 
 
@@ -51,8 +51,8 @@ class Port:
     """QEMU's end of a character device: accepts its one connection, then reads what it sends.
 
     :param on_data: called with each block; an empty block means QEMU closed its end.
-    :param most_bytes: so much is read in all. A guest that says more waits for ever, and costs nothing; None for one
-        that may say as much as it likes.
+    :param most_bytes: how much is read in all. A guest that says more waits for ever, and costs nothing; None for no
+        limit.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Daemon: many clients of one launcher: sockets, protocol, who is served, and the end of it all."""
+"""Daemon: many clients of one launcher: sockets, protocol, who is served, and how it all ends."""

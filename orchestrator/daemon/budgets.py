@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 
 from orchestrator.errors import ProtocolError
 
-# "connect" are clients that have not said yet what they want; they have some seconds for it.
+# "connect" counts clients that have not said what they want; they have some seconds to do so.
 MOST: Mapping[str, int] = {"connect": 64, "launch": 256, "watch": 256, "status": 32}
 
 
 class BusyError(ProtocolError):
-    """There are as many clients of a kind as may be; later there may be fewer."""
+    """There are as many clients of a kind as are allowed; later there may be fewer."""
 
 
 class Budgets:

@@ -1,4 +1,4 @@
-"""The commands' side of a server: is there a daemon to use, what does it do, what became of our launches."""
+"""The commands' side of a server: which daemon there is to use, what it does, what became of our launches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SECONDS = 5.0
 class Finished:
     """A launch of ours that is over.
 
-    :ivar record: its canonical line, None when it did not come to be a launch.
+    :ivar record: its canonical line, None when it never became a launch.
     :ivar message: why it failed, empty when it did not.
     """
 
@@ -126,8 +126,8 @@ def daemon_sockets(settings: Settings, environ: Mapping[str, str]) -> list[Path]
 def find(settings: Settings, environ: Mapping[str, str]) -> tuple[Path | None, str]:
     """Return the socket of a daemon that can launch for us, or None and why there is none.
 
-    A daemon of another version, or with other directories than ours, is left alone: what a launch may
-    ask for by itself travels with it, the rest would silently be the daemon's.
+    A daemon of another version, or with other directories than ours, is left alone: what a launch can set for itself
+    travels with it, but everything else would silently be the daemon's.
     """
     why = "no guestlaunchd runs"
     for path in daemon_sockets(settings, environ):

@@ -1,9 +1,9 @@
 """Notices that the tool which uses libguestfs has died, and removes what libguestfs itself leaves then.
 
-libguestfs ends its hypervisor and removes its folders, with a socket and overlays, when a handle is closed. A tool
-that dies of a signal closes none; its recovery process sees to the hypervisor, but may have been killed with it. The
-tool and its folders are known from the launch it asked for, so whoever carries that out can tell when nobody needs
-them any more. Nothing here knows how a launch is done.
+When a handle is closed, libguestfs ends its hypervisor and removes its folders, with a socket and overlays. A tool that
+dies of a signal closes none; its recovery process ends the hypervisor, but may have been killed with it. Tool and
+folders are known from the launch that was asked for, so whoever carries that out can tell when nobody needs them any
+more. Nothing here knows how a launch is done.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Tool:
 
     @property
     def ended(self) -> bool:
-        """Tell whether the tool has ended; one that was not there to be seen counts as alive."""
+        """Tell whether the tool has ended; one that could not be seen counts as alive."""
         if not self._ended and self._pidfd >= 0:
             poll = select.poll()  # select(2) knows no descriptors above 1023, which a busy server has
             poll.register(self._pidfd, select.POLLIN)
@@ -83,7 +83,7 @@ class Tool:
         return self._ended
 
     def is_abandoned(self) -> bool:
-        """Tell whether nobody is there any more for whom the launch could be of use.
+        """Tell whether nobody is left who could use the launch.
 
         A tool that went into the background (guestmount) is another process than the one that launched; it holds its
         ends of the console and of guestfsd's connection for as long as it lives.
@@ -180,8 +180,8 @@ def _is_held(sockets: int, path: str) -> bool:
 def _folders(request: LaunchRequest) -> Iterator[Path]:
     """Yield the folders in a launch that only libguestfs can have made.
 
-    Names alone would not tell: people have folders and overlays of such names. But guestfsd's socket is nobody's to
-    name, and overlays that libguestfs makes are described as no drive of a user's is: without locks on what is below.
+    Names alone prove nothing: people have folders and overlays of such names. But no user can name guestfsd's socket,
+    and libguestfs describes its overlays as it describes no drive of a user's: without locks on what is below.
     """
     overlays = [disk.source for disk in request.disks if disk.shared_read]
     made = [Path(source.path) for source in overlays if isinstance(source, FileSource)]

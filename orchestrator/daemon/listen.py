@@ -116,7 +116,7 @@ def _locked(path: Path) -> Iterator[None]:
         os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
     finally:
-        path.unlink(missing_ok=True)  # before the lock goes: whoever waits then sees that the file is gone
+        path.unlink(missing_ok=True)  # before the lock goes: whoever waits for it then sees that the file is gone
         os.close(descriptor)
 
 

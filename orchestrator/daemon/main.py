@@ -34,7 +34,7 @@ _EPILOG = """examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parses our arguments; a mistake is one line, like every other error of ours."""
+    """Parses our arguments; a mistake is one line, like all our errors."""
 
     def error(self, message: str) -> NoReturn:
         known = [option for action in self._actions for option in action.option_strings]
@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _serve_inherited(sock: socket.socket, settings: Callable[[], Settings]) -> int:
-    """Serve the one client that started us; what keeps us from serving it is its answer."""
+    """Serve the one client that started us; if we cannot, the reason is its answer."""
     try:
         own = settings()
         surroundings.leave_directory()
@@ -86,7 +86,7 @@ def _serve_inherited(sock: socket.socket, settings: Callable[[], Settings]) -> i
 
 
 def _tell(sock: socket.socket, text: str) -> bool:
-    """End a client with a reason; tell whether it could be. One that was served has closed its connection."""
+    """End a client with a reason; tell whether it was there to hear it. One that was served has hung up."""
     try:
         with sock:
             protocol.send(sock, protocol.exit_message(1, text), deadline=time.monotonic() + _ANSWER_SECONDS)
@@ -98,7 +98,7 @@ def _tell(sock: socket.socket, text: str) -> bool:
 def _serve_publicly(path: Path, settings: Settings, lifeline: int | None, *, known: bool) -> int:
     """Serve whoever connects to a path.
 
-    :param known: whether tools look there by themselves, or whoever named it knows of it.
+    :param known: tools look there by themselves, or whoever named the path knows of it.
     """
     from orchestrator.daemon.service import Role, serve  # here: as above
 

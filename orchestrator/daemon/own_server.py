@@ -22,7 +22,7 @@ from orchestrator.errors import ProtocolError
 from orchestrator.program import guarded
 from orchestrator.settings import Settings
 
-# How long a command waits for its server to clear up once nothing is launched any more.
+# How long a command waits for its server to clear up once nothing runs any more.
 _END_SECONDS = 5.0
 
 
@@ -58,7 +58,7 @@ def _is_idle(path: Path) -> bool:
     try:
         return not client.status(path)["launches"]
     except ProtocolError:
-        return True  # it is gone: then it is only to be reaped
+        return True  # it is gone already, and only has to be reaped
 
 
 def _await_end(pid: int) -> None:
@@ -92,7 +92,7 @@ def _serve(listener: socket.socket, settings: Settings) -> int:
 def _detach(listener: socket.socket, *, keep_stderr: bool) -> None:
     """Leave the terminal, the working directory and all descriptors of the command but the listener.
 
-    A pipe held open here would never show its end to its reader.
+    Whoever reads from a pipe that we hold open would never see its end.
     """
     os.setsid()
     surroundings.leave_directory()

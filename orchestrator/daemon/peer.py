@@ -12,7 +12,7 @@ from orchestrator.errors import ProtocolError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """Process and user on the other end, as the kernel vouches for them since the connection was made."""
+    """Process and user at the other end, as the kernel recorded them when the connection was made."""
 
     pid: int
     uid: int
@@ -25,7 +25,7 @@ def credentials(sock: socket.socket) -> Peer:
 
 
 def require_own(peer: Peer) -> None:
-    """Refuse a peer whose rights are not ours.
+    """Refuse a peer that does not have our rights.
 
     A launch opens disks with the server's rights. Serving another user would lend them to that user,
     whatever the socket's mode allows; only root, who has them anyway, is let in besides ourselves.

@@ -1,6 +1,6 @@
 """What clients ask of a server, and what it answers, in the protocol of `orchestrator.wrapper.protocol`.
 
-How a launch is done is the launcher's business, how a client comes to be connected `server`'s.
+How a launch is done is up to the launcher; how a client gets connected, to `server`.
 
 Requests beyond the wrapper's "launch":
     {"type": "status"}                   answered by {"type": "status", ...}; see `Requests.status`
@@ -40,13 +40,13 @@ from orchestrator.wrapper import argv, protocol
 _REQUEST_SECONDS = 10.0
 _ANSWER_SECONDS = 10.0
 _WATCHER_SECONDS = 2.0
-# How often it is looked whether somebody took over from a tool that has ended; guestmount does.
+# How often to look whether somebody has taken over from a tool that ended; guestmount does.
 _SUCCESSOR_TICK_MS = 500.0
 
 
 @dataclass(slots=True)
 class _Client:
-    """One client; `stop` is there while it launches, `token` while it watches."""
+    """One client; it has a `stop` while it launches, a `token` while it watches."""
 
     sock: socket.socket
     peer: Peer
@@ -61,7 +61,7 @@ class Requests:
     """Answers clients, each on the thread that calls `serve` for it.
 
     :param launcher: what launches.
-    :param settings: what holds for launches that do not ask otherwise.
+    :param settings: what applies to launches that do not ask for anything else.
     :param log: where the server's own events go.
     :param outlet: takes the canonical line of each launch that is over; must not raise.
     """
@@ -205,7 +205,7 @@ class Requests:
     ) -> tuple[LaunchRecord | None, dict[str, Any]]:
         """Return a launch's record, if it came that far, and the client's answer.
 
-        :param listen: begins to hear what the client says while it launches.
+        :param listen: starts to listen to what the client says during its launch.
         """
 
         def notice(text: str) -> None:
@@ -246,7 +246,7 @@ class Requests:
         for watcher in watchers:
             with watcher.writing:
                 if not tell(watcher.sock, {"type": "finished", "record": event, "message": message}, _WATCHER_SECONDS):
-                    _hang_up(watcher.sock)  # one that does not read must not hold up each launch that ends
+                    _hang_up(watcher.sock)  # one that does not read must not hold up every launch that ends
 
 
 def _listen(sock: socket.socket, tool: Tool, stop: Stop) -> None:

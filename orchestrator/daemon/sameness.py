@@ -1,8 +1,8 @@
 """Whether a client and this server mean the same files: names lead elsewhere in a chroot or another mount namespace.
 
-The server names every file that it would open for a launch, down to what images name in their turn; the client says
-which files these are to it (device and inode), and the server compares them with its own. Where they differ, it does
-not launch, and the client serves itself.
+The server names every file that it would open for a launch, those that images name included; the client says which
+files these are for it (device and inode), and the server compares them with its own. If they differ it does not
+launch, and the client gets a server of its own.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from orchestrator.wrapper import protocol
 # A client answers at once, unless a file system of its own hangs.
 _ANSWER_SECONDS = 60.0
 _NAMES_A_MESSAGE = 200
-# To each process these name its own; the user's own QEMU arguments may name files that nobody here knows of.
+# In these, each process sees its own files. The user's own QEMU arguments may name files that we know nothing of.
 _ROOT = ("/", "/proc/self/ns/mnt")
 _NETWORK = "/proc/self/ns/net"
 
 
 class ElsewhereError(ProtocolError):
-    """A name leads to another file here than with the client."""
+    """A name leads to another file here than for the client."""
 
 
 def said_files(request: LaunchRequest, environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names, absolute, of what a client itself says that it wants opened or connected to.
 
-    None of them need be opened here to know that. Once they are known to be the client's, they may be.
+    Nothing need be opened here to know them. Once they are known to be the client's own files, they may be opened.
     """
     return tuple(dict.fromkeys(_said(request, environ)))
 
@@ -80,7 +80,7 @@ def named_files(request: LaunchRequest, settings: Settings, environ: Mapping[str
 def _disk_files(disk: Disk, path: str, cwd: str, settings: Settings) -> tuple[str, ...]:
     """Return all files of a disk; none is read that an image may not name.
 
-    :raise ImagePolicyError: it names such a one.
+    :raise ImagePolicyError: it names such a file.
     """
     policy = Policy.of(settings)
     if policy is None:

@@ -1,7 +1,7 @@
 """Takes in clients and serves each on a thread of its own, until told to stop. What they may ask for is in `requests`.
 
 The same server runs in guestlaunchd, behind a command's private socket, and on the one inherited connection
-of `guestlaunchd --serve-fd`. How a socket comes to be is `daemon.listen`'s business.
+of `guestlaunchd --serve-fd`. Sockets are made by `daemon.listen`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Server:
 
         :param listener: None when all clients are adopted ones.
         :param ends_with_last_client: also return once the last client has gone.
-        :param ending: called before that: nobody connects any more then, and who has done so just now is still served.
+        :param ending: called before that, so that nobody connects any more; who has just connected is still served.
         """
         with selectors.DefaultSelector() as selector:
             for readable in (stop, self._changed):

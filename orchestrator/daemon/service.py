@@ -52,7 +52,7 @@ class Role(Enum):
 
     @property
     def ends_with_last_client(self) -> bool:
-        """Whether it ends when nobody is served any more; it keeps no clones for later then, and shows no metrics."""
+        """Whether it ends with its last client; then it keeps no clones for later and shows no metrics."""
         return self is not Role.PUBLIC
 
 
@@ -67,9 +67,9 @@ def serve(
 ) -> int:
     """Serve launches until a signal comes, or as long as the role lasts; return the exit status.
 
-    :param sock: listens; of an inherited role, the connection.
+    :param sock: listens; for an inherited role, the connection itself.
     :param ready: called once clients are answered; `stopping` once no new ones are.
-    :param lifeline: an inherited descriptor at whose end to end, too.
+    :param lifeline: an inherited descriptor; when it reaches its end, so does the server.
     """
     with _server(role, settings) as (server, stop):
         if lifeline is not None:
@@ -103,15 +103,15 @@ def _follow(lifeline: int, stop: Stop) -> None:
 
 
 def _claim(path: Path, settings: Settings, *, private: bool) -> None:
-    """Have a socket, with a private one's folder, removed should this process be killed."""
-    # What stands in the way of libvirt's folder is the first launch's error to tell.
+    """Have a socket, and a private one's folder, removed if this process is killed."""
+    # If libvirt's folder cannot be had, the first launch will say why.
     with contextlib.suppress(GuestlaunchError, OSError):
         embed.private_root(settings.state_dir, settings.runtime_dir).claim(path.parent if private else path)
 
 
 @contextlib.contextmanager
 def _own_files() -> Iterator[None]:
-    """Have all that a server makes be its user's alone."""
+    """Make everything that a server creates private to its user."""
     before = os.umask(0o077)
     try:
         yield

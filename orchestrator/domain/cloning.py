@@ -1,4 +1,4 @@
-"""What a template's domain and its clones differ in from a domain that boots for one tool. Pure, no I/O.
+"""How a template's domain and its clones differ from a domain that boots for one tool. Pure, no I/O.
 
 A template boots up to the gate in its init and is saved there; a clone starts from what was saved. Both must have the
 same devices in the same places, or QEMU refuses the state. What depends on the tool's disks is plugged in afterwards;
@@ -26,7 +26,7 @@ from orchestrator.domain.policy import GUESTFSD_CHANNEL
 from orchestrator.domain.xml import disk_xml
 
 GATE_WORD = "guestlaunch.gate=1"
-# Words of libguestfs's command line that only /init reads: a clone is told of them at the gate.
+# Words of libguestfs's command line that only /init reads: a clone gets them at the gate.
 _LATE_WORDS = (
     "TERM",
     "guestfs_verbose",
@@ -35,7 +35,7 @@ _LATE_WORDS = (
     "guestfs_boot_analysis",
     "guestfs_channel",
 )
-# What of the kernel's own words can be had later as well: how much it says on the console.
+# Of the kernel's own words, those that can also be applied later: how much it says on the console.
 _LATE_KERNEL_WORDS = ("quiet", "debug", "loglevel", "ignore_loglevel")
 # The option ROM that QEMU adds to x86 machines which it hands a kernel, with fw_cfg DMA.
 _KERNEL_ROM = "linuxboot_dma.bin"
@@ -54,7 +54,7 @@ class Plug:
 
 
 def split_cmdline(cmdline: str) -> tuple[str, tuple[str, ...]]:
-    """Return what of a kernel command line a template must have booted with, and the words that it is told later."""
+    """Return the part of a kernel command line that a template must boot with, and the words that clones get later."""
     kept: list[str] = []
     late: list[str] = []
     for word in split_words(cmdline):
@@ -94,7 +94,7 @@ def as_template(domain: Domain, ram: str) -> Domain:
 
 
 def as_clone(template: Domain, *, ram: str, firmware: str) -> Domain:
-    """Return a domain that goes on where the template was saved.
+    """Return a domain that continues where the template was saved.
 
     It has no kernel, and no UEFI flash where that can be left out: what was in them is in the state. On aarch64 that is
     128 MiB of flash and 33 MB of kernel less memory for each clone (2026-11-24).
@@ -135,9 +135,9 @@ def misfit(disks: tuple[Disk, ...]) -> str | None:
 
 
 def fits_slot(disks: tuple[Disk, ...]) -> bool:
-    """Tell whether the first disk can be put into the slot: it differs from the one there by its contents alone.
+    """Tell whether the first disk can be put into the slot: it may differ only in its contents.
 
-    A device keeps what it says of itself to the guest, and whether its write cache is on.
+    A device keeps what it tells the guest about itself, and whether its write cache is on.
     """
     if not disks:
         return False

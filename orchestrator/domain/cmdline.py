@@ -1,7 +1,7 @@
 """The kernel command line, fixed up for the guest that gets it.
 
 libguestfs writes it for the arch it was built for and for the accelerator it believes in; guest and accelerator
-may be others here. One table of rules, each with its reason. What no rule names stays as it is.
+may differ here. One table of rules, each with its reason. What no rule names stays as it is.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def fix_cmdline(cmdline: str, profile: Profile, accel: Accel, *, aslr: bool = Fa
 
     Words after `--` belong to init and stay. The same console named twice stays once.
 
-    :param aslr: an emulated guest, too, is to lay out its programs by chance.
+    :param aslr: emulated guests, too, randomise their address spaces.
     """
     words = split_words(cmdline)
     end = words.index("--") if "--" in words else len(words)

@@ -114,7 +114,7 @@ class Disk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handed:
-    """A file of a disk's that QEMU was given as a descriptor: what it is called by us and by QEMU."""
+    """A disk's file that QEMU was given as a descriptor: its name for us, and for QEMU."""
 
     path: str
     name: str
@@ -156,7 +156,7 @@ class Network:
 class Ram:
     """The guest's memory in a file.
 
-    :ivar private: written to copy-on-write: the file stays as it is, and all who map it share its pages.
+    :ivar private: mapped copy-on-write: the file stays as it is, and all who map it share its pages.
     """
 
     path: str
@@ -165,7 +165,7 @@ class Ram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incoming:
-    """A domain that starts as a saved one went on, and so needs nothing to boot from.
+    """A domain that continues a saved one, and so needs nothing to boot from.
 
     :ivar firmware: stands in for UEFI firmware, which the state brings along.
     :ivar flash: UEFI firmware where nothing can stand in for it.
@@ -179,7 +179,7 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Privileges:
-    """What a QEMU that root starts keeps of root's rights once it has opened what its command line names.
+    """Which of root's rights a QEMU that root starts keeps once it has opened what its command line names.
 
     :ivar user: user and group that it becomes; None: it stays root.
     :ivar option: QEMU's option for that: `-runas`, `-run-with` since 9.1.

@@ -98,7 +98,7 @@ def qemu_arguments(domain: Domain, layout: Layout) -> list[str]:
     if domain.network is not None:
         arguments += _network_arguments(domain.network)
     paths = dict(domain.secret_paths)
-    # Where disks are plugged in later, their names are not to be taken.
+    # Where disks will be plugged in later, leave their names free.
     first = TARGETS_PER_SCSI if domain.slot else 0
     for i, (disk, place) in enumerate(zip(domain.disks, layout.places, strict=True), start=first):
         if not native(disk):
@@ -187,7 +187,7 @@ def _source_options(disk: Disk, index: int) -> list[tuple[str, str]]:
 
 
 def _handed_options(handed: tuple[Handed, ...]) -> list[tuple[str, str]]:
-    """Return the options of the protocol layers of a backing chain. The formats are as the images say."""
+    """Return the options of the protocol layers of a backing chain. The formats are those that the images record."""
     options = []
     for depth, file in enumerate(handed):
         prefix = "backing." * depth + "file"
@@ -280,9 +280,9 @@ def _memory_arguments(domain: Domain) -> list[str]:
 
 
 def _slot_arguments() -> list[str]:
-    """Return the arguments for a disk at the first disk's place: zeros that are nowhere.
+    """Return the arguments for a disk of zeros, backed by nothing, in the first disk's place.
 
-    The guest is not told of disks that are plugged in: its gate looks for them itself, in their order.
+    The guest gets no events for disks that are plugged in: its gate looks for them itself, in order.
     """
     drive = f"id={SLOT},if=none,driver=null-co,size=1M,read-zeroes=on"
     properties = {"driver": "scsi-hd", **scsi_properties(DiskPlace(bus=DiskBus.SCSI)), "id": SLOT, "drive": SLOT}

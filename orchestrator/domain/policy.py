@@ -45,7 +45,7 @@ class BootFiles:
     """What a guest starts, and the disks that it finds.
 
     :ivar cmdline: as libguestfs wrote it; it is fixed up for the guest (see `cmdline`).
-    :ivar aslr: an emulated guest, too, is to lay out its programs by chance.
+    :ivar aslr: emulated guests, too, randomise their address spaces.
     :ivar loader: firmware staged for this launch; needed by UEFI profiles, unused by others.
     :ivar root: the appliance's root (see `appliance_root`); guestfsd leaves it out of its numbering.
     """
@@ -69,7 +69,7 @@ class Ports:
 
 
 def design(name: str, uuid: str, machine: Machine, files: BootFiles, ports: Ports = Ports()) -> Domain:
-    """Return the domain to launch. What of a domain is nobody's to decide is the caller's to add to it.
+    """Return the domain to launch; what takes no decision is added by the caller.
 
     The machine type is the profile's. libguestfs's own `-machine` and `-cpu` are not asked for: it derives them from
     the arch it was built for and from its own guess at KVM. What users want goes in `cpu` or `extra_args`.

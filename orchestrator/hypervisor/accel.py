@@ -1,7 +1,7 @@
 """Decides whether a guest runs under KVM or TCG, and proves it first: /dev/kvm may open and yet hang every guest.
 
 `auto` means KVM only for a guest of the host's own arch and after a probe guest has booted (2026-11-22). It starts QEMU
-directly: nothing is to be seen of it in libvirt. Its verdict holds for this boot of the host, this device and this
+directly: nothing of it shows in libvirt. Its verdict holds for this boot of the host, this device and this
 QEMU. That a probe guest took too long proves little on a loaded host: it is tried again, ever more seldom.
 """
 
@@ -35,7 +35,7 @@ ASKED_FOR = "asked for"
 _CREATE_VM = 0xAE01  # linux/kvm.h: KVM_CREATE_VM
 _FORMAT = 2
 _KEPT = 16  # verdicts: a state directory may be shared by containers, each with a device of its own
-# A first time-out is not believed at all, the second one so long, and each one after it four times as long.
+# A first time-out is not believed at all, the second one for this long, each later one four times as long.
 _FIRST_BELIEF_S = 60.0
 _LONGEST_BELIEF_S = 86400.0
 # QEMU's and libvirt's ways of saying that KVM cannot be had after all.
@@ -232,7 +232,7 @@ def _find(file: Path, key: _Key) -> dict[str, Any]:
 def _believed(file: Path, key: _Key, asked_ns: int) -> ProbeResult | None:
     """Return the stored result for this key unless it is time to try again.
 
-    :param asked_ns: when the launch asked; what was found out since then, while it waited, is not found out twice.
+    :param asked_ns: when the launch asked; what was found out while it waited is not found out twice.
     """
     entry = _find(file, key)
     try:

@@ -1,6 +1,6 @@
 """Calls into libvirt with a deadline: libvirt itself waits for daemons and for QEMU without one.
 
-Whoever waits for such a call, and hears nothing else, can be told that it is libvirt which does not answer.
+Whoever waits for such a call in silence can be told that it is libvirt that does not answer.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from orchestrator.hypervisor.process import Adoption, Process, adopting, read_pi
 from orchestrator.hypervisor.routing import EventRouter
 
 _CLEARED_S = 2.0
-# What breaks a link to another host, and what only delays it, look alike for two minutes.
+# For two minutes, a broken link to another host is given the benefit of the doubt: it may only be slow.
 KEEPALIVE_S = 5
 KEEPALIVE_MISSES = 24
 
@@ -215,7 +215,7 @@ class Connection:
             raise self._lacking_emulator(error, emulator) from failure
 
     def _held(self, domain: libvirt.virDomain, adoption: Adoption | None) -> Guest:
-        """Return the guest of a domain that has just been started; one that nobody comes to hold is ended."""
+        """Return the guest of a domain that has just been started; if that fails, the domain is ended."""
         try:
             return self._guest(domain, adoption)
         except BaseException:
@@ -223,7 +223,7 @@ class Connection:
             raise
 
     def _lacking_emulator(self, error: GuestlaunchError, emulator: str | None) -> GuestlaunchError:
-        """Say it plainly when the reason is that the emulator is not there."""
+        """Say so plainly if the emulator is not there."""
         if not self.is_local or not emulator or os.access(emulator, os.X_OK):
             return error
         return CapabilityError("cannot start QEMU", emulator, "no such program", "install the QEMU of this arch")

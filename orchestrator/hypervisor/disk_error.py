@@ -1,7 +1,7 @@
 """What it means when a disk's error has stopped a guest: QEMU does that where the host has no space left for a write.
 
-The guest stands still then, and QEMU would try again if somebody let it go on. Nobody does: no tool of libguestfs's
-knows how to ask for that.
+The guest then stands still, and QEMU would try again if somebody resumed it. Nobody does: no libguestfs tool knows how
+to ask for that.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pathlib import Path
 from orchestrator.errors import CapabilityError
 from orchestrator.hypervisor import leftovers
 
-_PAUSE_S = 1.0  # between guardians that die, so that one which cannot live does not cost the host a processor
+_PAUSE_S = 1.0  # between guardians that die, so that one that dies at once does not keep a processor busy
 _DISMISSED_S = 5.0
 
 

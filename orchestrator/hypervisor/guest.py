@@ -34,7 +34,7 @@ from orchestrator.hypervisor.process import Process
 T = TypeVar("T")
 
 QMP_DEADLINE_S = 30.0
-DAEMON_DEADLINE_S = 90.0  # one that is paused for a minute, as by a snapshot of its host, answers after all
+DAEMON_DEADLINE_S = 90.0  # a daemon that is paused for a minute, as by a snapshot of its host, answers after all
 CLEARED_S = 10.0  # for libvirt to clear away a guest whose QEMU is dead
 _GONE_CODES = frozenset({Code.NO_DOMAIN, Code.OPERATION_INVALID})
 
@@ -160,7 +160,7 @@ class Guest:
     def tie(self) -> None:
         """Have the kernel end QEMU should this process die, and whoever guards it die too.
 
-        Where that cannot be had, guardians alone must do.
+        Where that is impossible, the guardians must suffice.
         """
         if self._process is None:
             return

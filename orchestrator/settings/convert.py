@@ -126,7 +126,7 @@ CONVERT: Mapping[str, Callable[[Any, Path], object]] = {
 
 
 def takes(convert: Callable[[Any, Path], object]) -> str:
-    """Return what a conversion takes, in the words with which it refuses anything else."""
+    """Return what a conversion takes, in the words in which it refuses anything else."""
     try:
         convert("\0", Path("/"))
     except BadValueError as error:

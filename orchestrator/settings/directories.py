@@ -16,11 +16,11 @@ from orchestrator import files, sockets
 from orchestrator.errors import SettingsError
 
 SYSTEM_CONFIG = Path("/etc/guestlaunch/config.toml")
-# What we make in a state directory: names that show it to be one, and others that many folders have.
+# What we make in a state directory: names that identify it as one, and names that many folders contain.
 TELLING = ("appliances", "kvm-verdict", "launches", "libvirt", "templates")
 COMMON = ("bench", "cache", "demo", "log")
 _TELLING = re.compile(rf"({'|'.join(TELLING)})(\.(json|lock|sqlite3(-wal|-shm|-journal)?))?")
-# Those of them that are nobody else's business, whoever may read the appliances.
+# Those that are nobody else's business, even where others may read the appliances.
 _PRIVATE = (*COMMON, "launches", "libvirt", "templates")
 _OWN_FOLDER = re.compile(r"guestlaunch-[0-9]+-[0-9a-z_]{8}")
 
@@ -35,7 +35,7 @@ def default_state_dir(environ: Mapping[str, str]) -> Path:
 def default_runtime_dir(environ: Mapping[str, str]) -> Path:
     """Return where sockets and the files of running launches live unless set.
 
-    A name that somebody else has taken gives way to a folder of this process's own.
+    If somebody else has taken the name, this process gets a folder of its own.
     """
     folder = sockets.runtime_folder(environ)
     try:
@@ -55,7 +55,7 @@ def _own_folder(uid: int) -> Path:
 
 
 def remove_own_folder(folder: Path) -> None:
-    """Remove a folder that a process made because the usual name was taken, once nothing is in it any more."""
+    """Remove a folder that was made because the usual name was taken, once it is empty."""
     if _OWN_FOLDER.fullmatch(folder.name):
         with contextlib.suppress(OSError):
             (folder / ".lock").unlink(missing_ok=True)  # libvirt's private root may have been there, too
@@ -95,10 +95,10 @@ def private_directory(path: Path) -> Path:
 
 
 def private_state(path: Path) -> None:
-    """Make the state directory, for us alone, or close to others one of ours that is open to them.
+    """Make the state directory, private to us, or close one of ours that is open to others.
 
-    One that holds anything else than what we make, or nothing, is somebody's for other things, too: it is left as it
-    is. So is one that cannot be made: who writes to it then says why.
+    One that contains anything we do not make, or nothing, serves other purposes, too: it is left as it is. If it cannot
+    be made, whoever writes to it will say why.
     """
     with contextlib.suppress(OSError):
         os.close(files.open_folder(path, make=True))
@@ -122,7 +122,7 @@ def _close_to_others(folder: int) -> None:
             os.chmod(name, 0o700, dir_fd=folder)
     elif status.st_mode & 0o077:
         os.fchmod(folder, 0o700)
-    for name in (*names, "libvirt/roots"):  # made under a umask that let a group in
+    for name in (*names, "libvirt/roots"):  # made under a umask that let the group write
         with contextlib.suppress(OSError):
             entry = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if entry.st_uid == os.geteuid() and entry.st_mode & 0o022 and not stat.S_ISLNK(entry.st_mode):

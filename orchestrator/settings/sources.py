@@ -16,7 +16,7 @@ from orchestrator.settings.values import Deadlines, Settings
 from orchestrator.surroundings import working_directory
 
 PREFIX = "GUESTLAUNCH_"
-# Variables of ours that are no settings, and what they are for: read by the hv wrapper, by load() or by the commands.
+# Our variables that are not settings, and what they are for: read by the hv wrapper, by load() or by the commands.
 OWN_VARIABLES: Mapping[str, str] = {
     "GUESTLAUNCH_CONFIG": "The settings file, as `--config` names it.",
     "GUESTLAUNCH_SOCKET": "The server that is to launch. It must answer.",
@@ -93,7 +93,7 @@ def for_launch(base: Settings, environ: Mapping[str, str], cwd: Path) -> Setting
 def merged(values: Mapping[str, object], over: Settings, *, source: str) -> Settings:
     """Return what a job asks for, with what was set elsewhere on top.
 
-    A job's own value holds where `over` still has the built-in default: whoever runs it has the last word.
+    A job's own value counts where `over` has the built-in default: whoever runs it has the last word.
 
     :param source: what to name in errors.
     :raise SettingsError: for an unknown key or a value that its key does not take.
@@ -110,7 +110,7 @@ def merged(values: Mapping[str, object], over: Settings, *, source: str) -> Sett
 def to_environ(settings: Settings) -> dict[str, str]:
     """Return the variables that make `load` or `for_launch` elsewhere arrive at the same settings.
 
-    All that has a value is there, defaults too: a daemon's own settings are not to shine through.
+    Everything that has a value is included, defaults too, so that a daemon's own settings do not show through.
     """
     out: dict[str, str] = {}
     for key in CONVERT:
@@ -207,7 +207,7 @@ def _build(values: Mapping[str, object], base: Settings | None = None) -> Settin
 
 
 def _check_names(made: Settings) -> None:
-    """Refuse directories whose names libvirt or QEMU cannot be told.
+    """Refuse directories whose names cannot be passed to libvirt or QEMU.
 
     :raise SettingsError: with the variable to set.
     """

@@ -18,14 +18,14 @@ from orchestrator.errors import NotFoundError
 
 Facts: TypeAlias = Mapping[str, str | int]
 
-FORMAT = 3  # of the files of a template, its manifest, and what is said at its gate; others are swept
+FORMAT = 3  # version of a template's files, manifest and gate; templates of another are swept
 MANIFEST = "template.json"
 RAM, STATE, ROOT, NVRAM, FIRMWARE = "ram", "state", "root.qcow2", "nvram.fd", "firmware"
 FILES = (RAM, STATE, ROOT, FIRMWARE)
 
 
 def identity(path: str | Path) -> str:
-    """Return what tells a file from others, and from itself after a change: path, size, mtime.
+    """Return what distinguishes a file from others, and from itself after a change: path, size, mtime.
 
     :raise OSError: it cannot be read.
     """
@@ -85,7 +85,7 @@ class Template:
 
     @property
     def disk_bytes(self) -> int:
-        """What it takes on disk."""
+        """The space that it takes on disk."""
         return sum(file.stat().st_blocks * 512 for file in self.path.iterdir())
 
     @contextmanager

@@ -132,7 +132,7 @@ def publish(state_dir: Path, built: Path, facts: Facts, *, request: Mapping[str,
 
 
 def damage(template: Template) -> str | None:
-    """Return what is wrong with a template's files, None when they are as built. Reads all that is no hole in them."""
+    """Return what is wrong with a template's files, None when they are as built. Reads them all, except for holes."""
     for name, (size, made) in template.files.items():
         file = template.path / name
         if not file.exists():
@@ -145,7 +145,7 @@ def damage(template: Template) -> str | None:
 def remove(template: Template) -> bool:
     """Remove a template unless it is in use; tell whether it is gone.
 
-    Each clone has it in use to its own end, though it keeps what it has mapped and opened in any case.
+    Each clone counts as a user until it ends, although what it has mapped and opened would stay in any case.
     """
     return published.remove(template.path)
 

@@ -1,4 +1,4 @@
-"""Lengths of time as people read them: one function for each place that such a length stands in."""
+"""Lengths of time for people to read: one function for each kind of place where one is shown."""
 
 from __future__ import annotations
 

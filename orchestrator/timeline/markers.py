@@ -45,7 +45,7 @@ def parse_marker(line: bytes, received_ns: int) -> Marker | None:
     if match is None:
         return None
     event, now = _nanoseconds(*match.group(2, 3)), _nanoseconds(*match.group(4, 5))
-    if event > now:  # what has not happened yet cannot be told of
+    if event > now:  # nothing can be reported before it happened
         return None
     name = match.group(1).decode("ascii")
     return Marker(name=name, event_uptime_ns=event, now_uptime_ns=now, received_ns=received_ns)

@@ -28,7 +28,7 @@ class Recorder:
         self._end_ns: int | None = None
 
     def become(self, start: Start) -> None:
-        """Note how this launch comes to its appliance, once that is decided; all kinds begin with the same phase."""
+        """Note how this launch gets its appliance, once that is decided; all kinds begin with the same phase."""
         self.start = start
 
     @property

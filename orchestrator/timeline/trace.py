@@ -28,7 +28,7 @@ _GUESTFSD_PORT = b"1"
 # guestfsd's first write to its channel: GUESTFS_LAUNCH_FLAG, one XDR unsigned int.
 _LAUNCH_FLAG_BYTES = 4
 
-# A launch makes some 80 lines. A guest can have QEMU write as many as it likes: what comes after these is not read.
+# A launch makes some 80 lines. A guest can make QEMU write any number: nothing is read beyond this.
 MOST_BYTES = 256 << 10
 
 _SELECT, _ADD_FILE = re.compile(PREFIX + SELECT), re.compile(PREFIX + ADD_FILE)
@@ -54,8 +54,8 @@ class Selection:
 class TraceFile:
     """Follows the trace file of one launch as QEMU writes it.
 
-    Firmware may drive the virtio-serial device, too. Whenever a driver takes the device, what ports did before is
-    forgotten: it was another one's.
+    Firmware may drive the virtio-serial device, too. Whenever a driver takes the device over, what the ports did before
+    is forgotten: that was the previous driver.
 
     :ivar selections: the fw_cfg selections so far.
     :ivar opened_ns: wall-clock time at which the guest opened guestfsd's port, the last time before the launch flag;

@@ -22,15 +22,15 @@ from orchestrator.workload.own_files import MARK, Deed, FileChange, NotOursError
 
 _LINE_MARK = "# guestlaunch enable"
 _NAME = "60-guestlaunch.conf"
-# What concerns the one who enables it for all, and nobody else.
+# What concerns only whoever enables it for everybody.
 _OWN = frozenset({"GUESTLAUNCH_STATE_DIR", "GUESTLAUNCH_RUNTIME_DIR", "GUESTLAUNCH_LOG"})
-# environment.d(5) expands and unquotes; there is no way to write these that all of its versions read alike.
+# environment.d(5) expands and unquotes; there is no way to write these that all its versions read alike.
 _UNWRITABLE = re.compile(r"""[\\"'`$\n]""")
 _PASSABLE = 0o711
 
 
 class Scope(StrEnum):
-    """For whom it is."""
+    """For whom it is enabled."""
 
     USER = "user"
     SYSTEM = "system"
@@ -145,7 +145,7 @@ def _ours(line: str) -> bool:
 
 
 def _add_line(path: Path, shell: Path, *, make: bool) -> Iterator[FileChange]:
-    """Put our line first into a startup file: many of them end early for shells that are not interactive."""
+    """Put our line at the top of a startup file: many return early for shells that are not interactive."""
     try:
         there = read(path)
     except (NotOursError, UnicodeError) as error:
@@ -181,7 +181,7 @@ def _take_line(path: Path) -> Iterator[FileChange]:
 
 
 def _there(variables: Mapping[str, str]) -> tuple[str, str]:
-    """Return the files without which libguestfs is better left as it is."""
+    """Return the files that must be there before libguestfs is touched at all."""
     return variables["LIBGUESTFS_HV"], f"{variables['LIBGUESTFS_PATH']}/README.fixed"
 
 

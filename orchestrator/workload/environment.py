@@ -25,7 +25,7 @@ from orchestrator.surroundings import working_directory
 WRAPPER = "guestlaunch-hv"
 # libguestfs's own, below XDG_RUNTIME_DIR (users other than root).
 _GUESTFSD_SOCKET = "libguestfsXXXXXX/guestfsd.sock"
-# Would win over, or stand for, what we set.
+# These would override, or stand in for, what we set.
 _OVERRIDDEN = {
     "LIBGUESTFS_BACKEND": "direct",
     "LIBGUESTFS_ATTACH_METHOD": "direct",
@@ -62,7 +62,7 @@ def tool_environment(
 
     :param socket: the server that launches; None leaves it to the wrapper to find or start one.
     :param client: the token of a command that watches its launches and reports their failures itself.
-    :param own_server: the server is the command's own: a tool that outlives both serves itself.
+    :param own_server: the server is the command's own: a tool that outlives both finds another.
     :param everything: pass all settings on; else only those that the variables there do not give already.
     :raise GuestlaunchError: no usable appliance, no wrapper, or a directory too long for a socket.
     """
@@ -85,7 +85,7 @@ def tool_environment(
     if not everything:
         try:
             usual = default_state_dir(environ)
-        except SettingsError:  # a user without a home: whichever it is was set
+        except SettingsError:  # a user without a home: so one was set
             usual = Path("/")
         plain = to_environ(Settings(state_dir=usual, runtime_dir=default_runtime_dir(environ)))
         passed = {key: value for key, value in passed.items() if key in environ or value != plain.get(key)}

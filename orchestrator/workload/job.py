@@ -62,7 +62,7 @@ class Job:
 
 
 class _Table:
-    """A TOML table that is read key by key; what was not asked for is a mistake."""
+    """A TOML table that is read key by key; a key that nobody reads is a mistake."""
 
     def __init__(self, table: Mapping[str, Any], where: str, keys: Sequence[str]) -> None:
         self._table = table
@@ -161,7 +161,7 @@ def parse_job(table: Mapping[str, Any], path: Path, disks: Sequence[Path] = ()) 
         network=reader.flag("network", default=False),
         settings=reader.table("settings"),
     )
-    allowed = PER_LAUNCH - {"deadlines", "confine"}  # a job does not say what the host is protected by
+    allowed = PER_LAUNCH - {"deadlines", "confine"}  # a job must not decide how the host is protected
     for key in job.settings:
         if key not in allowed:
             hint = nearest(key, allowed) or f"keys: {', '.join(sorted(allowed))}"
@@ -192,7 +192,7 @@ def _disk(table: Mapping[str, Any], path: Path) -> JobDisk:
 
 
 def _with_paths(disks: Sequence[JobDisk], paths: Sequence[Path], where: Path) -> tuple[JobDisk, ...]:
-    """Put the command line's paths in place of the job's."""
+    """Replace the job's paths by those of the command line."""
     if len(paths) > len(disks):
         raise UsageError("too many disks", where, f"the job has {len(disks)}, the command line {len(paths)}")
     given = [

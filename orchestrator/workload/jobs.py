@@ -75,7 +75,7 @@ class Outcome:
 def confined(job: Job, settings: Settings) -> Job:
     """Return a job whose images were checked where the settings do not trust them, and whose formats are all said.
 
-    This comes before libguestfs sees them: it has qemu-img open those that are only read.
+    Done before libguestfs sees them: it has qemu-img open those that are read-only.
 
     :raise ImagePolicyError: one names what it may not, or its format would have to be guessed.
     """
@@ -117,7 +117,7 @@ def carry_out(
 
 @contextlib.contextmanager
 def _worker(job: Job, environ: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """Start the worker, give it the job, and yield it with the pipe of its events. It never outlives us."""
+    """Start the worker, give it the job, and yield it with the pipe of its events. It does not outlive us."""
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as events:
         try:
@@ -191,7 +191,7 @@ def _end(process: subprocess.Popen[bytes], *, late: bool) -> int:
 
 
 def _conclude(job: Job, outcome: Outcome, status: int, *, late: bool) -> None:
-    """Settle the outcome where the worker could not tell it itself."""
+    """Decide the outcome when the worker could not report it itself."""
     if late:
         outcome.outcome, outcome.status = "timeout", TIMED_OUT
         outcome.error = f"the job was ended: {job.name}: not done within its deadline of {job.deadline_s:g} s"

@@ -1,4 +1,4 @@
-"""Files that guestlaunch writes where other programs look for theirs: told from theirs by their first line.
+"""Files that guestlaunch writes where other programs keep theirs, recognised by their first line.
 
 What they say is not known here. Nothing is read or written through a symbolic link, or where others could put one.
 """
@@ -36,7 +36,7 @@ class Deed(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileChange:
-    """One file or folder, what became of it, and why where that is not plain."""
+    """One file or folder, what became of it, and why if that is not obvious."""
 
     path: Path
     deed: Deed
@@ -49,7 +49,7 @@ class NotOursError(UsageError):
 
 @contextlib.contextmanager
 def opened_folder(path: Path, *, make: bool = False) -> Iterator[int]:
-    """Give a path's folder, where nobody else can change what its names mean."""
+    """Open a path's folder, if nobody else can change what its names mean."""
     try:
         folder = files.open_folder(path.parent, make=make, of_root=True)
     except FileNotFoundError:

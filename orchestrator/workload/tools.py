@@ -83,7 +83,7 @@ def _send(program: subprocess.Popen[bytes], number: int) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
-    """Survive the terminal's signals and pass on those that were sent to us; yields what takes the program.
+    """Survive the terminal's signals, and pass on those sent to us; yields a function that takes the program.
 
     Handlers, not SIG_IGN: an ignored signal would stay ignored in the program. What our caller had ignored
     (nohup) does stay so.

@@ -51,7 +51,7 @@ class Wish:
 
 
 def plan_domain(wish: Wish, settings: Settings) -> Domain:
-    """Return the domain that a wish leads to; nothing is made. Its variable store does not exist yet.
+    """Return the domain for a wish; nothing is made, not even its variable store.
 
     :raise GuestlaunchError: a file is missing or does not fit, or the host lacks what is needed.
     """
@@ -134,13 +134,13 @@ def _payload(wish: Wish, settings: Settings, profile: Profile, *, here: bool) ->
 
 
 def _root(settings: Settings, profile: Profile) -> Disk:
-    """Return an appliance's root as a launch would see it, but for the launch's own overlay over it."""
+    """Return an appliance's root as a launch would see it, without the launch's own overlay."""
     appliance = resolve(settings.appliance_store, profile.arch)
     return Disk(source=FileSource(path=str(appliance.root)), format="raw", readonly=True, alias="ua-appliance")
 
 
 def _accel(settings: Settings, arch: Arch, emulator: str, kernel: Path | None, *, here: bool) -> Accel:
-    """Decide the accelerator; without a kernel of its own to probe KVM with, an appliance's serves."""
+    """Decide the accelerator; without a kernel to probe KVM with, an appliance's will do."""
     if not here:  # nothing can be proven there
         return Accel.KVM if settings.accel == "kvm" else Accel.TCG
     if kernel is None and settings.accel == "auto" and arch is host_arch():

@@ -80,7 +80,7 @@ def carry_out(job: Mapping[str, Any], emit: Emit) -> None:
             _call(g, call, emit)
         if program is not None:
             emit("result", value=program(g))
-        g.shutdown()  # reports what closing would keep to itself: data that could not be written
+        g.shutdown()  # reports what close would not: data that could not be written
     except RuntimeError as error:  # what the bindings raise for every error of the library
         raise WorkloadError("the job failed", job["name"], error) from error
     finally:
@@ -144,7 +144,7 @@ def _program(path: Path) -> Callable[[object], object]:
 
 
 def plain(value: object) -> object:
-    """Return what JSON cannot hold as something it can: bytes as text, or as hexadecimal where they are none."""
+    """Turn what JSON cannot hold into what it can: bytes into text, or into hexadecimal if they are not text."""
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")

@@ -1,9 +1,9 @@
 """libguestfs's QEMU command line, turned into a launch request: all of it, or an error that names the argument.
 
 Covers what the direct back end of libguestfs 1.48 to 1.60 emits on x86_64 and aarch64. Arguments that change
-nothing for us stand in `NO_EFFECT` with the reason; nothing else is left out. Everything after `-append VALUE` is the
-user's own (`orchestrator.wrapper.extra`). Whether the files exist, and which guest is launched
-in the end, is for others.
+nothing for us are listed in `NO_EFFECT` with the reason; nothing else is left out. Everything after `-append VALUE` is
+the user's own (`orchestrator.wrapper.extra`). Whether the files exist, and which guest is launched in the end, is
+decided elsewhere.
 """
 
 from __future__ import annotations

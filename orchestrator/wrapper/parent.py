@@ -16,7 +16,7 @@ import time
 
 _PIDFD_GETFD = 438  # the same on all architectures but these, whose numbers start elsewhere
 _OTHER_NUMBERS = ("alpha", "mips")
-_SECONDS = 1.0  # for a reader that is slow; one that does not read at all must not keep us
+_SECONDS = 1.0  # for a slow reader; one that does not read at all must not hold us up
 _AT_ONCE = 4096  # what a pipe that is ready takes without blocking
 
 
@@ -29,7 +29,7 @@ def tell(pid: int, data: bytes) -> None:
         descriptor = _duplicate(pid)
         descriptor = _opened(path) if descriptor is None else descriptor
     except OSError:
-        return  # closed, or nothing of ours: the line on our own stderr stands
+        return  # closed, or not ours: the line on our own stderr must do
     try:
         # A terminal may stop whoever writes in the background; it is to fail instead, or better to show the line.
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -50,7 +50,7 @@ def _duplicate(pid: int) -> int | None:
         process = os.pidfd_open(pid)
         try:
             if os.getppid() != pid:
-                return None  # it ended, and its number is somebody else's
+                return None  # it ended, and its number now belongs to another process
             found = int(ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, process, 2, 0))
         finally:
             os.close(process)

@@ -1,7 +1,7 @@
 """The guest's size among the user's own QEMU arguments: a second `-m` or `-smp`, which QEMU would prefer to the first.
 
-libvirt describes memory and CPUs by more options than one, all of which would have to change with it: so what the user
-says of them becomes the request's own. What goes beyond a size or a number stays for QEMU.
+libvirt describes memory and CPUs by several options, all of which would have to change with it: so what the user says
+about them becomes part of the request. What is more than a size or a number is left to QEMU.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def fw_cfg(settings: Settings, plan: RunPlan, trap_cost: str | None, *, same: bo
     cost, plugin = _trap_cost(trap_cost, settings, profile)
     accel = "tcg" if plugin else str(chosen_accel(settings, profile))
     settings = replace(settings, accel=accel, start="cold")  # a clone transfers nothing
-    if cost:  # a transfer takes as long as it is told to: the run's deadline is the one that counts
+    if cost:  # a modelled transfer takes as long as the model says: only the run's deadline counts
         settings = replace(settings, deadlines=replace(settings.deadlines, transfer=plan.deadline))
     with recorded("fw-cfg", settings, plan, profile, cost) as (recording, folder):
         parameters = [plugin_parameter(plugin)] if plugin else []
