@@ -40,7 +40,7 @@ from orchestrator.program import unwinding_on_sigterm
 
 _README = "README.fixed"
 _GIB = 1 << 30
-# The most that each file may have when it is unpacked; holes count, though they take no space.
+# The most bytes that each file may unpack to; holes count, though they take no space.
 _SIZE_MAX = {"kernel": _GIB, vmlinux.NAME: _GIB, "initrd": _GIB, "root": 64 * _GIB}
 _HINT = "export it again: guestlaunch appliance export"
 

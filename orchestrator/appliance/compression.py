@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from orchestrator.appliance.command import require
 
-LARGEST = 1 << 30  # an image of a kernel; what unpacks to more is none
+LARGEST = 1 << 30  # a kernel's image is smaller than this
 _LZ4_LEGACY = b"\x02\x21\x4c\x18"
 
 

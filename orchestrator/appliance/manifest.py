@@ -32,7 +32,7 @@ class Init(StrEnum):
     """Whose /init the appliance's root has."""
 
     LEAN = "lean"  # ours: same outcome, few processes
-    STOCK = "stock"  # libguestfs's own, for comparison and for doubters
+    STOCK = "stock"  # libguestfs's own, to compare with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

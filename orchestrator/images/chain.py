@@ -1,6 +1,6 @@
 """The files that QEMU will open for a disk, as its headers name them; and what QEMU must be told to find them.
 
-Nothing is judged here: what cannot be read is left to QEMU, which will say so. What is allowed is in `policy`.
+Nothing is judged here: what cannot be read is left to QEMU, which will report it. What is allowed is in `policy`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _told(name: Name, prefix: str, image_format: str | None = None) -> Options:
 
 
 def _header(path: str, image_format: str | None) -> Header | None:
-    """Return the header of an image that can be read, None where there is none to follow."""
+    """Return the header of an image if it can be read, None when there is none to follow."""
     if image_format == "raw":
         return None
     with contextlib.suppress(OSError, ValueError):

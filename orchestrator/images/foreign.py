@@ -12,8 +12,8 @@ _SECTOR = 512
 # QEMU reads this much of a descriptor, and looks for a parent in this much of an image with a descriptor inside.
 _DESCRIPTOR_BYTES = (1 << 20) - 1
 _PARENT_BYTES = 20 * _SECTOR
-# All that a line of a descriptor may be. QEMU reads extents by sscanf from the start of each line, with signs and over
-# the ends of lines, and passes over what is none: an eye as lenient as that would be another one.
+# All that a line of a descriptor may be. QEMU reads extents by sscanf from the start of each line, with signs and
+# across line ends, and skips what does not match: no reader as lenient would see the same as it does.
 _EXTENT = re.compile(
     rb'RW[ \t]+(\d{1,19})[ \t]+(FLAT|SPARSE|VMFS|VMFSSPARSE|SESPARSE)[ \t]+"([^\n\r"]{1,511})"'
     rb"(?:[ \t]+\d{1,19})?[ \t\r]*"

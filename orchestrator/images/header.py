@@ -1,4 +1,4 @@
-"""What an image's header says, as values; and how its bytes are taken apart without ever going astray."""
+"""What an image's header says, as values, and how to take its bytes apart safely."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def qcow_format(start: bytes) -> str | None:
 
 
 def fields(layout: str, data: bytes, offset: int = 0) -> tuple[int, ...]:
-    """Return whole numbers of a structure.
+    """Return the integers of a structure.
 
     :raise BadImageError: the data ends before it does.
     """
