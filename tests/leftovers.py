@@ -12,6 +12,7 @@ from pathlib import Path
 # What may stay between launches, relative to the session's folder: stores, logs, caches; never a launch's own things.
 LASTING = (
     "config",
+    "run/.lock",
     "state/appliances",
     "state/cache",
     "state/kvm-verdict.json",

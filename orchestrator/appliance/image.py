@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.appliance.command import Deadline, require, run
-from orchestrator.errors import CapabilityError
+from orchestrator.errors import ApplianceError, CapabilityError
 
 SIZE_MIB = 4096  # guestfsd's scratch space is in it; as large as libguestfs's own
 _INODES = 262144
@@ -21,11 +21,16 @@ def _as_root(deadline: Deadline) -> Sequence[str]:
     """Return the command that makes files of this user look like root's.
 
     :raise CapabilityError: neither user namespaces nor fakeroot are there.
+    :raise ApplianceError: it is not known by the deadline.
     """
     if os.geteuid() == 0:
         return []
     namespace = [require("unshare", "util-linux"), "--map-root-user"]
-    if subprocess.run([*namespace, "true"], capture_output=True, timeout=deadline.left(), check=False).returncode == 0:
+    try:
+        tried = subprocess.run([*namespace, "true"], capture_output=True, timeout=deadline.left(), check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ApplianceError("cannot build an appliance", "unshare", "not done by the deadline") from error
+    if tried.returncode == 0:
         return namespace
     try:
         return [require("fakeroot", "fakeroot"), "--"]

@@ -17,6 +17,8 @@ from orchestrator.appliance.command import require
 from orchestrator.appliance.guest_files import INITRD_FILES, INITRD_INIT, guest_file
 from orchestrator.errors import ApplianceError
 
+_FILTER_S = 300.0  # of one file; a loaded machine takes a hundred times as long as an idle one
+
 # virtio_net and virtio_blk must be there before guestfsd starts: it looks for disks and networks once.
 REQUIRED = (
     "virtio_pci",
@@ -99,9 +101,18 @@ def _plain_module(path: Path) -> bytes:
 
 
 def _filtered(command: Sequence[str], data: bytes) -> bytes:
-    """Return what a (de)compressor, which is in the package of its name, makes of data."""
+    """Return what a (de)compressor, which is in the package of its name, makes of data.
+
+    :raise ApplianceError: it fails or takes too long.
+    """
     program = [require(command[0], command[0]), "-c", *command[1:]]
-    return subprocess.run(program, input=data, capture_output=True, check=True, timeout=60).stdout
+    try:
+        return subprocess.run(program, input=data, capture_output=True, check=True, timeout=_FILTER_S).stdout
+    except subprocess.TimeoutExpired as error:
+        raise ApplianceError("cannot make the initrd", command[0], f"not done after {_FILTER_S:g} s") from error
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip() or f"exit status {error.returncode}"
+        raise ApplianceError("cannot make the initrd", command[0], said) from error
 
 
 def driver_entries(directory: str, modules: Iterable[Path]) -> Iterator[CpioEntry]:

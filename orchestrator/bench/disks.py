@@ -17,6 +17,7 @@ from orchestrator.errors import CapabilityError, WorkloadError
 _MIB = 1 << 20
 _DISK_MIB = 64
 _OS_DISK_MIB = 256
+_PROGRAM_S = 60.0
 _SBIN = "/usr/sbin:/sbin"
 
 # What inspection looks at in a Debian: where things are mounted, what it is, how packages are installed.
@@ -82,7 +83,11 @@ def _program(name: str, package: str) -> str:
 
 
 def _run(*command: str, stdin: str = "") -> None:
-    done = subprocess.run(command, input=stdin, text=True, capture_output=True, timeout=60, check=False)
+    try:
+        done = subprocess.run(command, input=stdin, text=True, capture_output=True, timeout=_PROGRAM_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        why = f"not done after {_PROGRAM_S:g} s"
+        raise WorkloadError("cannot make a disk for the benchmark", Path(command[0]).name, why) from error
     if done.returncode:
         said = done.stderr.strip().splitlines()
         why = said[-1] if said else f"exit status {done.returncode}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.domain.model import FirmwareKind, Profile
-from orchestrator.errors import UsageError
+from orchestrator.errors import CapabilityError, UsageError
 from orchestrator.firmware.descriptors import descriptor_dirs, find_firmware
 from orchestrator.hypervisor.emulator import find_emulator
 from orchestrator.hypervisor.pflash import flash_formats
@@ -25,13 +25,18 @@ def firmware_file(profile: Profile, environ: Mapping[str, str]) -> str | None:
     """Return the file of the firmware that a launch uses; None for a profile without, or where it is not found.
 
     :raise FirmwareError: no descriptor fits a UEFI profile.
+    :raise CapabilityError: QEMU, which knows where SeaBIOS is, does not answer.
     """
     if profile.firmware is FirmwareKind.UEFI:
         return find_firmware(profile.arch, profile.machine, descriptor_dirs(environ), formats=flash_formats()).code
     if profile.firmware is FirmwareKind.NONE:
         return None
-    command = [find_emulator(profile.arch), "-L", "help"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=False).stdout
+    emulator = find_emulator(profile.arch)
+    try:
+        asked = [emulator, "-L", "help"]
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=_ANSWER_S, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CapabilityError("cannot run QEMU", emulator, error) from error
     candidates = (Path(line, _SEABIOS) for line in answer.splitlines())
     return next((os.fspath(path.resolve()) for path in candidates if path.exists()), None)
 

@@ -150,3 +150,18 @@ def test_no_control_port_is_no_error(busybox: str, tmp_path: Path) -> None:
     program = f". {tmp_path}/marker.sh; marker initrd; echo still here"
     done = subprocess.run([busybox, "sh", "-c", program], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("still here\n", "")
+
+
+@pytest.mark.parametrize(
+    ("does", "why"), [("echo 'no space left' >&2; exit 1", "no space left"), ("exec sleep 60", "not done after 0.2 s")]
+)
+def test_a_compressor_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, why: str) -> None:
+    """One that fails, and one that does not come to an end, end the build with its reason."""
+    (tmp_path / "lz4").write_text(f"#!/bin/sh\n{does}\n")
+    (tmp_path / "lz4").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(initrd, "_FILTER_S", 0.2)
+    (tmp_path / "busybox").write_bytes(b"busybox")
+    modules = kernel(tmp_path / "modules", {name: [] for name in initrd.REQUIRED})
+    with pytest.raises(ApplianceError, match=f"cannot make the initrd: lz4: {why}"):
+        write_initrd(tmp_path / "initrd", tmp_path / "busybox", modules)

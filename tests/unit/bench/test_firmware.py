@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.bench import firmware
 from orchestrator.bench.firmware import firmware_file, with_firmware
 from orchestrator.domain.profiles import load_profile
-from orchestrator.errors import UsageError
+from orchestrator.errors import CapabilityError, UsageError
 
 PROFILE = load_profile("aarch64-uefi")
 
@@ -77,3 +78,15 @@ def test_what_cannot_be_used_is_refused(name: str, why: str, home: dict[str, str
 def test_a_profile_without_firmware_has_no_file(home: dict[str, str]) -> None:
     """Nothing is made up."""
     assert firmware_file(load_profile("aarch64-bare"), home) is None
+
+
+def test_a_qemu_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where SeaBIOS lies is asked of a QEMU that may hang, or not be a program at all."""
+    silent = tmp_path / "qemu"
+    silent.write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(firmware, "find_emulator", lambda _arch: str(silent))
+    monkeypatch.setattr(firmware, "_ANSWER_S", 0.2)
+    for mode in (0o600, 0o700):
+        silent.chmod(mode)
+        with pytest.raises(CapabilityError, match=f"cannot run QEMU: {silent}"):
+            firmware_file(load_profile("x86_64-seabios"), {})
