@@ -13,13 +13,16 @@ from orchestrator.bench import result
 from tests.disks import DiskFactory
 from tests.running import Guestlaunch
 
+# Most are many launches.
+pytestmark = pytest.mark.timeout(1500)
+
 # One payload of the size that the trap cost of 2015 was measured with; half of it kernel, half initrd.
 SEED_MB = 32
 # What each of the 8-byte accesses cost then; 24 s for 31 MiB.
 SEED_COST_US = 5.9
 
 
-def benched(guestlaunch: Guestlaunch, evidence: Path, *arguments: str | Path, timeout_s: float = 280) -> dict[str, Any]:
+def benched(guestlaunch: Guestlaunch, evidence: Path, *arguments: str | Path, timeout_s: float = 700) -> dict[str, Any]:
     """Run a benchmark under TCG; return its result file, which is what --json prints and keeps to the schema."""
     out = evidence / "bench.json"
     done = guestlaunch("bench", *arguments, "--accel", "tcg", "--out", out, "--json", timeout_s=timeout_s).ok()
@@ -35,11 +38,11 @@ def test_seed(guestlaunch: Guestlaunch, evidence: Path, disk_image: DiskFactory)
     out = evidence / "seed.json"
     parts = ("--part", "cold", "--part", "transfer")
     words = ("bench", "seed", "--quick", "--accel", "tcg", "--runs", "1", *parts, "--disk", disk_image())
-    guestlaunch(*words, "--time-budget", "0.01", "--out", out, timeout_s=280).ok()
+    guestlaunch(*words, "--time-budget", "0.01", "--out", out, timeout_s=700).ok()
     begun = result.load(out)
     assert (begun["complete"], len(begun["samples"])) == (False, 1)
     assert "6 of 7 are left" in (begun["ended_by"] or "")
-    done = guestlaunch(*words, "--resume", out, "--json", timeout_s=280).ok()
+    done = guestlaunch(*words, "--resume", out, "--json", timeout_s=700).ok()
     found = result.load(out)
     assert json.loads(done.stdout) == found
     assert (found["complete"], found["samples"][:1]) == (True, begun["samples"])
@@ -124,7 +127,7 @@ def test_launch(against: str, guestlaunch: Guestlaunch, evidence: Path, disk_ima
     profile = native if against == "stock" else "aarch64-uefi"
     found = benched(
         guestlaunch, evidence, "launch", "--against", against, "--profile", profile, "--runs", "1", "--warm-ups", "0",
-        "--disk", disk_image(), timeout_s=290,
+        "--disk", disk_image(), timeout_s=700,
     )  # fmt: skip
     assert [side["name"] for side in found["sides"]] == [against, "guestlaunch"]
     assert all(sample["ok"] and sample["accel"] == "tcg" for sample in found["samples"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 import time
@@ -23,6 +24,7 @@ from orchestrator.timeline.phases import Boundary, Phase, Start, tile
 from orchestrator.wrapper import protocol
 
 SECONDS = 10.0
+LONGEST = 120.0  # of a pretended launch; longer than a test with many of them takes on a loaded machine
 LAUNCH_ARGV = [
     "-machine",
     "accel=tcg",
@@ -80,9 +82,13 @@ class FakeLauncher(Launcher):
         self.calls.append({"request": request, **rest})
         self.active += 1
         self.started.release()
-        deadline = time.monotonic() + SECONDS
-        while not self.at_once and (self.deaf or not stop.requested) and time.monotonic() < deadline:
-            time.sleep(0.005)
+        if not self.at_once:
+            poll = select.poll()  # with hundreds of launches that wait none may turn in circles
+            poll.register(stop, select.POLLIN)
+            poll.poll(LONGEST * 1e3)
+            deadline = time.monotonic() + LONGEST
+            while self.deaf and time.monotonic() < deadline:
+                time.sleep(0.005)
         self.stopped.append(stop.reason)
         self.active -= 1
         if isinstance(self.result, Exception):

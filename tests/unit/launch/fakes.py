@@ -216,9 +216,9 @@ class FakeStart:
             self.console.sendall(text)
 
     def open_port(self) -> None:
-        """Have guestfsd start, and open its port."""
+        """Have guestfsd, which started a second ago, open its port."""
         assert self.guest is not None
-        self.say(b"guestlaunch-marker guestfsd 60.0 60.0\n")
+        self.say(b"guestlaunch-marker guestfsd 59.0 60.0\n")
         self.guest.emit("VSERPORT_CHANGE", id=GUESTFSD_ALIAS, open=True)
 
 
