@@ -380,10 +380,14 @@ def settled(output: str, began: float, ended: float) -> str:
     # mdadm, stat, blkid and LVM also tell the kernel's own numbers, which come as its probes and activations end.
     output = re.sub(r"^device_dev_sd[a-z]+_(role: \d+|dev: .*)\n", "", output, flags=re.MULTILINE)
     output = re.sub(r"^( *)(dev|PART_ENTRY_DISK|lv_kernel_minor): .*", r"\1\2: -", output, flags=re.MULTILINE)
-    # parted's own words have the kernel's name of a disk, which comes as the probes of a booting guest end.
-    output = re.sub(r"(parted: )/dev/sd[a-z]+(: parted: )", r"\1(disk)\2", output)
-    # So has a subvolume's mountable: libguestfs 1.48 gives it unchanged, later ones turn it into the tool's name.
-    output = re.sub(r"\bbtrfsvol:/dev/sd[a-z]+/", "btrfsvol:(disk)/", output)
+    # Some answers keep the kernel's name of a disk, which comes as the probes of a booting guest end: the words of
+    # parted and mount, blkid, LVM, XFS, and in libguestfs 1.48 a subvolume's mountable.
+    output = re.sub(
+        r"(parted: |superblock on |btrfsvol:|^ *(?:DEVNAME|pv_name|xfs_mntpoint): )/dev/sd[a-z]+",
+        r"\1(disk)",
+        output,
+        flags=re.MULTILINE,
+    )
     # udev sets the owner of a disk that is plugged in, and not of one that was there before it: all runs as root.
     output = re.sub(
         r"^(sda|sg0):brw\S*|^(sda|sg0):crw\S*", lambda match: f"{match[1] or match[2]}:-", output, flags=re.MULTILINE
