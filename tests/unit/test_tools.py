@@ -63,3 +63,31 @@ def test_package_list_is_well_formed() -> None:
     entries = [line for line in lines if not line.startswith("[")]
     assert [line for line in entries if not re.fullmatch(rf"{name}( \| {name})*( \[(amd64|arm64)\])?", line)] == []
     assert len(set(entries)) == len(entries)
+
+
+def test_on_arm_host_is_a_machine_with_the_checkout(tmp_path: Path) -> None:
+    """It is built where it is missing, with the suite's appliances, and pytest runs there with its own."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for name in ("on", "test"):
+        shutil.copy(TOP / "tools" / name, folder)
+    machine = folder / "arm-host"
+    machine.write_text('#!/bin/sh\nprintf "%s|" "$GUESTLAUNCH_STATE_DIR" "$@"; echo\n[ "$1" != "$FAILS" ]\n')
+    machine.chmod(0o755)
+    said = {}
+    for fails in ("nothing", "build", "run"):
+        run = subprocess.run(
+            ["/bin/bash", folder / "test", "--on", "arm-host", "-k", "a b"],
+            env={"PATH": "/usr/bin:/bin", "FAILS": fails},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        said[fails] = (run.returncode, run.stdout)
+    build, ran = said["nothing"][1].splitlines()
+    assert build == f"{tmp_path}/.build/state|build|"
+    words = ran.split("|")
+    assert words[1:4] == ["run", "--env", "GUESTLAUNCH_STATE_DIR=/var/lib/guestlaunch"]
+    assert words[-6:-1] == [".venv/bin/python", "-m", "pytest", "-k", "a b"]
+    assert [said[fails][0] for fails in ("nothing", "build", "run")] == [0, 125, 1]

@@ -17,6 +17,8 @@ BUSYBOX = "busybox-static"
 # Bindings that are built for the distribution's Python, and come as its packages.
 _NO_WHEELS = frozenset({"libvirt-python"})
 _EXTRAS = ("report",)
+# What it takes to run the project's own tests there.
+_TESTING = frozenset({"pytest", "pytest-timeout"})
 # glibc of the oldest release that is supported, 2.36, and before it.
 _PLATFORMS = ("manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, 37)))
 
@@ -58,6 +60,7 @@ def requirements(project: str) -> list[str]:
     table = tomllib.loads(project)["project"]
     optional = table["optional-dependencies"]
     wanted = [*table["dependencies"], *(line for extra in _EXTRAS for line in optional[extra])]
+    wanted += [line for line in optional["dev"] if _name(line) in _TESTING]
     return [line for line in wanted if _name(line) not in _NO_WHEELS]
 
 

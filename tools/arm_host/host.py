@@ -28,7 +28,7 @@ from orchestrator.appliance.store import resolve
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError, HypervisorError, NotFoundError
 from orchestrator.hypervisor.emulator import emulator_version, find_emulator
-from tools.arm_host import session, system
+from tools.arm_host import chosen, session, system
 from tools.arm_host.cache import Cache, key
 from tools.arm_host.checkout import digest, write_archive
 from tools.arm_host.machine import Shape
@@ -164,7 +164,8 @@ class Host:
         :raise NotFoundError: an appliance is missing.
         """
         sources = [_source(name) for name in ("system.py", "registry.py", "chosen.py")]
-        made = key(*self._lists(), sys.version_info[:2], *sources)
+        packages, project = self._lists()
+        made = key(chosen.packages(packages), chosen.requirements(project), sys.version_info[:2], *sources)
         manifests = [(folder / MANIFEST).read_text() for folder in self._appliances()]
         appliances = key(manifests)
         guest = [_source(f"guest/{name}") for name in _GUEST_FILES] + [
