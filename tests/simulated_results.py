@@ -60,7 +60,7 @@ def fw_cfg(
             )  # fmt: skip
             bad = "first line\nsimulated failure" if index == 0 and 0 <= number < failing else None
             samples.append(sample(one.name, number, event, event["total_ns"] + 200 * MS, bad))
-        recording.take(samples, sides)
+        recording.take(samples, sides, analysed=False)  # it is, once, when it is finished
     recording.finish()
     return recording.result
 
@@ -87,7 +87,7 @@ def starts(path: Path, *, runs: int = 8, standby: bool = True, cold: float = 0.4
         recording.take([
             one for name, share in shares.items()
             for one in _start_samples(name, number, round(20_000 * MS * share * chance.uniform(0.97, 1.03)), chance)
-        ], sides)  # fmt: skip
+        ], sides, analysed=False)  # fmt: skip
     recording.finish()
     return recording.result
 
@@ -120,7 +120,7 @@ def sweep(path: Path, megabytes: tuple[int, ...] = (8, 32, 128), runs: int = 3, 
                 )  # fmt: skip
                 recording.take_transfer(
                     seen, side="DMA on" if dma else "DMA off", number=number, position=0, accel="tcg", load=0.5,
-                    started_wall_ns=10**18,
+                    started_wall_ns=10**18, analysed=False,
                 )  # fmt: skip
     recording.finish()
     return recording.result

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,49 @@ def test_unknown_level_is_refused(without_apt: dict[str, str]) -> None:
     )
     assert run.returncode == 2
     assert run.stderr == "setup: unknown level: everything (use run, smoke or test)\n"
+
+
+# Heeds no signal while what it has started runs, as unshare does for another release's root.
+SET_UP_ELSEWHERE = """#!/bin/bash
+trap : INT TERM
+sh -c 'echo $$ >inside; exec sleep 600'
+"""
+
+
+def test_an_interrupted_run_ends_what_runs_beside_it(tmp_path: Path) -> None:
+    """The set-up on the other release ends with the command, though its first process waits for the others."""
+    programs = {
+        **dict.fromkeys((".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/guestlaunch", "bin/shellcheck"), "#!/bin/sh\n"),
+        "tools/test": (TOP / "tools/test").read_text(encoding="utf-8"),
+        "tools/setup": "#!/bin/sh\nmkdir -p .build\n",
+        "tools/on": SET_UP_ELSEWHERE,
+    }
+    for name, text in programs.items():
+        program = tmp_path / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(text, encoding="utf-8")
+        program.chmod(0o755)
+    environ = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    command = [tmp_path / "tools/test", "--all"]
+    process = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL, start_new_session=True)
+    inside = tmp_path / "inside"
+    deadline = time.monotonic() + 60
+    try:
+        while not (inside.exists() and inside.read_text(encoding="utf-8").endswith("\n")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        other = Path("/proc", inside.read_text(encoding="utf-8").strip())
+        process.terminate()
+        assert process.wait(60) == -signal.SIGTERM
+        while other.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+        if inside.exists() and (pid := inside.read_text(encoding="utf-8").strip()) and Path("/proc", pid).exists():
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def test_package_list_is_well_formed() -> None:
