@@ -79,7 +79,7 @@ def test_an_interrupted_run_ends_what_runs_beside_it(tmp_path: Path) -> None:
         program.write_text(text, encoding="utf-8")
         program.chmod(0o755)
     environ = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    command = [tmp_path / "tools/test", "--all"]
+    command: list[str | Path] = [tmp_path / "tools/test", "--all"]
     process = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL, start_new_session=True)
     inside = tmp_path / "inside"
     deadline = time.monotonic() + 60
