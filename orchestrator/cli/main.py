@@ -108,31 +108,32 @@ def main() -> int:
     return guarded(PROGRAM, lambda: invoke(sys.argv[1:]))
 
 
-def invoke(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit status.
+def invoke(arguments: Sequence[str], command: click.Command = cli, program: str = PROGRAM) -> int:
+    """Run one command line of a program and return its exit status.
 
+    :param program: its name, as it is called.
     :raise GuestlaunchError: as the command does.
     """
     try:
-        result: Any = cli.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        result: Any = command.main(args=list(arguments), prog_name=program, standalone_mode=False)
     except click.UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2's way to print a group's help
             click.echo(error.format_message())
             return 2
-        complain(PROGRAM, _usage(error))
+        complain(program, _usage(error, program))
         return 2
     except click.Abort:
         return 130
     except click.ClickException as error:
-        complain(PROGRAM, error.format_message())
+        complain(program, error.format_message())
         return error.exit_code
     return result if isinstance(result, int) else 0
 
 
-def _usage(error: click.UsageError) -> str:
+def _usage(error: click.UsageError, program: str) -> str:
     """Return click's complaint as one line of ours, with where to read more."""
     line = " ".join(error.format_message().split())
-    path = error.ctx.command_path if error.ctx is not None else PROGRAM
+    path = error.ctx.command_path if error.ctx is not None else program
     if isinstance(error, click.NoSuchOption) and error.ctx is not None and not error.ctx.allow_interspersed_args:
         line += f" (the program's own options go after --: {path} [OPTIONS] -- ...)"
     return line if "(" in line else f"{line} (see {path} --help)"

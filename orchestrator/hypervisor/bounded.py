@@ -1,4 +1,4 @@
-"""Calls into libvirt with a deadline: libvirt itself waits for daemons and for QEMU without one.
+"""Calls into libvirt on threads of their own: libvirt waits for daemons and for QEMU without any deadline.
 
 Whoever waits for such a call in silence can be told that it is libvirt that does not answer.
 """
@@ -38,9 +38,12 @@ def asking() -> Iterator[None]:
             del _asked[thread]
 
 
-def call(function: Callable[[], T], deadline_s: float, *, name: str, late: Callable[[T], object] | None = None) -> T:
+def call(
+    function: Callable[[], T], deadline_s: float | None, *, name: str, late: Callable[[T], object] | None = None
+) -> T:
     """Return what function returns, called on a thread of its own.
 
+    :param deadline_s: how long to wait for it; None for as long as it takes.
     :param name: of the thread.
     :param late: takes what function returns after all, on that thread, when nobody waits for it any more.
     :raise TimeoutError: it has not come back within deadline_s seconds, and goes on by itself.

@@ -17,13 +17,13 @@ import pwd
 import random
 import re
 import resource
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.domain.model import Privileges
+from orchestrator.hypervisor import bounded
 from orchestrator.hypervisor.emulator import emulator_version
 
 _T = TypeVar("_T")
@@ -215,28 +215,17 @@ def starting(granted: Privileges | None, function: Callable[[], _T]) -> tuple[_T
     """
     if granted is None or not granted.own_network:
         return function(), None
-    results: list[_T] = []
-    failures: list[BaseException] = []
-    shared: list[str] = []
 
-    def run() -> None:
-        try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC):
-                shared.append(f"unshare: {os.strerror(ctypes.get_errno())}")
-            for number in range(_LAST_CAP + 1):
-                if number not in _TO_START:
-                    libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0)
-            results.append(function())
-        except BaseException as failure:  # noqa: BLE001 - it is raised again on the caller's thread
-            failures.append(failure)
+    def start() -> tuple[_T, str | None]:
+        libc, shared = ctypes.CDLL(None, use_errno=True), None
+        if libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC):
+            shared = f"unshare: {os.strerror(ctypes.get_errno())}"
+        for number in range(_LAST_CAP + 1):
+            if number not in _TO_START:
+                libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0)
+        return function(), shared
 
-    thread = threading.Thread(target=run, name="start-qemu", daemon=True)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0], next(iter(shared), None)
+    return bounded.call(start, None, name="start-qemu")
 
 
 def bound_early(pid: int, granted: Privileges | None) -> None:

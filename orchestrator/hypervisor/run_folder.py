@@ -12,12 +12,12 @@ import contextlib
 import ctypes
 import os
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from orchestrator import files
+from orchestrator.hypervisor import bounded
 
 _T = TypeVar("_T")
 
@@ -41,23 +41,13 @@ def call(function: Callable[[], _T], folder: Path = _MADE) -> _T:
 
     :raise BaseException: what function raised.
     """
-    results: list[_T] = []
-    failures: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            with contextlib.suppress(OSError):
-                _replace(folder.parent)
-            results.append(function())
-        except BaseException as failure:  # noqa: BLE001 - it is raised again on the caller's thread
-            failures.append(failure)
+    def call_there() -> _T:
+        with contextlib.suppress(OSError):
+            _replace(folder.parent)
+        return function()
 
-    thread = threading.Thread(target=run, name="start-driver", daemon=True)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0]
+    return bounded.call(call_there, None, name="start-driver")
 
 
 def _replace(folder: Path) -> None:

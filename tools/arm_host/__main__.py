@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from orchestrator import surroundings
+from orchestrator.cli.main import invoke
 from orchestrator.errors import ApplianceError, DeadlineError
 from orchestrator.program import complain, guarded, unwinding_on_sigterm
 from orchestrator.settings import default_state_dir
@@ -188,15 +188,8 @@ def main() -> int:
 
 
 def _invoke() -> int:
-    try:
-        with unwinding_on_sigterm():
-            result: Any = cli.main(prog_name=f"tools/{PROGRAM}", standalone_mode=False)
-    except click.Abort:
-        return 130
-    except click.ClickException as error:
-        complain(PROGRAM, error.format_message())
-        return error.exit_code
-    return result if isinstance(result, int) else 0
+    with unwinding_on_sigterm():
+        return invoke(sys.argv[1:], cli, f"tools/{PROGRAM}")
 
 
 if __name__ == "__main__":

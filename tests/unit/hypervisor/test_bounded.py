@@ -1,4 +1,4 @@
-"""Calls with a deadline: their answer, their failure, and what comes too late."""
+"""Calls on threads of their own: their answer, their failure, and what comes too late."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ def test_a_failure_in_time() -> None:
     """It is raised as it is."""
     with pytest.raises(ZeroDivisionError):
         bounded.call(lambda: 1 // 0, 10, name="test")
+
+
+def test_no_deadline() -> None:
+    """The call has a thread of its own all the same, and its failure is the caller's."""
+    assert bounded.call(threading.get_ident, None, name="test") != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        bounded.call(lambda: 1 // 0, None, name="test")
 
 
 def test_what_comes_too_late_is_put_away() -> None:
