@@ -25,7 +25,8 @@ _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 WRITABLE = "others can write to it"
 _LINKS_MAX = 40  # as the kernel
-_NOT_PLAIN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 calls no Char
+# XML 1.0 has no spelling for these, not even an escaped one. Said the other way round it takes 8 ms to compile.
+NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _LOCK = ".lock"
 _LOCK_TICK_S = 0.05
 _OVERFLOW_UID = 65534  # who a user namespace shows as the owner of what belongs to nobody in it
@@ -81,7 +82,7 @@ def why_unsafe(path: str | os.PathLike[str]) -> str | None:
 
 def has_plain_name(path: str | os.PathLike[str]) -> bool:
     """Tell whether a path is text that XML can hold: no control characters, and no bytes that are no UTF-8."""
-    return _NOT_PLAIN.search(os.fspath(path)) is None
+    return NOT_IN_XML.search(os.fspath(path)) is None
 
 
 def _parts(path: str) -> list[str]:

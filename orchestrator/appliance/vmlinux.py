@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from orchestrator.appliance.compression import CompressionError, unpacked
 from orchestrator.errors import ApplianceError
 
 NAME = "vmlinux"
@@ -27,6 +26,8 @@ def unpack_kernel(path: Path) -> bytes:
 
     :raise ApplianceError: it is no bzImage, or packed in a way that is not known.
     """
+    from orchestrator.appliance.compression import CompressionError, unpacked  # here: no launch unpacks one
+
     data = path.read_bytes()
     if data[0x202:0x206] != b"HdrS" or struct.unpack_from("<H", data, _VERSION)[0] < _WITH_PAYLOAD:
         raise ApplianceError("cannot unpack the kernel", path, "not a bzImage that says where its payload is")

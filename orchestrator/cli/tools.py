@@ -67,7 +67,7 @@ def _run(command: Sequence[str], settings: Settings, *, as_json: bool, verbose: 
         complain(PROGRAM, describe(settings))
     with session.opened(settings, verbose=verbose) as opened:
         environ = opened.environment.variables
-        if settings.image_policy == "untrusted":
+        if not settings.trusts_images:
             from orchestrator.workload.checked_qemu_img import first_in_path  # here: most launches trust their images
 
             environ = first_in_path(environ, settings)

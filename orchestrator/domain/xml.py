@@ -13,15 +13,13 @@ from orchestrator.domain.layout import DiskPlace, lay_out
 from orchestrator.domain.model import Accel, Arch, Disk, Domain, Loader
 from orchestrator.domain.passthrough import qemu_arguments
 from orchestrator.errors import UsageError
+from orchestrator.files import NOT_IN_XML
 
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 ET.register_namespace("qemu", QEMU_NAMESPACE)
 
 NAME_BYTES = 55  # libvirt accepts more; QEMU then fails on a thread or bus name that is cut
 _GICV2_CPUS = 8
-
-# XML 1.0 has no spelling for these, not even an escaped one.
-_UNSPEAKABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def domain_xml(domain: Domain) -> str:
@@ -85,7 +83,7 @@ def to_text(element: ET.Element) -> str:
 
 def unspeakable(text: str) -> str | None:
     """Return the first character of text that XML cannot hold, None if it can hold all: so, bytes that are no UTF-8."""
-    found = _UNSPEAKABLE.search(text)
+    found = NOT_IN_XML.search(text)
     return found.group() if found else None
 
 

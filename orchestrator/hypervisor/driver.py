@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.errors import CapabilityError
-from orchestrator.hypervisor import run_folder
 from orchestrator.hypervisor.failure import Code, LibvirtFailure, translate
 
 _T = TypeVar("_T")
@@ -47,7 +46,11 @@ def folders(root: Path) -> Iterator[None]:
 
 def started(function: Callable[[], _T]) -> _T:
     """Return what a function returns that starts the driver, called where the superuser's folder can be made."""
-    return run_folder.call(function) if os.geteuid() == 0 and run_folder.is_lacking() else function()
+    if os.geteuid() != 0:
+        return function()
+    from orchestrator.hypervisor import run_folder  # here: nobody else needs it
+
+    return run_folder.call(function) if run_folder.is_lacking() else function()
 
 
 def not_started(failure: LibvirtFailure, root: Path) -> CapabilityError:

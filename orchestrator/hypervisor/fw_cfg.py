@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.model import Arch
 from orchestrator.errors import CapabilityError, HypervisorError, MonitorError
-from orchestrator.hypervisor.handing import handed_folder
 
 if TYPE_CHECKING:
     import libfdt
@@ -125,6 +124,8 @@ def find_node(tree: bytes) -> FwCfgNode:
 
 def _handed_tree(guest: Guest, scratch: Path) -> bytes:
     """Return the device tree of a QEMU that may write nowhere else: it is handed a folder for it."""
+    from orchestrator.hypervisor.handing import handed_folder  # here: only a confined QEMU is handed anything
+
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         with handed_folder(guest, Path(folder)) as name:
             guest.qmp("dumpdtb", {"filename": f"{name}/dtb"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from orchestrator.images.header import BadImageError, Header, Read, fields, name_of
@@ -131,3 +132,6 @@ def vhdx(read: Read, _size: int) -> Header:
     if size is None or flags is None:
         raise BadImageError("its metadata gives no size")
     return Header(format="vhdx", size=size, parent="a file" if flags & _VHDX_HAS_PARENT else None)
+
+
+READERS: Mapping[str, Callable[[Read, int], Header]] = {"vpc": vpc, "vhdx": vhdx, "vmdk": vmdk}

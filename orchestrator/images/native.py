@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from orchestrator.images.header import NAME_BYTES, BadImageError, Header, Read, fields, name_of
 
 _QCOW2_HEADER_BYTES = 64 * 1024
@@ -92,3 +94,6 @@ def vdi(read: Read, _size: int) -> Header:
     parent = data[0x1B8:0x1C8]
     differs = kind == _VDI_DIFFERENCING or any(parent)
     return Header(format="vdi", size=size, parent=f"image {parent.hex()}" if differs else None)
+
+
+READERS: Mapping[str, Callable[[Read, int], Header]] = {"qcow": qcow, "qcow2": qcow2, "qed": qed, "vdi": vdi}

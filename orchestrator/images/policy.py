@@ -44,10 +44,8 @@ class Policy:
     max_bytes: int
 
     @classmethod
-    def of(cls, settings: Settings) -> Policy | None:
-        """Return what the settings ask for; None where images are trusted."""
-        if settings.image_policy != "untrusted":
-            return None
+    def of(cls, settings: Settings) -> Policy:
+        """Return what settings ask for that do not trust images."""
         return cls(roots=tuple(map(os.fspath, settings.image_roots)), max_bytes=settings.image_max_gib << 30)
 
 
@@ -64,6 +62,15 @@ class Confined:
     format: str
     files: tuple[str, ...]
     identities: frozenset[Identity]
+
+
+def confine_disk(path: str, image_format: str | None, cwd: str, settings: Settings, *, overlay: bool) -> Confined:
+    """Check a disk as settings ask for it that do not trust images.
+
+    :param overlay: what is named is libguestfs's own overlay over the user's image.
+    :raise ImagePolicyError: it is not allowed; nothing outside the roots was read.
+    """
+    return (confine_overlay if overlay else confine)(path, image_format, cwd, Policy.of(settings))
 
 
 def confine(path: str, image_format: str | None, cwd: str, policy: Policy) -> Confined:

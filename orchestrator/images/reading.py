@@ -8,22 +8,13 @@ block/{qcow,vdi,vhdx,vpc,vmdk}.c). What a name means is in `names`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 
-from orchestrator.images import foreign, native
+from orchestrator.images import native
 from orchestrator.images.header import BadImageError, Header, Read, qcow_format
 
 _PROBE_BYTES = 2048
 _VDI_SIGNATURE = 0xBEDA107F
-_READERS: Mapping[str, Callable[[Read, int], Header]] = {
-    "qcow": native.qcow,
-    "qcow2": native.qcow2,
-    "qed": native.qed,
-    "vdi": native.vdi,
-    "vpc": foreign.vpc,
-    "vhdx": foreign.vhdx,
-    "vmdk": foreign.vmdk,
-}
+_FOREIGN = frozenset({"vpc", "vhdx", "vmdk"})
 
 
 def read_header(descriptor: int, image_format: str | None = None) -> Header:
@@ -50,7 +41,12 @@ def parse_header(read: Read, size: int, image_format: str | None = None) -> Head
     claimed = claimed_format(read(0, _PROBE_BYTES), read, size)
     if image_format not in {None, claimed}:
         raise BadImageError(f"its header is no {image_format} header")
-    reader = _READERS.get(claimed)
+    readers = native.READERS
+    if claimed in _FOREIGN:
+        from orchestrator.images import foreign  # here: few disks are another hypervisor's
+
+        readers = foreign.READERS
+    reader = readers.get(claimed)
     return reader(read, size) if reader is not None else Header(format=claimed, size=size)
 
 

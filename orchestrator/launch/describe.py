@@ -11,7 +11,6 @@ from orchestrator.domain.cloning import as_template
 from orchestrator.domain.model import Disk, Domain, Loader, Privileges
 from orchestrator.domain.policy import BootFiles, Machine, Ports, appliance_root, design
 from orchestrator.hypervisor import confinement
-from orchestrator.hypervisor.handing import chain_of
 from orchestrator.launch.context import LaunchSpec, Place
 from orchestrator.launch.request import LaunchRequest
 
@@ -83,6 +82,8 @@ def describe_template(spec: LaunchSpec, place: Place, *, ram: str, root: str, lo
 def _privileges(spec: LaunchSpec) -> Privileges | None:
     """Return what QEMU may still do once it has opened the files it was started with."""
     plan, request, settings = spec.plan, spec.request, spec.settings
+    if not confinement.applies(settings.connect):
+        return None
     privileges = confinement.privileges(
         settings.confine,
         settings.connect,
@@ -104,6 +105,8 @@ def _needs_network(request: LaunchRequest, disks: tuple[Disk, ...]) -> str | Non
         return "the tool asked for a network"
     if request.extra_args:
         return "QEMU has arguments of the user's own"
+    from orchestrator.hypervisor.handing import chain_of  # here: only QEMUs that we confine are asked about
+
     # Untrusted images name nothing on the network: their policy sees to that.
     chains = (chain_of(disk) for disk in disks if disk.graph is None)
     return next((chain.obstacle for chain in chains if chain.obstacle), None)

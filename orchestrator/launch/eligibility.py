@@ -13,7 +13,6 @@ from orchestrator.domain.policy import choose_cpu
 from orchestrator.hypervisor.binding import library_version
 from orchestrator.hypervisor.confinement import confined
 from orchestrator.hypervisor.connection import is_local
-from orchestrator.hypervisor.handing import chain_of
 from orchestrator.launch.context import LaunchSpec
 from orchestrator.template.model import Facts, Template, identity
 
@@ -34,6 +33,8 @@ def why_not_warm(spec: LaunchSpec) -> str | None:
     )
     why = next((why for applies, why in checks if applies), None) or misfit(plan.disks)
     if why is None and confined(settings.confine, settings.connect):
+        from orchestrator.hypervisor.handing import chain_of  # here: only a confined QEMU is handed anything
+
         # A clone has given up its rights before it gets its disks; a QEMU that boots opens them first.
         why = next((chain.obstacle for chain in map(chain_of, plan.disks) if chain.obstacle), None)
     return why

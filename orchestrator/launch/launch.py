@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator import __version__
 from orchestrator.channel.ring import ConsoleRing
@@ -30,7 +30,6 @@ from orchestrator.launch.diagnosis import deadline_variable, defect, system_erro
 from orchestrator.launch.lifecycle import Event, Instruction, drive
 from orchestrator.launch.plan import Plan, appliance_versions, make_plan
 from orchestrator.launch.request import LaunchRequest
-from orchestrator.launch.standby import Pool
 from orchestrator.launch.start import Choose, StartPath, choose_start
 from orchestrator.launch.watch import Watch
 from orchestrator.records.provenance import provenance
@@ -38,6 +37,9 @@ from orchestrator.records.record import FwCfg, LaunchRecord
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start
 from orchestrator.timeline.recorder import Recorder
+
+if TYPE_CHECKING:
+    from orchestrator.launch.standby import Pool
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from orchestrator.domain.model import Accel
 from orchestrator.errors import DiskError, GuestlaunchError
@@ -20,15 +20,16 @@ from orchestrator.launch.eligibility import outdated, template_facts
 from orchestrator.launch.launch import Launch
 from orchestrator.launch.plan import Plan, make_plan
 from orchestrator.launch.request import LaunchRequest, from_json
-from orchestrator.launch.standby import Pool, Waiting
 from orchestrator.launch.start import Choose, choose_start
 from orchestrator.launch.stop import Stop
-from orchestrator.records import store
 from orchestrator.records.log import EventLog, write_timeline
 from orchestrator.records.record import LaunchRecord, phase_event, to_event
 from orchestrator.settings import Settings, private_state
 from orchestrator.template import store as templates
 from orchestrator.timeline.phases import Phase
+
+if TYPE_CHECKING:
+    from orchestrator.launch.standby import Pool, Waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,8 @@ class Launcher:
         self.log = EventLog(settings.log_target)
         self._pool: Pool | None = None
         if standby:
+            from orchestrator.launch.standby import Pool  # here: most processes keep no clones
+
             self._pool = Pool(standby, settings.standby_memory_mib, self._context(Stop()))
         self._stack = contextlib.ExitStack()
         self._connections: dict[str | None, Connection] = {}
@@ -282,6 +285,8 @@ class Launcher:
             reason = "; ".join(record.proof_failures)
             self.log.emit("proof_failed", level="error", launch_id=record.launch_id, reason=reason)
         self.log.emit(**event)
+        from orchestrator.records import store  # here: no guest waits for it
+
         trouble = store.append(
             self.settings.state_dir,
             event,

@@ -28,7 +28,6 @@ from orchestrator.hypervisor.accel import AccelVerdict, choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
 from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.images.chain import read_chain
-from orchestrator.images.policy import ImagePolicyError, Policy, confine, confine_overlay
 from orchestrator.launch.request import LaunchRequest, in_libguestfs_folder
 from orchestrator.settings import Settings
 
@@ -179,22 +178,29 @@ def resolve(disk: Disk, cwd: str, settings: Settings) -> Disk:
     :raise ImagePolicyError: the image is not trusted, and names what it may not.
     :raise DiskError: it names what nothing can be read from.
     """
-    policy = Policy.of(settings)
+    if not settings.trusts_images:
+        return _resolve_untrusted(disk, cwd, settings)
     if not isinstance(disk.source, FileSource):
-        if policy is not None and disk.format != "raw":
-            why = "image policy untrusted: the header of a disk on the network cannot be checked"
-            raise ImagePolicyError("cannot use the disk", disk.source.driver, why, "give its format as raw")
         return disk
     path = disk.source.path
-    if policy is None:
-        source = replace(disk.source, block_device=Path(path).is_block_device())
-        chain = read_chain(path, disk.format, cwd)
-        for name in chain.files[1:]:
-            if Path(name).is_fifo():  # QEMU would wait for somebody at the other end
-                raise DiskError("cannot use the disk", path, f"{name}, which it names, is a pipe")
-        return replace(disk, source=source, options=chain.options)
-    confined = (confine_overlay if disk.shared_read else confine)(path, disk.format, cwd, policy)
-    return replace(disk, format=confined.format, graph=confined.graph, identities=tuple(sorted(confined.identities)))
+    source = replace(disk.source, block_device=Path(path).is_block_device())
+    chain = read_chain(path, disk.format, cwd)
+    for name in chain.files[1:]:
+        if Path(name).is_fifo():  # QEMU would wait for somebody at the other end
+            raise DiskError("cannot use the disk", path, f"{name}, which it names, is a pipe")
+    return replace(disk, source=source, options=chain.options)
+
+
+def _resolve_untrusted(disk: Disk, cwd: str, settings: Settings) -> Disk:
+    from orchestrator.images.policy import ImagePolicyError, confine_disk  # here: most launches trust their images
+
+    if isinstance(disk.source, FileSource):
+        found = confine_disk(disk.source.path, disk.format, cwd, settings, overlay=disk.shared_read)
+        return replace(disk, format=found.format, graph=found.graph, identities=tuple(sorted(found.identities)))
+    if disk.format == "raw":
+        return disk
+    why = "image policy untrusted: the header of a disk on the network cannot be checked"
+    raise ImagePolicyError("cannot use the disk", disk.source.driver, why, "give its format as raw")
 
 
 def _accel(request: LaunchRequest, settings: Settings, profile: Profile, emulator: str) -> AccelVerdict:

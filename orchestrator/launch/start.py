@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from orchestrator.domain.model import Domain
 from orchestrator.hypervisor.connection import Connection
@@ -15,13 +15,14 @@ from orchestrator.launch.boot import Boot
 from orchestrator.launch.cold import ColdStart
 from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
 from orchestrator.launch.eligibility import template_facts, why_not_warm
-from orchestrator.launch.standby import Pool
-from orchestrator.launch.template_build import build_template
 from orchestrator.launch.warm import StandbyStart, WarmStart
 from orchestrator.records.record import FwCfg
 from orchestrator.template import store as templates
 from orchestrator.timeline.phases import Start
 from orchestrator.timeline.recorder import Recorder
+
+if TYPE_CHECKING:
+    from orchestrator.launch.standby import Pool
 
 
 class StartPath(Protocol):
@@ -66,7 +67,7 @@ class StartPath(Protocol):
         """Release what was made, and end a guest that nobody has taken."""
 
 
-Choose: TypeAlias = Callable[[LaunchSpec, LaunchContext, Recorder, Pool | None, str | None], StartPath]
+Choose: TypeAlias = "Callable[[LaunchSpec, LaunchContext, Recorder, Pool | None, str | None], StartPath]"
 
 
 def choose_start(
@@ -92,6 +93,8 @@ def choose_start(
             return StandbyStart(spec, context, recorder, clone)
     template = templates.find(settings.state_dir, facts)
     if template is None and settings.start == "warm":
+        from orchestrator.launch.template_build import build_template  # here: once for many launches
+
         template = build_template(spec, facts, context)
     if template is None:
         cold_reason = "there is no template for it (guestlaunch template build makes one)"

@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from orchestrator.errors import GuestlaunchError
-from orchestrator.hypervisor.disk_error import stopped_by_disk
 from orchestrator.hypervisor.events import EventSource, GuestEvent
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.context import Place
@@ -129,6 +128,8 @@ class Watch:
         :param uri: the connection's.
         """
         if event is Event.DISK_ERROR:
+            from orchestrator.hypervisor.disk_error import stopped_by_disk  # here: it hardly ever happens
+
             return stopped_by_disk(self._guest)
         ring = self._console.ring
         evidence = Evidence(

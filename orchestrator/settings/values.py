@@ -125,6 +125,11 @@ class Settings:
         return self.log or os.fspath(self.state_dir / "log/events.jsonl")
 
     @property
+    def trusts_images(self) -> bool:
+        """Whether disk images may name what they like."""
+        return self.image_policy != "untrusted"
+
+    @property
     def appliance_store(self) -> Path:
         """Where built appliances are kept."""
         return self.state_dir / "appliances"

@@ -34,7 +34,7 @@ def first_in_path(environ: Mapping[str, str], settings: Settings) -> Mapping[str
 
     :raise CapabilityError: the program cannot be put where it is to be found.
     """
-    if Policy.of(settings) is None:
+    if settings.trusts_images:
         return environ
     folder = settings.state_dir / "cache" / "checked"
     program = folder / _NAME
@@ -75,10 +75,9 @@ def judge(words: Sequence[str], settings: Settings) -> None:
 
     :raise ImagePolicyError: one of them names what it may not.
     """
-    policy = Policy.of(settings)
-    if policy is None:
+    if settings.trusts_images:
         return
-    cwd = working_directory()
+    policy, cwd = Policy.of(settings), working_directory()
     for path, image_format in images(words):
         path = os.path.realpath(path) if path.startswith("/dev/fd/") else os.path.join(cwd, path)  # noqa: PLW2901, PTH118
         if os.path.exists(path):  # noqa: PTH110 - what is not there is the real program's to tell

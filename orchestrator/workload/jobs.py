@@ -79,9 +79,9 @@ def confined(job: Job, settings: Settings) -> Job:
 
     :raise ImagePolicyError: one names what it may not, or its format would have to be guessed.
     """
-    policy = Policy.of(settings)
-    if policy is None:
+    if settings.trusts_images:
         return job
+    policy = Policy.of(settings)
     disks = []
     for disk in job.disks:
         assert disk.path is not None  # load_job has seen to that
