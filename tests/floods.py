@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from orchestrator.channel.port import Port
-from orchestrator.launch.written import Written
+from orchestrator.hypervisor.written import Written
 
 MARKER = b"guestlaunch-marker init 1.25 2.00\n"
 

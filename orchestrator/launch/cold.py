@@ -11,6 +11,7 @@ from orchestrator.errors import TransferPathError
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.fw_cfg import examine
 from orchestrator.hypervisor.guest import Guest
+from orchestrator.hypervisor.opened import files_of, own_files, require_checked
 from orchestrator.launch.boot import (
     GUESTFSD_ALIAS,
     NO_MARKER,
@@ -22,7 +23,6 @@ from orchestrator.launch.boot import (
 )
 from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
 from orchestrator.launch.describe import describe
-from orchestrator.launch.opened import files_of, own_files, require_checked
 from orchestrator.launch.staging import make_loader, make_place, make_root, store_secrets
 from orchestrator.records.record import FwCfg
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start

@@ -14,10 +14,10 @@ from orchestrator.errors import DiskError, DiskInUseError, MonitorError, Stopped
 from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.hypervisor.handing import hand_over
+from orchestrator.hypervisor.opened import files_of, require_checked
 from orchestrator.launch.boot import GUESTFSD_ALIAS, limits
 from orchestrator.launch.context import LaunchSpec, Place
 from orchestrator.launch.lifecycle import Event, Instruction, State, drive
-from orchestrator.launch.opened import files_of, require_checked
 from orchestrator.launch.staging import store_secrets
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.watch import Watch

@@ -20,11 +20,11 @@ from typing import Protocol, Self
 from orchestrator.errors import GuestlaunchError
 from orchestrator.hypervisor.events import EventSource, GuestEvent
 from orchestrator.hypervisor.guest import Guest
+from orchestrator.hypervisor.written import Written
 from orchestrator.launch.context import Place
 from orchestrator.launch.diagnosis import Evidence, diagnose
 from orchestrator.launch.lifecycle import Event
 from orchestrator.launch.stop import Stop
-from orchestrator.launch.written import Written
 from orchestrator.timeline.phases import Phase
 
 _TICK_MS = 250.0

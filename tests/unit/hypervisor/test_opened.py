@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.domain.model import Disk, FileSource, NetworkSource
+from orchestrator.hypervisor.opened import opened_files, own_files, require_checked
 from orchestrator.images.policy import ImagePolicyError, Policy, confine
-from orchestrator.launch.opened import opened_files, own_files, require_checked
 from orchestrator.launch.plan import resolve
 from orchestrator.settings import Settings
 from tests.images import MIB, qcow2
