@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +87,15 @@ def require_checked(files: Counter[Opened], disks: Sequence[Disk], known: Counte
         if not seen >= set(disk.identities):
             path = getattr(disk.source, "path", "a disk")
             raise ImagePolicyError("cannot use the disk", path, f"{why}a file of it was exchanged after it was checked")
+
+
+def checking(guest: Guest) -> Callable[[Sequence[Disk]], None]:
+    """Return what compares the disks that QEMU has opened from now on with what was checked, as `require_checked` does.
+
+    :raise ImagePolicyError: what it has open cannot be seen.
+    """
+    known = files_of(guest)
+    return lambda disks: require_checked(files_of(guest), disks, known)
 
 
 def own_files(files: Counter[Opened], launch_id: str, folder: Path, readable: Iterable[Path]) -> Counter[Opened]:

@@ -11,7 +11,6 @@ from orchestrator.errors import TransferPathError
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.fw_cfg import examine
 from orchestrator.hypervisor.guest import Guest
-from orchestrator.hypervisor.opened import files_of, own_files, require_checked
 from orchestrator.launch.boot import (
     GUESTFSD_ALIAS,
     NO_MARKER,
@@ -86,6 +85,8 @@ class ColdStart:
         disks = [disk for disk in plan.disks if disk.graph is not None]
         if not disks:
             return
+        from orchestrator.hypervisor.opened import files_of, own_files, require_checked  # here: most images are trusted
+
         files = files_of(guest)
         shared = [plan.appliance.root] if plan.appliance else []
         shared += [Path(plan.firmware.code)] if plan.firmware else []

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from orchestrator.domain.cloning import Command, Plug, empty_slot, fits_slot, plugs, split_cmdline
 from orchestrator.domain.model import Disk, Handed
 from orchestrator.errors import DiskError, DiskInUseError, MonitorError, StoppedError
 from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.hypervisor.guest import Guest
-from orchestrator.hypervisor.handing import hand_over
-from orchestrator.hypervisor.opened import files_of, require_checked
 from orchestrator.launch.boot import GUESTFSD_ALIAS, limits
 from orchestrator.launch.context import LaunchSpec, Place
 from orchestrator.launch.lifecycle import Event, Instruction, State, drive
@@ -153,16 +150,22 @@ def _attach_all(guest: Guest, place: Place, spec: LaunchSpec) -> None:
     disks, arch = spec.plan.disks, spec.plan.profile.arch
     handed: Mapping[int, tuple[Handed, ...]] = {}
     if guest.confined:
+        from orchestrator.hypervisor.handing import hand_over  # here: others open their files themselves
+
         handed = {number: hand_over(guest, disk) for number, disk in enumerate(disks)}
-    known = files_of(guest) if any(disk.graph for disk in disks) else Counter()
+    check: Callable[[Sequence[Disk]], None] | None = None
+    if any(disk.graph for disk in disks):
+        from orchestrator.hypervisor.opened import checking  # here: most launches trust their images
+
+        check = checking(guest)
     steps = plugs(disks, arch, store_secrets(disks, place.data), handed)
     for i, (disk, plug) in enumerate(zip(disks, steps, strict=True)):
-        if disk.graph is None:
+        if check is None or disk.graph is None:
             _attach(guest, disk, plug, handed.get(i, ()))
             continue
         *opening, plugging = plug.commands
         _attach(guest, disk, Plug(commands=tuple(opening)), ())
-        require_checked(files_of(guest), disks[: i + 1], known)
+        check(disks[: i + 1])
         _attach(guest, disk, Plug(commands=(plugging,)), ())
 
 

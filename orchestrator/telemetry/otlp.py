@@ -1,6 +1,6 @@
 """Launches as OpenTelemetry traces: a span a launch, a child span a phase, exported by OTLP over HTTP.
 
-Off without an endpoint, and then nothing of OpenTelemetry is imported. Spans are made from canonical events after the
+Spans are made from canonical events after the
 launch, with its own timestamps, and sent in the background: the launch waits for nothing here.
 """
 
@@ -9,13 +9,12 @@ from __future__ import annotations
 import importlib.util
 import logging
 import threading
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import orchestrator
-from orchestrator.errors import CapabilityError, SettingsError
+from orchestrator.errors import CapabilityError
 from orchestrator.records.filters import is_modelled
 from orchestrator.records.provenance import of_event
 
@@ -29,44 +28,16 @@ Export = Callable[[Mapping[str, Any]], None]
 FLUSH_SECONDS = 5.0
 
 
-def traces_url(configured: str | None, environ: Mapping[str, str]) -> str | None:
-    """Return where traces go, None for nowhere: our own setting first, then OpenTelemetry's variables.
-
-    :param configured: the setting `otlp_endpoint`: a collector's base address, as in OTEL_EXPORTER_OTLP_ENDPOINT.
-    :raise SettingsError: when the endpoint is no http or https address.
-    """
-    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return None
-    whole = None if configured else environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    base = configured or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not whole and not base:
-        return None
-    url = whole or f"{str(base).rstrip('/')}/v1/traces"
-    try:
-        parts = urllib.parse.urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise SettingsError(
-            "not an OTLP endpoint", whole or base, "expected an http or https address", "as http://127.0.0.1:4318"
-        )
-    return url
-
-
 @contextmanager
-def opened(url: str | None, complain: Callable[[str], None]) -> Iterator[Export]:
+def opened(url: str, complain: Callable[[str], None]) -> Iterator[Export]:
     """Give a function that exports one canonical event; the end of the context sends what is left.
 
     OpenTelemetry is imported with the first event, which comes after its launch: no launch waits for that.
 
-    :param url: from `traces_url`; None gives a function that does nothing.
+    :param url: where traces are posted to.
     :param complain: told in one line each time that spans could not be sent, which fails nothing.
-    :raise CapabilityError: when an endpoint is set and the exporter is not installed.
+    :raise CapabilityError: when the exporter is not installed.
     """
-    if url is None:
-        yield _export_nothing
-        return
     _require_exporter(url)
     exporter = _Exporter(url)
     with _complaints(complain):
@@ -74,10 +45,6 @@ def opened(url: str | None, complain: Callable[[str], None]) -> Iterator[Export]
             yield exporter
         finally:
             exporter.close()
-
-
-def _export_nothing(event: Mapping[str, Any]) -> None:
-    del event
 
 
 def _require_exporter(url: str) -> None:

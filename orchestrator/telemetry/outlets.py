@@ -1,17 +1,17 @@
 """Where a process that launches sends its finished launches for operators: metrics by HTTP, traces by OTLP.
 
-Each outlet is off by default, and then its packages are not imported. The log and the store are not outlets: they
+Each outlet is off by default, and then nothing of it is imported. The log and the store are not outlets: they
 are the record.
 """
 
 from __future__ import annotations
 
 import contextlib
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from orchestrator.errors import CapabilityError
-from orchestrator.telemetry import otlp
+from orchestrator.errors import CapabilityError, SettingsError
 
 Outlet = Callable[[Mapping[str, Any]], None]
 
@@ -38,8 +38,10 @@ def opened(
         outlets: list[Outlet] = []
         if metrics_listen is not None:
             outlets.append(stack.enter_context(_metrics(metrics_listen, in_flight)))
-        url = otlp.traces_url(otlp_endpoint, environ)
+        url = traces_url(otlp_endpoint, environ)
         if url is not None:
+            from orchestrator.telemetry import otlp
+
             outlets.append(stack.enter_context(otlp.opened(url, complain)))
 
         def take(event: Mapping[str, Any]) -> None:
@@ -63,3 +65,28 @@ def _metrics(address: str, in_flight: Callable[[], int]) -> Iterator[Outlet]:
     metrics = LaunchMetrics(in_flight=in_flight)
     with serve(metrics.registry, address):
         yield metrics.observe
+
+
+def traces_url(configured: str | None, environ: Mapping[str, str]) -> str | None:
+    """Return where traces go, None for nowhere: our own setting first, then OpenTelemetry's variables.
+
+    :param configured: the setting `otlp_endpoint`: a collector's base address, as in OTEL_EXPORTER_OTLP_ENDPOINT.
+    :raise SettingsError: when the endpoint is no http or https address.
+    """
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    whole = None if configured else environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    base = configured or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not whole and not base:
+        return None
+    url = whole or f"{str(base).rstrip('/')}/v1/traces"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SettingsError(
+            "not an OTLP endpoint", whole or base, "expected an http or https address", "as http://127.0.0.1:4318"
+        )
+    return url

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from orchestrator.domain.model import Disk, DiskBus, Network
 from orchestrator.launch.request import LaunchRequest
-from orchestrator.wrapper import drives, extra, quoting, size
+from orchestrator.wrapper import drives, extra, quoting
 from orchestrator.wrapper.drives import refused
 
 _TRANSPORTS = ("pci", "device", "ccw")
@@ -94,7 +94,7 @@ def parse(argv: Sequence[str], cwd: str, *, block_device: Callable[[str], bool] 
     :raise TranslationError: an argument is unknown, malformed or cannot be carried out; it is named.
     """
     arguments = _read(argv)
-    users = size.take(arguments.users)
+    users = extra.take_size(arguments.users)
     root, disks = _disks(arguments, cwd, block_device)
     firmware = drives.pflash([value for value in arguments.values("-drive") if drives.is_pflash(value)])
     return LaunchRequest(

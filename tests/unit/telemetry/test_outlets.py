@@ -60,12 +60,13 @@ def test_bad_addresses_are_told_at_the_start() -> None:
 
 
 def test_off_is_free() -> None:
-    """Without an address and an endpoint neither package is imported."""
+    """Without an address and an endpoint neither package is imported, nor what uses them."""
     code = (
         "import sys; from orchestrator.telemetry.outlets import opened\n"
         "with opened(metrics_listen=None, otlp_endpoint=None, environ={}, in_flight=int, complain=print) as take:\n"
         "    take({})\n"
-        "print(sorted({name.split('.')[0] for name in sys.modules} & {'prometheus_client', 'opentelemetry'}))"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'prometheus_client', 'opentelemetry'}))\n"
+        "print(sorted(name for name in sys.modules if name.startswith('orchestrator.telemetry.')))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert run.stdout == "[]\n"
+    assert run.stdout == "[]\n['orchestrator.telemetry.outlets']\n"

@@ -42,3 +42,34 @@ def test_refuses_by_name(arguments: list[str], named: str) -> None:
     with pytest.raises(TranslationError) as caught:
         extra.verbatim(["-device", "virtio-balloon-pci", *arguments])
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "memory_mib", "vcpus", "rest"),
+    [
+        ([], None, None, ()),
+        (["-device", "x", "-m", "4096"], 4096, None, ("-device", "x")),
+        (["--m", "2G", "-smp", "3"], 2048, 3, ()),
+        (["-m", "size=1536M,slots=2,maxmem=8G"], 1536, None, ("-m", "slots=2,maxmem=8G")),
+        (["-m", "1048577K"], 1025, None, ()),
+        (["-m", "512", "-m", "1g"], 1024, None, ()),
+        (["-m", "1.5G"], 1536, None, ()),
+        (["-smp", "cpus=4"], None, 4, ()),
+        (["-smp", "4,sockets=2"], None, None, ("-smp", "4,sockets=2")),
+        (["-name", "m"], None, None, ("-name", "m")),
+    ],
+)
+def test_sizes_are_taken(
+    arguments: list[str], memory_mib: int | None, vcpus: int | None, rest: tuple[str, ...]
+) -> None:
+    """Sizes as QEMU reads them; what else there is stays, in its order."""
+    found = extra.take_size(arguments)
+    assert (found.memory_mib, found.vcpus, found.rest) == (memory_mib, vcpus, rest)
+
+
+@pytest.mark.parametrize("arguments", [["-m"], ["-m", "lots"], ["-m", "0"], ["-smp", "2M"], ["-smp", "0"], ["-smp"]])
+def test_a_size_that_cannot_be_read_is_refused(arguments: list[str]) -> None:
+    """What cannot be read is refused by name: dropping it would launch another guest than was asked for."""
+    with pytest.raises(TranslationError) as caught:
+        extra.take_size(arguments)
+    assert arguments[0] in str(caught.value)
