@@ -8,7 +8,7 @@ import os
 import click
 
 from orchestrator.cli.options import examples, json_option, settings_options
-from orchestrator.hypervisor.accel import forget_verdicts
+from orchestrator.hypervisor.kvm_proof import forget_verdicts
 from orchestrator.settings import Settings
 from orchestrator.workload.doctor import Severity, examine
 

@@ -213,7 +213,9 @@ class Launcher:
         if plan.accel is not Accel.KVM or plan.accel_reason == accel.ASKED_FOR or not accel.is_refusal(error.why):
             return False
         self.log.emit("kvm_refused", level="warning", launch_id=launch.id, error=str(error))
-        accel.note_refusal(plan.emulator, launch.settings.state_dir, error.why)
+        from orchestrator.hypervisor import kvm_proof  # here: it hardly ever happens
+
+        kvm_proof.note_refusal(plan.emulator, launch.settings.state_dir, accel.DEVICE, error.why)
         return not launch.context.stop.requested
 
     def _distrust(self, broken: Launch) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.hypervisor import accel
+from orchestrator.hypervisor import accel, kvm_proof
 from orchestrator.hypervisor.emulator import host_arch
+from orchestrator.hypervisor.kvm_probe import ProbeResult
 from tests.disks import DiskFactory
 from tests.running import Guestlaunch
 
@@ -400,8 +401,8 @@ def test_kvm_that_is_refused_at_the_launch(
     program.parent.mkdir()
     program.write_text(REFUSES_KVM.replace("QEMU", program.name))
     program.chmod(0o755)
-    verdict = accel.ProbeResult(booted=True, reason="probe guest booted")
-    accel._write(accel._file(state_dir), accel._key(str(program)), verdict)
+    verdict = ProbeResult(booted=True, reason="probe guest booted")
+    kvm_proof._write(kvm_proof._file(state_dir), kvm_proof._key(str(program), accel.DEVICE), verdict)
     environ = {"PATH": f"{program.parent}:{guestlaunch.environ['PATH']}"}
     command = ("guestfish", "--profile", f"{arch}-bare", "--", "--ro", "-a", disk_image(), *RUN)
     assert guestlaunch(*command, environ=environ).ok().stdout == "/dev/sda: ext4\n"

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.domain.model import Accel, Arch
-from orchestrator.hypervisor.accel import choose_accel, probe
+from orchestrator.hypervisor.accel import choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
+from orchestrator.hypervisor.kvm_probe import probe
 
 
 @pytest.mark.parametrize("arch", list(Arch))

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.domain.model import Accel, Arch
 from orchestrator.errors import CapabilityError, UsageError
-from orchestrator.hypervisor import accel
+from orchestrator.hypervisor import accel, kvm_proof
 from orchestrator.hypervisor.accel import AccelVerdict, choose_accel
 
 BOOTS = "echo; echo 'Kernel panic - not syncing: VFS: Unable to mount root fs'; sleep 30"
@@ -26,7 +26,7 @@ def host_with_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     device.touch()
     boot_id.write_text("first\n")
     monkeypatch.setattr(accel, "DEVICE", device)
-    monkeypatch.setattr(accel, "BOOT_ID", boot_id)
+    monkeypatch.setattr(kvm_proof, "BOOT_ID", boot_id)
     monkeypatch.setattr(accel, "host_arch", lambda: Arch.X86_64)
     monkeypatch.setattr(accel, "_make_machine", lambda _: None)
 
@@ -75,12 +75,12 @@ def test_verdict_is_found_once_a_boot(tmp_path: Path) -> None:
     choose(tmp_path, qemu)
     again = choose(tmp_path, qemu)
     assert (again.accel, again.cached, starts(tmp_path)) == (Accel.TCG, True, 1)
-    accel.BOOT_ID.write_text("second\n")
+    kvm_proof.BOOT_ID.write_text("second\n")
     assert not choose(tmp_path, qemu).cached
     emulator(tmp_path, BOOTS + "\n")
     assert choose(tmp_path, qemu).accel is Accel.KVM
     assert choose(tmp_path, qemu).cached
-    accel.forget_verdicts(tmp_path / "state")
+    kvm_proof.forget_verdicts(tmp_path / "state")
     assert not choose(tmp_path, qemu).cached
     assert starts(tmp_path) == 4
 
@@ -113,7 +113,7 @@ def test_two_devices_have_a_verdict_each(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_probe_that_timed_out_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next launch tries again; after a second time-out it is believed for a while, then tried once more."""
     now = time.monotonic_ns()
-    monkeypatch.setattr(accel, "_FIRST_BELIEF_S", 3600.0)
+    monkeypatch.setattr(kvm_proof, "_FIRST_BELIEF_S", 3600.0)
     qemu = emulator(tmp_path, HANGS)
     for cached, count in ((False, 1), (False, 2), (True, 2), (True, 2)):
         verdict = choose(tmp_path, qemu)
@@ -140,7 +140,7 @@ def test_a_refusal_at_a_launch_outweighs_a_probe(tmp_path: Path) -> None:
     why = "failed to initialize kvm: Permission denied"
     assert accel.is_refusal(why)
     assert not accel.is_refusal('Failed to get "write" lock')
-    accel.note_refusal(qemu, tmp_path / "state", why)
+    kvm_proof.note_refusal(qemu, tmp_path / "state", accel.DEVICE, why)
     verdict = choose(tmp_path, qemu)
     assert (verdict.accel, verdict.reason) == (Accel.TCG, f"QEMU refused KVM: {why}")
 

@@ -34,7 +34,7 @@ PROBER = """
 import sys
 from pathlib import Path
 from orchestrator.domain.model import Arch
-from orchestrator.hypervisor.accel import probe
+from orchestrator.hypervisor.kvm_probe import probe
 probe(Arch.X86_64, sys.argv[1], Path("/kernel"), deadline_s=600)
 """
 
