@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from orchestrator.domain.arguments import SLOT
 from orchestrator.domain.cmdline import split_words
 from orchestrator.domain.layout import TARGETS_PER_SCSI, DiskPlace, lay_out
 from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FirmwareKind, Handed, Incoming, Ram
 from orchestrator.domain.passthrough import (
-    SLOT,
     device_properties,
     drive_option,
     native,

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as ET
 
+from orchestrator.domain.arguments import qemu_arguments
 from orchestrator.domain.devices import devices_element, disk_element
 from orchestrator.domain.layout import DiskPlace, lay_out
 from orchestrator.domain.model import Accel, Arch, Disk, Domain, Loader
-from orchestrator.domain.passthrough import qemu_arguments
 from orchestrator.errors import UsageError
 from orchestrator.files import NOT_IN_XML
 

@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from orchestrator.domain.passthrough import TRACE_EVENTS
+from orchestrator.domain.arguments import TRACE_EVENTS
 from orchestrator.errors import GuestlaunchError
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.timeline.trace import MOST_BYTES

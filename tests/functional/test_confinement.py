@@ -16,8 +16,9 @@ import pytest
 # By way of our binding, which keeps libvirt from writing to stderr.
 pytest.importorskip("orchestrator.hypervisor.binding", reason="python3-libvirt is not installed")
 
+from orchestrator.domain.arguments import privilege_arguments
 from orchestrator.domain.model import Arch, Disk, FileSource
-from orchestrator.domain.passthrough import drive_option, privilege_arguments
+from orchestrator.domain.passthrough import drive_option
 from orchestrator.errors import MonitorError
 from orchestrator.hypervisor import confinement
 from orchestrator.hypervisor.connection import Connection

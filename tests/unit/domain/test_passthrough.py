@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from orchestrator.domain.arguments import qemu_arguments
 from orchestrator.domain.layout import DiskPlace, PciAddress, lay_out
 from orchestrator.domain.model import (
     Accel,
@@ -23,7 +24,6 @@ from orchestrator.domain.passthrough import (
     drive_option,
     join_options,
     native,
-    qemu_arguments,
     secrets_of,
 )
 from orchestrator.domain.profiles import load_profile

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.domain.arguments import privilege_arguments
 from orchestrator.domain.model import Privileges
-from orchestrator.domain.passthrough import privilege_arguments
 from orchestrator.hypervisor import confinement
 
 EVERYBODY = [range(1 << 32)]

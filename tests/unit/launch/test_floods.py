@@ -15,7 +15,7 @@ from orchestrator.channel.console import Console
 from orchestrator.channel.control import Control
 from orchestrator.channel.port import listening
 from orchestrator.channel.ring import ConsoleRing
-from orchestrator.domain.passthrough import TRACE_EVENTS
+from orchestrator.domain.arguments import TRACE_EVENTS
 from orchestrator.launch.boot import FULL_TRACE, Boot
 from orchestrator.launch.stop import Stop
 from orchestrator.launch.watch import Watch
