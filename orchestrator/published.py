@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from orchestrator import files
+from orchestrator import files, locks
 
 # So begins the name of what is not, or no longer, in place.
 ASIDE = ".building-"
@@ -30,7 +30,7 @@ def staging(home: Path) -> Iterator[Path]:
             folder = Path(tempfile.mkdtemp(prefix=ASIDE, dir=home))
             stack.callback(_erase, folder)
             # Shared, as users of what it becomes may come before it is left.
-            if stack.enter_context(files.locked(folder, exclusive=False)):
+            if stack.enter_context(locks.locked(folder, exclusive=False)):
                 break  # else a sweeper met it in the instant before the lock
         yield folder
 
@@ -40,7 +40,7 @@ def sweep(folders: Iterable[Path], is_left: Callable[[Path], bool]) -> list[Path
     swept = []
     for folder in folders:
         if is_left(folder):
-            with files.locked(folder, exclusive=True) as lock:
+            with locks.locked(folder, exclusive=True) as lock:
                 if lock:
                     _erase(folder)
                     swept.append(folder)
@@ -54,7 +54,7 @@ def is_aside(folder: Path) -> bool:
 
 def remove(folder: Path) -> bool:
     """Remove a folder that is in place unless somebody holds it; tell whether it is gone."""
-    with files.locked(folder, exclusive=True) as lock:
+    with locks.locked(folder, exclusive=True) as lock:
         if lock:
             withdraw(folder)
         return lock or not folder.exists()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator import files
+from orchestrator import locks
 from orchestrator.appliance.manifest import Init, Manifest
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
@@ -53,7 +53,7 @@ class Appliance:
         if self.manifest is None:
             yield
             return
-        with files.locked(self.path, exclusive=False) as lock:
+        with locks.locked(self.path, exclusive=False) as lock:
             if not lock:
                 hint = "guestlaunch appliance build makes a new one"
                 raise ApplianceError("cannot use the appliance", self.path, "it has just been removed", hint)

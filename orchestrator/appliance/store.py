@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator import files, published
+from orchestrator import locks, published
 from orchestrator.appliance.fixed import open_appliance
 from orchestrator.appliance.manifest import Init
 from orchestrator.appliance.model import Appliance
@@ -111,7 +111,7 @@ def remove(store: Path, arch: Arch, init: Init = Init.LEAN) -> list[Path]:
         raise NotFoundError("no appliance for", _called(arch, init), f"none in {store}")
     for directory in builds:
         if not published.remove(directory):
-            why = f"a launch is using it: {files.holders(directory)}"
+            why = f"a launch is using it: {locks.holders(directory)}"
             raise ApplianceError("cannot remove the appliance", directory, why, "end it first")
     (home / _CURRENT).unlink(missing_ok=True)
     return builds

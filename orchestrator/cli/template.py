@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from orchestrator import files
+from orchestrator import locks
 from orchestrator.cli import session
 from orchestrator.cli.options import examples, json_option, settings_options, state_options
 from orchestrator.errors import CapabilityError, LaunchError, NotFoundError
@@ -140,7 +140,7 @@ def remove(*, key: Sequence[str], stale: bool, every: bool, settings: Settings, 
         store.sweep(settings.state_dir)
     for one in {one.key: one for one in doomed}.values():
         if not store.remove(one):
-            why = f"a launch is cloning it, or guestlaunchd keeps clones of it ready: {files.holders(one.path)}"
+            why = f"a launch is cloning it, or guestlaunchd keeps clones of it ready: {locks.holders(one.path)}"
             raise LaunchError("cannot remove the template", one.key, why, "end that first")
         if not as_json:
             click.echo(f"removed {one.path.name}")

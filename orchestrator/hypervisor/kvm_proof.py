@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import files
+from orchestrator import files, locks
 from orchestrator.domain.model import Arch
 from orchestrator.errors import CapabilityError
 from orchestrator.hypervisor.kvm_probe import ProbeResult, probe
@@ -157,7 +157,7 @@ def _one_prober(state_dir: Path, deadline_s: float) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            taken = stack.enter_context(files.locked_file(state_dir / "kvm-verdict.lock", seconds=deadline_s))
+            taken = stack.enter_context(locks.locked_file(state_dir / "kvm-verdict.lock", seconds=deadline_s))
         except OSError:
             taken = True  # nowhere to store a verdict either
         yield taken

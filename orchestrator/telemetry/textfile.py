@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from orchestrator import files
+from orchestrator import files, locks
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.records.record import EVENT
 from orchestrator.telemetry.metrics import LAUNCH_BUCKETS, PHASE_BUCKETS, RATE_BUCKETS, LaunchMetrics
@@ -117,7 +117,7 @@ def _locked(state: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.locked_file(path))
+            stack.enter_context(locks.locked_file(path))
         except OSError as error:
             raise GuestlaunchError("cannot keep metrics", path, error.strerror or error) from error
         yield

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from orchestrator import files
+from orchestrator import locks
 from orchestrator.errors import NotFoundError
 
 Facts: TypeAlias = Mapping[str, str | int]
@@ -94,7 +94,7 @@ class Template:
 
         :raise NotFoundError: it has been removed meanwhile.
         """
-        with files.locked(self.path, exclusive=False) as lock:
+        with locks.locked(self.path, exclusive=False) as lock:
             if not lock:
                 raise NotFoundError("cannot use the template", self.key, "it has just been removed")
             yield

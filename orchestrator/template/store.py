@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator import files, published
+from orchestrator import locks, published
 from orchestrator.appliance.manifest import digest, has_digest
 from orchestrator.errors import LaunchError, NotFoundError
 from orchestrator.template.model import FILES, FORMAT, MANIFEST, NVRAM, Facts, Template, key_of
@@ -102,7 +102,7 @@ def building(state_dir: Path) -> Iterator[None]:
     """Have one process at a time build templates; whoever waited may find it built."""
     parent = home(state_dir)
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with files.locked(parent, exclusive=True, wait=True):
+    with locks.locked(parent, exclusive=True, wait=True):
         yield
 
 

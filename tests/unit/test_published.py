@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import files, published
+from orchestrator import locks, published
 
 
 def make(home: Path, name: str) -> Path:
@@ -32,14 +32,14 @@ def test_what_is_renamed_stays(tmp_path: Path) -> None:
 def test_a_sweeper_that_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that a sweeper takes in the instant before it is locked is left to it; another one is made."""
     swept: list[Path] = []
-    locked = files.locked
+    locked = locks.locked
 
     def after_a_sweep(folder: Path, *, exclusive: bool) -> object:
-        monkeypatch.setattr(files, "locked", locked)
+        monkeypatch.setattr(locks, "locked", locked)
         swept.extend(published.sweep([folder], published.is_aside))
         return locked(folder, exclusive=exclusive)
 
-    monkeypatch.setattr(files, "locked", after_a_sweep)
+    monkeypatch.setattr(locks, "locked", after_a_sweep)
     with published.staging(tmp_path) as folder:
         assert len(swept) == 1
         assert swept != [folder]
@@ -51,7 +51,7 @@ def test_a_sweeper_that_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_is_held_is_not_removed(tmp_path: Path) -> None:
     """Who holds a folder keeps it in its place, unless it has to make room for another one of its name."""
     folder = make(tmp_path, "a")
-    with files.locked(folder, exclusive=False):
+    with locks.locked(folder, exclusive=False):
         assert not published.remove(folder)
         assert names(tmp_path) == ["a"]
         published.withdraw(folder)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator import files, published
+from orchestrator import files, locks, published
 
 VARIABLE = "ARM_HOST_CACHE"
 _KINDS = ("systems", "appliances", "saved")
@@ -56,7 +56,7 @@ class Cache:
         :raise OSError: it cannot be made.
         """
         final.parent.mkdir(parents=True, exist_ok=True)
-        with files.locked_file(final.parent / f".{final.name}.lock"):
+        with locks.locked_file(final.parent / f".{final.name}.lock"):
             if final.exists():
                 yield None
                 return
@@ -69,7 +69,7 @@ class Cache:
     def using(self, *folders: Path) -> Iterator[bool]:
         """Keep what is used from being removed; yields False when one is gone."""
         with contextlib.ExitStack() as stack:
-            held = [stack.enter_context(files.locked(folder, exclusive=False)) for folder in folders]
+            held = [stack.enter_context(locks.locked(folder, exclusive=False)) for folder in folders]
             if all(held):
                 for folder in folders:
                     os.utime(folder)

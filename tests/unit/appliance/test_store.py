@@ -85,7 +85,7 @@ def test_held_builds_stay(tmp_path: Path) -> None:
 def holder(directory: Path) -> subprocess.Popen[bytes]:
     """Start a process that holds an appliance, as a launch does, until its standard input ends."""
     program = (
-        "import sys; from pathlib import Path; from orchestrator.files import locked\n"
+        "import sys; from pathlib import Path; from orchestrator.locks import locked\n"
         "with locked(Path(sys.argv[1]), exclusive=False, wait=False) as lock:\n"
         " print(lock, flush=True); sys.stdin.read()"
     )
