@@ -24,7 +24,7 @@ ORCHESTRATOR = """
 import json, sys
 from pathlib import Path
 from orchestrator.errors import GuestlaunchError
-from orchestrator.hypervisor.connection import open_connection
+from orchestrator.hypervisor.connect import open_connection
 
 uri, state_dir, xml, claimed = json.loads(sys.argv[1])
 

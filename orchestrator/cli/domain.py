@@ -105,7 +105,7 @@ def _hand_over(settings: Settings, wish: Wish, *, as_json: bool, start: bool) ->
         )
     planned = plan_domain(wish, settings)
     text = domain_xml(planned)
-    from orchestrator.hypervisor.connection import open_connection  # here: brings libvirt
+    from orchestrator.hypervisor.connect import open_connection  # here: brings libvirt
 
     with open_connection(settings.connect, settings.state_dir, runtime_dir=settings.runtime_dir) as connection:
         known = wish.name in connection.list_names()

@@ -6,37 +6,23 @@ Made by `connection`. What a launch makes of its events and of its end is decide
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from orchestrator.domain.model import Privileges
-from orchestrator.errors import (
-    ConnectionLostError,
-    DeadlineError,
-    GuestlaunchError,
-    HypervisorError,
-    MonitorError,
-    QemuExitedError,
-)
-from orchestrator.hypervisor import bounded, confinement, tether
-from orchestrator.hypervisor.binding import libvirt, libvirt_qemu
+from orchestrator.errors import ConnectionLostError, DeadlineError, GuestlaunchError, QemuExitedError
+from orchestrator.hypervisor import confinement, tether
+from orchestrator.hypervisor.binding import libvirt
 from orchestrator.hypervisor.events import EventFeed, EventSource, GuestEvent, Listener, StopReason, stops_a_guest
-from orchestrator.hypervisor.failure import Code, translate
+from orchestrator.hypervisor.monitor import Monitor
 from orchestrator.hypervisor.process import Process
 
-T = TypeVar("T")
-
-QMP_DEADLINE_S = 30.0
-DAEMON_DEADLINE_S = 90.0  # a daemon that is paused for a minute, as by a snapshot of its host, answers after all
 CLEARED_S = 10.0  # for libvirt to clear away a guest whose QEMU is dead
-_GONE_CODES = frozenset({Code.NO_DOMAIN, Code.OPERATION_INVALID})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +72,8 @@ class Guest:
         self._process = process
         self._tether: tether.Tether | None = None
         self._lost = lost
-        self._deadline_s = DAEMON_DEADLINE_S if log_file is None else QMP_DEADLINE_S
+        embedded = log_file is not None
+        self._monitor = Monitor(domain, embedded=embedded, exited=self.exited, exit_code=lambda: self.exit_code)
         self._changed = threading.Condition()
         self._stopped: StopReason | None = None
         self._forced = False
@@ -123,14 +110,14 @@ class Guest:
 
         :raise HypervisorError: libvirt or QEMU refused; :raise QemuExitedError: QEMU is gone.
         """
-        self._call("cannot resume domain", self._domain.resume)
+        self._monitor.call("cannot resume domain", self._domain.resume)
 
     def suspend(self) -> None:
         """Stop the guest's vCPUs, until `resume`.
 
         :raise HypervisorError: libvirt or QEMU refused; :raise QemuExitedError: QEMU is gone.
         """
-        self._call("cannot suspend domain", self._domain.suspend)
+        self._monitor.call("cannot suspend domain", self._domain.suspend)
 
     def set_nice(self, value: int) -> None:
         """Give QEMU's threads a nice value. Where it could not be taken back, or QEMU is not here, nothing happens."""
@@ -181,42 +168,22 @@ class Guest:
 
     def xml(self) -> str:
         """Return the live domain XML."""
-        return self._call("cannot describe domain", lambda: self._domain.XMLDesc(0))
+        return self._monitor.call("cannot describe domain", lambda: self._domain.XMLDesc(0))
 
-    def qmp(  # QMP's answers have as many shapes as there are commands
+    def qmp(
         self,
         command: str,
         arguments: Mapping[str, Any] | None = None,
         *,
         deadline_s: float | None = None,
         files: Sequence[int] = (),
-    ) -> Any:  # noqa: ANN401
-        """Run one QMP command and return its `return` value.
-
-        :param files: descriptors that go with it; QEMU gets copies.
-        :param deadline_s: how long it may take; None for the time that QEMU, and a daemon before it, may need.
-        :raise MonitorError: QEMU answered with an error (`why` starts with its class), or not in time.
-        :raise QemuExitedError: QEMU is gone.
-        """
-        text = json.dumps({"execute": command, **({"arguments": dict(arguments)} if arguments else {})})
-        what = f"QMP command {command} failed"
-
-        def ask() -> str:
-            if files:
-                return libvirt_qemu.qemuMonitorCommandWithFiles(self._domain, text, list(files), 0)[0]
-            return libvirt_qemu.qemuMonitorCommand(self._domain, text, 0)
-
-        answer = self._call(what, ask, kind=MonitorError, deadline_s=deadline_s)
-        reply = json.loads(answer)
-        if "return" not in reply:
-            error = reply.get("error", {})
-            why = f"{error.get('class', 'no answer')}: {error.get('desc', answer)}"
-            raise MonitorError(what, self.name, why)
-        return reply["return"]
+    ) -> Any:  # noqa: ANN401 - see `Monitor.qmp`
+        """Run one QMP command and return its `return` value; see `Monitor.qmp`."""
+        return self._monitor.qmp(command, arguments, deadline_s=deadline_s, files=files)
 
     def attach_device(self, xml: str) -> None:
         """Plug a device, given as libvirt XML, into the running guest."""
-        self._call("cannot attach device to domain", lambda: self._domain.attachDevice(xml))
+        self._monitor.call("cannot attach device to domain", lambda: self._domain.attachDevice(xml))
 
     def join_channel(self, alias: str, path: str) -> None:
         """Join a channel (by libvirt's alias), which was joined to nothing, to a unix socket.
@@ -225,23 +192,7 @@ class Guest:
 
         :raise MonitorError: QEMU cannot connect to it.
         """
-        if self.confined:
-            self._join_connected(alias, path)
-            return
-        remote = {"type": "unix", "data": {"path": path}}
-        backend = {"type": "socket", "data": {"addr": remote, "server": False}}
-        self.qmp("chardev-change", {"id": f"char{alias}", "backend": backend})
-
-    def _join_connected(self, alias: str, path: str) -> None:
-        """Join a channel to a socket that is connected for QEMU, which may not do so itself."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-            try:
-                peer.connect(path)
-            except OSError as error:
-                raise MonitorError("cannot connect to", path, error.strerror or error) from error
-            self.qmp("getfd", {"fdname": alias}, files=[peer.fileno()])
-        backend = {"type": "socket", "data": {"addr": {"type": "fd", "data": {"str": alias}}, "server": False}}
-        self.qmp("chardev-change", {"id": f"char{alias}", "backend": backend})
+        self._monitor.join_channel(alias, path, connected=self.confined)
 
     def terminate(self) -> None:
         """Ask QEMU to end, as a SIGTERM does: it writes back what it holds and exits with status 0. Does not wait."""
@@ -300,7 +251,7 @@ class Guest:
         except DeadlineError:
             self._forced = True
             with contextlib.suppress(QemuExitedError):
-                self._call("cannot end domain", self._domain.destroy, deadline_s=2 * CLEARED_S)
+                self._monitor.call("cannot end domain", self._domain.destroy, deadline_s=2 * CLEARED_S)
             ending = self.wait_gone(CLEARED_S)
         if self._process is not None:
             self._process.close()
@@ -347,17 +298,11 @@ class Guest:
 
     def _settle_without_event(self) -> None:
         """Ask libvirt whether the domain is gone, for the case that its event was missed."""
-        if not self._inactive():
+        if not self._monitor.inactive():
             return
         with self._changed:
             self._stopped = self._stopped or StopReason.UNKNOWN
         self.exited.set()
-
-    def _inactive(self) -> bool:
-        try:
-            return not self._domain.isActive()
-        except libvirt.libvirtError as failure:
-            return failure.get_error_code() == Code.NO_DOMAIN
 
     def _ending(self, reason: StopReason) -> Ending:
         seen = self._process.exit_code if self._process else None
@@ -372,29 +317,3 @@ class Guest:
                 return  # it is gone, or the next rung of the ladder follows
 
         threading.Thread(target=run, name=f"end-{self.name}", daemon=True).start()
-
-    def _call(
-        self,
-        what: str,
-        function: Callable[[], T],
-        *,
-        kind: type[HypervisorError] = HypervisorError,
-        deadline_s: float | None = None,
-    ) -> T:
-        """Call libvirt with a deadline. libvirt itself waits for QEMU's answer, and for a daemon's, without one."""
-        try:
-            return bounded.call(function, deadline_s or self._deadline_s, name=f"call-{self.name}")
-        except TimeoutError as error:
-            raise kind(what, self.name, str(error)) from None
-        except libvirt.libvirtError as failure:
-            raise self._error(failure, what, kind) from failure
-
-    def _error(self, failure: libvirt.libvirtError, what: str, kind: type[HypervisorError]) -> GuestlaunchError:
-        error = translate(failure, what, self.name)
-        if self.exited.is_set() or (failure.get_error_code() in _GONE_CODES and self._inactive()):
-            code = self.exit_code
-            why = "QEMU has ended" if code is None else f"QEMU has ended with status {code}"
-            return QemuExitedError(what, self.name, why)
-        if type(error) is HypervisorError and kind is not HypervisorError:
-            return kind(what, self.name, error.why, error.hint)
-        return error

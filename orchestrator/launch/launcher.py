@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Self
 from orchestrator.domain.model import Accel
 from orchestrator.errors import DiskError, GuestlaunchError
 from orchestrator.hypervisor import accel, bounded, embed
-from orchestrator.hypervisor.connection import Connection, open_connection
+from orchestrator.hypervisor.connect import open_connection
+from orchestrator.hypervisor.connection import Connection
 from orchestrator.launch.context import LaunchContext, LaunchSpec
 from orchestrator.launch.eligibility import outdated, template_facts
 from orchestrator.launch.launch import Launch

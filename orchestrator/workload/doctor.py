@@ -92,7 +92,7 @@ def _host() -> str:
 
 
 def _libvirt(settings: Settings) -> str:
-    from orchestrator.hypervisor.connection import open_connection  # here: libvirt may be what is missing
+    from orchestrator.hypervisor.connect import open_connection  # here: libvirt may be what is missing
 
     with open_connection(settings.connect, settings.state_dir, runtime_dir=settings.runtime_dir) as connection:
         return f"{connection.versions().libvirt}, {settings.connect or 'qemu:///embed'} opens"

@@ -42,7 +42,7 @@ def embedded(state_dir: Path) -> Iterator[Connection]:
     """The embedded driver, which a process can start only once."""
     # By way of our binding, which keeps libvirt from writing to stderr.
     pytest.importorskip("orchestrator.hypervisor.binding", reason="python3-libvirt is not installed")
-    from orchestrator.hypervisor.connection import open_connection
+    from orchestrator.hypervisor.connect import open_connection
 
     with open_connection(None, state_dir) as connection:
         assert connection.root is not None
