@@ -16,11 +16,10 @@ from orchestrator.errors import DiskError, GuestlaunchError
 from orchestrator.hypervisor import accel, bounded, embed
 from orchestrator.hypervisor.connect import open_connection
 from orchestrator.hypervisor.connection import Connection
-from orchestrator.launch.context import LaunchContext, LaunchSpec
-from orchestrator.launch.eligibility import outdated, template_facts
+from orchestrator.launch.context import LaunchContext
 from orchestrator.launch.launch import Launch
 from orchestrator.launch.plan import Plan, make_plan
-from orchestrator.launch.request import LaunchRequest, from_json
+from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.start import Choose, choose_start
 from orchestrator.launch.stop import Stop
 from orchestrator.records.log import EventLog, write_timeline
@@ -109,25 +108,11 @@ class Launcher:
                 return
             for line in swept:
                 self.log.emit("swept", level="warning", what=line)
-            self._restock()
+            if self._pool is not None:
+                self.log.prepare()
+                self._pool.restock(self.settings, self._make_plan)
 
         threading.Thread(target=run, name="prewarm", daemon=True).start()
-
-    def _restock(self) -> None:
-        """Have clones of the templates that earlier launches left kept ready."""
-        if self._pool is None:
-            return
-        self.log.prepare()
-        for template in templates.templates(self.settings.state_dir):
-            if template.facts["profile"] != self.settings.profile or outdated(template) is not None:
-                continue
-            with contextlib.suppress(GuestlaunchError, OSError, TypeError, ValueError):
-                request = from_json(template.request)
-                plan = self._make_plan(request, self.settings)
-                spec = LaunchSpec(request=request, settings=self.settings, plan=plan)
-                facts = template_facts(spec)
-                if facts == template.facts:
-                    self._pool.want(spec, facts)
 
     def running(self) -> list[Snapshot]:
         """Return the launches that are not over yet."""

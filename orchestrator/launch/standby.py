@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum, auto
 from pathlib import Path
@@ -18,9 +19,12 @@ from typing import TypeAlias
 from orchestrator.errors import GuestlaunchError, LaunchError
 from orchestrator.launch.clone import Clone, make_clone
 from orchestrator.launch.context import LaunchContext, LaunchSpec, new_id
-from orchestrator.launch.eligibility import outdated
+from orchestrator.launch.eligibility import outdated, template_facts
 from orchestrator.launch.gate import Rehearsal
+from orchestrator.launch.plan import Plan
+from orchestrator.launch.request import LaunchRequest, from_json
 from orchestrator.launch.template_build import build_template
+from orchestrator.settings import Settings
 from orchestrator.template import store
 from orchestrator.template.model import Facts, key_of
 
@@ -124,6 +128,18 @@ class Pool:
             for old in list(self._kinds.values())[:-_KINDS]:
                 old.wanted = 0
             self._wake()
+
+    def restock(self, settings: Settings, plan: Callable[[LaunchRequest, Settings], Plan]) -> None:
+        """Keep clones of the templates that earlier launches left and launches of today would use."""
+        for template in store.templates(settings.state_dir):
+            if template.facts["profile"] != settings.profile or outdated(template) is not None:
+                continue
+            with contextlib.suppress(GuestlaunchError, OSError, TypeError, ValueError):
+                request = from_json(template.request)
+                spec = LaunchSpec(request=request, settings=settings, plan=plan(request, settings))
+                facts = template_facts(spec)
+                if facts == template.facts:
+                    self.want(spec, facts)
 
     def take(self, spec: LaunchSpec, facts: Facts) -> Clone | None:
         """Return a ready clone, which belongs to the caller from now on; None when there is none.
