@@ -44,7 +44,7 @@ def firmware_file(profile: Profile, environ: Mapping[str, str]) -> str | None:
 def with_firmware(descriptor: Path, folder: Path, profile: Profile, environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which a launch takes the firmware that a descriptor names.
 
-    The user's configuration directory is stood in for by one that differs in nothing but this descriptor. A running
+    A directory that differs in nothing but this descriptor stands in for the user's configuration directory. A running
     daemon would not know of it: the launch is served by the command itself.
 
     :param folder: where the directory is made; it is the caller's to remove.

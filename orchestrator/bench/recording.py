@@ -135,7 +135,7 @@ class Recording:
         """Analyse what is there and write the file."""
         self.result["analysis"] = None
         if analysed:
-            with contextlib.suppress(UsageError):  # said at the end; until then the samples are kept without it
+            with contextlib.suppress(UsageError):  # `finish` raises it; until then the samples are kept
                 self.result["analysis"] = analysis.analyse(self.result)
         save(self.result, self.path)
 

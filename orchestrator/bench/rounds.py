@@ -1,7 +1,7 @@
 """Runs the sides of a benchmark: interleaved, in random order within a round, each run a program of its own.
 
 Boundaries are the same for every side: from the start of the program to its exit, and to the first byte of its
-answer, on this process's clock. What the samples mean is for reports to say; nothing is computed here.
+answer, on this process's clock. What the samples mean is for `analysis` to say; nothing is computed here.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
 
 
 def _no_sample(wanted: Start | None, event: Mapping[str, Any] | None) -> str | None:
-    """Return why a launch is not what it was run for: of another kind, or one whose dates prove nothing; else None."""
+    """Return why a launch does not count, None when it does: it is of another kind, or its dates prove nothing."""
     if event is not None and event.get("proof_failures"):
         return f"the launch proves nothing: {'; '.join(event['proof_failures'])}"
     if wanted is None:

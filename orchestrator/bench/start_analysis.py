@@ -34,7 +34,7 @@ def analyse_starts(result: Result) -> Analysis:
 def _against(values: Sequence[float | None], reference: Sequence[float | None]) -> dict[str, Any] | None:
     """Return the summary of times in ns with their ratio to the reference's; None when there are none.
 
-    Runs of a round ran one after the other: what the host did in it is in both, so they are compared as pairs.
+    The runs of a round follow each other: whatever the host did meanwhile is in both, so they are compared as pairs.
     """
     seen = [value for value in values if value is not None]
     if not seen:

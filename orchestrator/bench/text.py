@@ -69,7 +69,7 @@ def _warnings(result: Result) -> Iterator[str]:
 
 
 def not_complete(result: Result) -> str:
-    """Return what a result that is not complete is, in a line."""
+    """Return the line that warns of a result that is not complete."""
     rounds = {sample["round"] for sample in result["samples"] if sample["round"] >= 0}
     why = f"ended by {result['ended_by']}" if result.get("ended_by") else "killed, or still running"
     return f"NOT COMPLETE: {why}; {len(rounds)} rounds were begun, and the last may lack sides."

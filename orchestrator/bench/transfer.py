@@ -1,7 +1,7 @@
 """QEMU started directly with firmware, kernel and initrd until fw_cfg has handed both over; nothing is booted.
 
-What it is for: counting the fw_cfg accesses of a transfer (tracing each slows it down, so such a run's time
-means nothing), and timing transfers of payloads that are no kernel at all. Launches are not made here.
+Used to count the fw_cfg accesses of a transfer (tracing each slows it down, so the time of such a run means nothing),
+and to time transfers of payloads that are no kernel at all. Launches are not made here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The modelled trap cost: builds the TCG plugin `trapcost.c` on first use and names the QEMU argument that loads it.
 
-An instrument, not a measurement of hardware: whoever uses it labels the figures as modelled.
+An instrument, not a measurement of hardware: whoever uses it labels its figures as modelled.
 """
 
 from __future__ import annotations

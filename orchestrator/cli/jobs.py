@@ -22,7 +22,7 @@ from orchestrator.workload.jobs import Outcome, carry_out, confined
 if TYPE_CHECKING:
     from orchestrator.records.record import LaunchEvent
 
-# A worker that was killed leaves its launch to the server's notice of that.
+# The server ends the launch of a worker that was killed, once it has noticed.
 _RECORD_SECONDS = 15.0
 
 

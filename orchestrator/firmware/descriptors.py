@@ -2,8 +2,8 @@
 
 Reads the descriptors in the precedence that the specification gives, and picks the first UEFI build in pflash
 that a throw-away appliance can start from. A build with Secure Boot, which an appliance has no use for, is taken from
-the packages' directory only where there is no other; what a user or an administrator put first is asked for.
-Says why each other candidate was passed over, whatever it holds: a descriptor is somebody else's file.
+the packages' directory only where there is no other; one that a user or an administrator has put first is taken.
+Says why each other candidate was passed over, whatever is in it: a descriptor is somebody else's file.
 
 Making the NVRAM copy is `nvram`'s business.
 """
@@ -22,7 +22,7 @@ from orchestrator.errors import FirmwareError
 
 # What every libvirt can hand to QEMU as pflash (`hypervisor.pflash.flash_formats`).
 RAW_ONLY = ("raw",)
-# Descriptors have about a kilobyte; what is longer is none.
+# Descriptors are about a kilobyte long; what is longer is none.
 _LONGEST_BYTES = 256 << 10
 _LONGEST_REASON = 200
 

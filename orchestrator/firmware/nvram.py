@@ -1,7 +1,7 @@
 """One NVRAM copy per launch: the firmware's variable store, made cheaply and removed with the launch.
 
 An AAVMF template is 64 MiB and nearly all zeros, but the distribution ships it fully allocated. Copies are
-therefore reflinks where the file system has them, else sparse files. Finding the zeros takes about 15 ms; with
+therefore reflinks where the file system has them, or else sparse files. Finding the zeros takes about 15 ms; with
 a cache directory a sparse twin of the template is kept, whose holes the file system knows, and a copy takes
 well under one millisecond. A qcow2 overlay would be as cheap, but libvirt before 9.2 knows raw NVRAM only.
 Which template to use is `descriptors`' business.

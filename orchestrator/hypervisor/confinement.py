@@ -209,7 +209,9 @@ def _links_seccomp(emulator: str) -> bool:
 
 
 def starting(granted: Privileges | None, function: Callable[[], _T]) -> tuple[_T, str | None]:
-    """Call a function that starts QEMU, from a thread without what QEMU is not to inherit: such is each thread's own.
+    """Call a function that starts QEMU, on a thread that lacks what QEMU is not to inherit.
+
+    Rights and namespaces are a thread's own.
 
     :return: what the function returns, and why QEMU shares the host's network nevertheless, if it does.
     """

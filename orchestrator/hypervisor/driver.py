@@ -1,7 +1,7 @@
 """What the embedded driver needs of its process besides a root, and why it does not start.
 
 Some of its parts make folders below $XDG_RUNTIME_DIR or, without that, $HOME/.cache, whatever the root is; whoever has
-neither (an account without a home, a container's bare number) gets them in the root. As the superuser they lie below
+neither (an account without a home, a container's bare number) gets them in the root. The superuser's lie below
 /run/libvirt, also in a user namespace, where that is somebody else's (`run_folder`).
 """
 

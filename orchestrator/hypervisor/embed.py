@@ -236,7 +236,7 @@ def _make_root(state_dir: Path, runtime_dir: Path | None) -> Root:
 def leave() -> None:
     """Remove this process's root at its end, and wait for the guardian. Guests that still run then end with it.
 
-    After it, this process starts no guest any more. What libvirt makes anew meanwhile, the guardian removes.
+    After it, this process starts no guest any more. The guardian removes what libvirt makes again meanwhile.
     """
     with _lock:
         root = _own.get(os.getpid())

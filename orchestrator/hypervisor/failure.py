@@ -1,4 +1,4 @@
-"""What libvirt reports, turned into the project's error tree. Dispatch is by libvirt's code, never first by text.
+"""What libvirt reports, turned into the project's error tree: by code, by text only where the code leaves it open.
 
 Pure: libvirt's exception is only looked at through the methods it offers (`LibvirtFailure`), so nothing here
 imports libvirt. Whether an operation is worth repeating is `retry`'s question.

@@ -1,4 +1,4 @@
-"""What shows, before a launch is called one over fw_cfg DMA, that QEMU really offers it to the guest.
+"""What shows that QEMU really offers fw_cfg DMA to the guest, before any record says so.
 
 Three witnesses, each reported as it is: the device's property, the register window that the guest's device tree
 gives, and the DMA address register itself, which reads as "QEMU CFG" when it is there (QEMU, docs/specs/fw_cfg).

@@ -24,7 +24,7 @@ class Guardian:
     """The process that cleans up after us, whatever becomes of us.
 
     It learns that we are dead by the end of a pipe, which nobody closes but the kernel: until our last thread is dead,
-    libvirt may make folders anew that are removed already. It has its own session: a terminal's Ctrl-C is not for it.
+    libvirt may make folders again that were removed. It has its own session: a terminal's Ctrl-C is not for it.
 
     :param root: what it is to remove.
     :raise CapabilityError: it cannot be started.

@@ -1,7 +1,7 @@
 """Hands files to a QEMU that may open none by itself: each as a descriptor, which QEMU calls `/dev/fdset/N`.
 
-An image may refer to others. Those that follow from a header that is plain to read, the backing files of qcow2, are
-handed over with it; what else an image may refer to is the reason why it can be opened only as QEMU starts.
+An image may refer to others. Where its header says plainly to which, as qcow2's does of backing files, they are handed
+over with it; an image that may refer to anything else can be opened only as QEMU starts.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ standard input ends, which the kernel sees to however that process dies. A secon
 case that both are killed; the guardian starts it, replaces it and takes it along. Besides `files`, standard library
 only: both start on a bare interpreter.
 
-Nothing here follows a symbolic link or believes a name: who could make entries where we look could have us remove
-whatever he likes.
+Nothing here follows a symbolic link or believes a name: whoever could make entries where we look could have us remove
+anything.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-if __name__ == "__main__":  # the guardian: behind all else, for what is beside the package is none of its business
+if __name__ == "__main__":  # the guardian: at the end, where it can hide no module of the standard library
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from orchestrator import files

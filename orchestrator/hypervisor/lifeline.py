@@ -1,4 +1,4 @@
-"""The guardian's own second: it does the guardian's work where that was killed together with whom it guarded.
+"""The guardian's own second: it does the work where the guardian was killed together with the process it guarded.
 
 A program of its own, started by `leftovers` with the same standard input, so that whoever kills the one by its name
 leaves the other. Its argument is the guardian's process id; the root is in the variable GUESTLAUNCH_GUARDED.
@@ -17,7 +17,7 @@ from orchestrator.hypervisor import leftovers
 
 
 def stand_by(root: Path, guardian: int) -> None:
-    """Wait until the one who is guarded is dead, and so is the guardian; then clean up in its place.
+    """Wait until both the guarded process and the guardian are dead; then clean up in the guardian's place.
 
     :param guardian: its process id. One that lives ends us when it has done its work.
     """

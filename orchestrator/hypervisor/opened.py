@@ -72,8 +72,8 @@ def files_of(guest: Guest) -> Counter[Opened]:
 def require_checked(files: Counter[Opened], disks: Sequence[Disk], known: Counter[Opened]) -> None:
     """Compare what QEMU has open with what was checked.
 
-    :param disks: those that it has opened, besides `known`, which are none of a disk's. A file that it has open once
-        more than `known` says is a disk's.
+    :param disks: those that it has opened. What is `known` belongs to none; a file that it has open once more than
+        that belongs to a disk.
     :raise ImagePolicyError: a file has taken the place of another since.
     """
     wanted = {identity for disk in disks for identity in disk.identities}

@@ -4,7 +4,7 @@ QEMU keeps the reading end of a pipe and never looks at it; the writing end is i
 kernel sends QEMU the signal that is set on the reading end (fcntl(2): O_ASYNC, F_SETOWN, F_SETSIG): nobody else has to
 be alive. Files that the guest leaves are not its business.
 
-The root of a user namespace can signal in this way only its own user's processes: elsewhere guardians must do there.
+The root of a user namespace can signal only its own user's processes in this way: other QEMUs have guardians alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pages as man(7), the language of manual pages, in what groff and mandoc both know of it.
 
-click-man, which makes man pages of click's commands, was looked at: it makes a page of each subcommand, leaves out the
-examples, does not see commands that are loaded when they are used, and knows no settings and no page but a command's.
+Not by click-man, which makes man pages of click's commands: it makes a page of each subcommand, leaves out examples,
+does not see commands that are loaded when they are used, and knows neither settings nor any page but a command's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Events to systemd-journald, with level and values as fields of their own, by its native protocol.
 
-The protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL) is a datagram of `KEY=value` lines and documented for writing it
-oneself; the bindings of it need compiling or come for the system's Python only, which is more than it saves. Which
+The protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL) is a datagram of `KEY=value` lines, documented so that anybody can
+write it. Bindings for it have to be compiled, or exist for the system's Python only: more trouble than they save. Which
 events there are is `log`'s business. Standard library only.
 """
 

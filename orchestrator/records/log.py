@@ -41,7 +41,7 @@ class EventLog:
             self._prepared()(event, level=level, **values)
 
     def prepare(self) -> None:
-        """Import structlog now: a launch that takes a ready clone lasts no longer than that, on a busy host."""
+        """Import structlog now: on a busy host, that takes as long as a launch from a ready clone."""
         with self._lock:
             self._prepared()
 

@@ -74,7 +74,7 @@ class Provenance:
 def mark(label: str, *, arch: str | None = None, accel: str | None = None) -> str:
     """Return what has to be said beside figures from such a host; empty on bare hardware.
 
-    Nothing is said either of an emulated guest on a host that is not known: it never was taken for hardware.
+    Nor is anything said of an emulated guest on a host that is not known: nobody takes that for hardware.
 
     :param label: one of `LABELS`, or empty where it does not matter (`kept_apart`).
     :param arch: the guest's, which under KVM is the host's.
@@ -98,7 +98,7 @@ def marked(accel: str, label: str, *, arch: str | None = None) -> str:
 def kept_apart(label: str, accel: str | None) -> str:
     """Return the label where it decides whether results compare; empty for what TCG does on any real computer.
 
-    Under TCG nothing traps: a host that is a guest itself is slower there as another CPU would be, no more.
+    Under TCG nothing traps: a host that is a guest itself is merely slower there, as another CPU would be.
     """
     emulated = label in {HostKind.EMULATED, INSTRUCTION_CLOCK}
     return label if accel != "tcg" or emulated else ""

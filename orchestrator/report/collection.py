@@ -1,4 +1,4 @@
-"""Many launches in bounded memory: exact totals, a random sample for charts, the slowest and the failed whole.
+"""Many launches in bounded memory: exact totals, a random sample for charts, the slowest and the failed in full.
 
 Fed from log lines or from the store. Launches of different accelerators are never put together: every key here has
 the accelerator in it, whether a trap cost was modelled, and what kind of host it was.

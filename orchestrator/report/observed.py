@@ -5,7 +5,7 @@ A host's load changes by the hour, so launches are only held against others that
 say, drawn as a line to the moment of the middle one, is what that one is compared with: a load that grows or falls
 steadily cancels out. Launches that did not take turns are compared with nothing.
 
-Benchmarks are judged by `compare`, with tests. Here reports of every day are answered in a moment: nothing is loaded.
+Benchmarks are judged by `bench.compare`, with tests. A report of everyday launches must come at once: no SciPy.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def _when(wall_ns: int) -> str:
 
 
 def _shown(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the launches of a list; their bars have one scale."""
+    """Return the launches of a list, their bars on one scale."""
     longest_ns = max((event["total_ns"] for event in events), default=1)
     return [_launch(event, longest_ns) for event in events]
 

@@ -108,7 +108,7 @@ def _skip_line(file: BinaryIO) -> None:
 
 
 def _is_result(beginning: bytes) -> bool:
-    """Tell a result file from log lines by its beginning."""
+    """Tell whether a file is a result and no log, by its beginning."""
     return b'"format": "guestlaunch bench result"' in beginning
 
 

@@ -1,8 +1,8 @@
 """Result files that people send in: small, anonymous, and read as if somebody meant harm.
 
 Made from a benchmark's result: what the machine is, which programs ran, and a few figures. No host or user names, no
-paths, no launch ids: what is not listed here is not in the file. Who reads one believes nothing: its size, its shape
-and each of its values are checked, and it becomes a frozen value or an error.
+paths, no launch ids: what is not listed here is not in the file. Its reader believes nothing: size, shape and
+each of the values are checked, and it becomes a frozen value or an error.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _figures(result: Result) -> Iterator[Figure]:
 
 
 def _version(text: str | None) -> str | None:
-    """Return the number in what a program says of itself: builders and hosts have their names beside it."""
+    """Return the number in what a program says of itself: the names of builders and hosts stand beside it."""
     found = _NUMBER.search(text or "")
     return found[0][:_TEXT] if found else None
 

@@ -88,7 +88,7 @@ def _launch(event: Mapping[str, Any], track: Mapping[str, int]) -> Iterator[dict
 
 
 def _instant(event: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a log event as an instant without its track; None when it has no time stamp, or is a slice already."""
+    """Return a log event as an instant without its track; None when it has no time stamp, or is a slice."""
     if event["event"] == PHASE_EVENT:
         return None
     try:

@@ -23,7 +23,7 @@ def parse_address(address: str) -> tuple[str, int]:
         raise SettingsError("not an address", address, "expected HOST:PORT", "for example 127.0.0.1:9464")
     if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise SettingsError("not an address", address, f"'{port}' is not a port from 0 to 65535")
-    # Metrics tell what runs on this host: everybody is only told when an address says so.
+    # Metrics tell what runs on this host: other hosts get them only where the address says so.
     return (host[1:-1] if bracketed else host) or "127.0.0.1", int(port)
 
 

@@ -210,7 +210,7 @@ class LaunchMetrics:
         self._show_versions(facts.versions)
 
     def _announce(self, kind: Mapping[str, str]) -> None:
-        """Show the counters of a kind of launch from 0 on: a counter that appears with 1 has no increase to see."""
+        """Show the counters of a kind of launch from 0 on: Prometheus sees no increase in one that appears at 1."""
         for dma in DMA.values():
             for outcome in OUTCOMES:
                 self._launches.labels(**kind, outcome=outcome, fw_cfg_dma=dma)

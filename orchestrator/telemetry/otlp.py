@@ -1,7 +1,7 @@
 """Launches as OpenTelemetry traces: a span a launch, a child span a phase, exported by OTLP over HTTP.
 
-Spans are made from canonical events after the
-launch, with its own timestamps, and sent in the background: the launch waits for nothing here.
+Spans are made from canonical events after the launch, with its own timestamps, and sent in the background: the launch
+waits for nothing here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def opened(url: str, complain: Callable[[str], None]) -> Iterator[Export]:
     OpenTelemetry is imported with the first event, which comes after its launch: no launch waits for that.
 
     :param url: where traces are posted to.
-    :param complain: told in one line each time that spans could not be sent, which fails nothing.
+    :param complain: told in one line whenever spans could not be sent; nothing else comes of that.
     :raise CapabilityError: when the exporter is not installed.
     """
     _require_exporter(url)

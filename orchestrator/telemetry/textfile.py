@@ -156,7 +156,7 @@ def _store(state: Path, registry: CollectorRegistry, cursor: Cursor | None) -> N
 @contextlib.contextmanager
 def _opened(log: Path) -> Iterator[tuple[BinaryIO | None, BinaryIO | None]]:
     """Open the log and its rotated predecessor; None for what is not there."""
-    # The log first: rotated in between, it is found again under the other name and not missed.
+    # The log first: should it be rotated now, it is found again under its other name.
     current = _open(log)
     rotated = _open(log.with_suffix(f"{log.suffix}.1"))
     if current and rotated and _inode(current) == _inode(rotated):
@@ -197,7 +197,7 @@ def _unread(current: BinaryIO | None, rotated: BinaryIO | None, cursor: Cursor |
     elif rotated and cursor and cursor.lies_in(rotated):
         rotated.seek(cursor.offset)
     elif current and cursor and _inode(current) == cursor.inode:
-        # Emptied in place: what is in it is new, what was rotated before is counted.
+        # It was emptied in place: all in it is new, and what was rotated before is counted.
         rotated = None
     for file in (rotated, current):
         if file:
@@ -207,7 +207,7 @@ def _unread(current: BinaryIO | None, rotated: BinaryIO | None, cursor: Cursor |
 def _lines(file: BinaryIO) -> Iterator[bytes]:
     while line := file.readline():
         if not line.endswith(b"\n"):
-            # Still being written: the next run's.
+            # It is still being written: the next run counts it.
             file.seek(-len(line), os.SEEK_CUR)
             return
         yield line

@@ -44,7 +44,7 @@ class Totals(Collector):
 def _merged(fresh: Metric, earlier: Metric) -> list[Sample]:
     old, new = _by_key(earlier.samples), _by_key(fresh.samples)
     if fresh.name.endswith("_info"):
-        # One state of things: a version that is no longer in use must not linger.
+        # A gauge tells how things are now: a version that is no longer in use must not linger.
         return list((new or old).values())
     if fresh.type not in _SUMS:
         return list((old | new).values())

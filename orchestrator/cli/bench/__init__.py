@@ -1,1 +1,1 @@
-"""guestlaunch bench: options to sides, runs to a result file, figures to the terminal."""
+"""guestlaunch bench: one module a command, and what they share."""

@@ -137,9 +137,9 @@ class Offers:
             self._standby.close()
 
     def wait(self) -> None:
-        """Return when nothing that a side has left behind works in the background: its clone is replaced, or never is.
+        """Return once nothing works in the background for the last run: its clone was replaced, or never will be.
 
-        A run without its clone is not counted, so there is nothing to be said here.
+        A run without its clone is not counted, so nothing needs to be said here.
         """
         if self._daemon is not None:
             self._daemon.wait()

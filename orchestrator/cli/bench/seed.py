@@ -1,4 +1,4 @@
-"""guestlaunch bench seed: the experiment of 2015 on this machine: what fw_cfg DMA saves of a launch, and what we do."""
+"""guestlaunch bench seed: the experiment of 2015 on this machine: what DMA saves of a launch, and what we save."""
 
 from __future__ import annotations
 
