@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from orchestrator.bench import compare, host, seed, seed_analysis, start_analysis
+from orchestrator.bench.analysed import ComparisonEntry, LineEntry, SummaryEntry
 from orchestrator.bench.compare import Columns, Comparison
 from orchestrator.bench.result import Analysis, Result, made_on
 from orchestrator.bench.samples import columns, summary, transfer_point
@@ -22,6 +23,7 @@ from orchestrator.bench.statistics import (
 )
 from orchestrator.errors import UsageError
 from orchestrator.records.provenance import kept_apart
+from orchestrator.records.record import LaunchEvent
 
 PRIMARY = {
     "fw-cfg": ("transfer", "launch"),
@@ -31,7 +33,7 @@ PRIMARY = {
 
 
 def metrics_of(
-    event: Mapping[str, Any] | None, *, wall_ns: int | None, answers: Mapping[str, int | None]
+    event: LaunchEvent | None, *, wall_ns: int | None, answers: Mapping[str, int | None]
 ) -> dict[str, int | None]:
     """Return a sample's metrics in ns, from its outside boundaries and its launch's canonical line.
 
@@ -115,8 +117,8 @@ def _require_same_accel(result: Result) -> None:
         raise UsageError("cannot compare the sides", result["kind"], why, "name one with --accel")
 
 
-def _sweep_lines(result: Result, sides: Sequence[str]) -> list[dict[str, Any]]:
-    lines = []
+def _sweep_lines(result: Result, sides: Sequence[str]) -> list[LineEntry]:
+    lines: list[LineEntry] = []
     for side in sides:
         good = [s for s in result["samples"] if s["side"] == side and s["round"] >= 0]
         points = [point for sample in good if (point := transfer_point(sample))]
@@ -133,18 +135,15 @@ def _sweep_lines(result: Result, sides: Sequence[str]) -> list[dict[str, Any]]:
     return lines
 
 
-def _summaries(side: Columns) -> dict[str, Any]:
+def _summaries(side: Columns) -> dict[str, SummaryEntry]:
     seen = {name: [value for value in values if value is not None] for name, values in side.items()}
     return {name: summary(summarize(values)) for name, values in seen.items() if values}
 
 
-def comparison_to_dict(row: Comparison) -> dict[str, Any]:
+def comparison_to_dict(row: Comparison) -> ComparisonEntry:
     """Return a comparison as JSON-ready values."""
-    value = dataclasses.asdict(row)
-    value["difference"] = str(row.difference)
-    for side in ("first", "second"):
-        value[side]["outliers"] = list(value[side]["outliers"])
-    return value
+    told = {"first": summary(row.first), "second": summary(row.second), "difference": str(row.difference)}
+    return cast("ComparisonEntry", dataclasses.asdict(row) | told)
 
 
 def compare_results(first: Result, second: Result, subject: str) -> dict[str, Any]:

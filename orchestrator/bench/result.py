@@ -12,6 +12,15 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 from orchestrator import files
+from orchestrator.bench.analysed import (
+    ComparisonEntry,
+    DmaEntry,
+    LineEntry,
+    PredictedEntry,
+    SeedEntry,
+    StartEntry,
+    SummaryEntry,
+)
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.records.provenance import marked, of_event
 
@@ -103,8 +112,8 @@ class LeftOutEntry(TypedDict):
 class Analysis(TypedDict, total=False):
     """What was computed from the samples (`analysis.analyse`); what a kind of benchmark does not compute is not there.
 
-    :ivar sides: side to metric to its summary (`statistics.SampleSummary`).
-    :ivar comparisons: `compare.Comparison`, a row for each metric.
+    :ivar sides: side to metric to its summary.
+    :ivar comparisons: a row for each metric.
     :ivar starts: a row for each side of the benchmark of starts; `dma` is what DMA saves there.
     :ivar lines: a line through the transfers of each side of a sweep, or of the seed's experiment.
     :ivar seed: a row for each side of that which launches; `predicted` is what the lines say of a launch without DMA.
@@ -114,16 +123,16 @@ class Analysis(TypedDict, total=False):
     alpha: float
     failed_runs: int
     first_failure: str | None
-    sides: dict[str, dict[str, dict[str, Any]]]
-    comparisons: list[dict[str, Any]]
+    sides: dict[str, dict[str, SummaryEntry]]
+    comparisons: list[ComparisonEntry]
     verdict: str
     halved: str
     modelled_download_ns: int
-    starts: list[dict[str, Any]]
-    dma: dict[str, Any] | None
-    lines: list[dict[str, Any]]
-    seed: list[dict[str, Any]]
-    predicted: dict[str, Any] | None
+    starts: list[StartEntry]
+    dma: DmaEntry | None
+    lines: list[LineEntry]
+    seed: list[SeedEntry]
+    predicted: PredictedEntry | None
 
 
 class Result(TypedDict):

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from orchestrator.errors import CapabilityError, WorkloadError
+from orchestrator.records.record import LaunchEvent
 from orchestrator.timeline.phases import Start
 
 _END_SECONDS = 60.0
@@ -77,7 +78,7 @@ class Sample:
     answer_ns: int | None
     status: int
     load: float
-    event: Mapping[str, Any] | None = None
+    event: LaunchEvent | None = None
     error: str | None = None
     answer: str = ANSWER
 
@@ -175,7 +176,7 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
         )
 
 
-def _no_sample(wanted: Start | None, event: Mapping[str, Any] | None) -> str | None:
+def _no_sample(wanted: Start | None, event: LaunchEvent | None) -> str | None:
     """Return why a launch does not count, None when it does: it is of another kind, or its dates prove nothing."""
     if event is not None and event.get("proof_failures"):
         return f"the launch proves nothing: {'; '.join(event['proof_failures'])}"
@@ -220,7 +221,7 @@ def _end(process: subprocess.Popen[bytes]) -> int:
     return process.wait()
 
 
-def _last_line(path: Path) -> Mapping[str, Any] | None:
+def _last_line(path: Path) -> LaunchEvent | None:
     """Return the last whole canonical line in a timeline file."""
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -228,5 +229,5 @@ def _last_line(path: Path) -> Mapping[str, Any] | None:
         return None
     for line in reversed(lines):
         with contextlib.suppress(ValueError):
-            return dict(json.loads(line))
+            return cast("LaunchEvent", dict(json.loads(line)))
     return None

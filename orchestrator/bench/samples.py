@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
+from orchestrator.bench.analysed import IntervalEntry, SummaryEntry
 from orchestrator.bench.result import Result, SampleEntry
 
 if TYPE_CHECKING:  # reports, which start without SciPy, take their columns from here
     from orchestrator.bench.compare import Columns
-    from orchestrator.bench.statistics import SampleSummary
+    from orchestrator.bench.statistics import Interval, SampleSummary
 
 
 def columns(result: Result, side: str, rounds: Sequence[int] | None = None) -> Columns:
@@ -37,8 +38,11 @@ def transfer_point(sample: SampleEntry) -> tuple[float, float] | None:
     return (size / 1e6, took_ns / 1e6) if sample["ok"] and size and took_ns is not None else None
 
 
-def summary(found: SampleSummary) -> dict[str, Any]:
+def entry(found: Interval) -> IntervalEntry:
+    """Return an interval as JSON-ready values."""
+    return {"low": found.low, "high": found.high}
+
+
+def summary(found: SampleSummary) -> SummaryEntry:
     """Return a summary as JSON-ready values."""
-    value = dataclasses.asdict(found)
-    value["outliers"] = list(found.outliers)
-    return value
+    return cast("SummaryEntry", {**dataclasses.asdict(found), "outliers": list(found.outliers)})

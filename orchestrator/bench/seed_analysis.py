@@ -7,9 +7,8 @@ with it, and what the line says that its payload takes longer.
 
 from __future__ import annotations
 
-from typing import Any
-
 from orchestrator.bench import compare
+from orchestrator.bench.analysed import IntervalEntry, LineEntry, OwnEntry, PredictedEntry, SeedEntry
 from orchestrator.bench.compare import Columns, Halved
 from orchestrator.bench.result import Analysis, Result, made_on
 from orchestrator.bench.samples import columns, summary
@@ -27,18 +26,18 @@ _BEFORE = (Phase.PLAN, Phase.STAGE, Phase.CONNECT, Phase.CREATE)
 SIDES = (STOCK, NAIVE[False], NAIVE[True], COLD_WITHOUT_DMA, COLD, WARM, STANDBY)
 
 
-def analyse_seed(result: Result, lines: list[dict[str, Any]]) -> Analysis:
+def analyse_seed(result: Result, lines: list[LineEntry]) -> Analysis:
     """Return `seed`, a row for each side that launches; the lines through the transfers; the verdict.
 
     :param lines: what a MB takes, for each side of transfers.
     """
     rounds = sorted({sample["round"] for sample in result["samples"] if sample["round"] >= 0})
     sides = {side["name"]: columns(result, side["name"], rounds) for side in result["sides"]}
-    rows: list[dict[str, Any]] = []
+    rows: list[SeedEntry] = []
     for name in (name for name in SIDES if name in sides):
         seen = {metric: [v for v in sides[name].get(metric, ()) if v is not None] for metric in _SHOWN}
-        row = {m: summary(summarize(values)) if values else None for m, values in seen.items()}
-        rows.append({"side": name, **row, "own": own(sides[name])})
+        wall, launch, transfer = (summary(summarize(seen[m])) if seen[m] else None for m in _SHOWN)
+        rows.append({"side": name, "wall": wall, "launch": launch, "transfer": transfer, "own": own(sides[name])})
     off, on = sides.get(COLD_WITHOUT_DMA, {}), sides.get(COLD, {})
     compared = compare.compare(off, on, paired=True, primary=PRIMARY)
     launches = result["environment"]["launches"]
@@ -59,7 +58,7 @@ def analyse_seed(result: Result, lines: list[dict[str, Any]]) -> Analysis:
     return found
 
 
-def own(side: Columns) -> dict[str, float] | None:
+def own(side: Columns) -> OwnEntry | None:
     """Return what was done on the host: before there was a guest, and after the tool was done with it.
 
     Medians in ns, which are instructions by an instruction clock; None for launches that are not ours.
@@ -72,7 +71,7 @@ def own(side: Columns) -> dict[str, float] | None:
     return {"before_ns": before, "after_ns": seen.get(Phase.SHUTDOWN, 0.0)}
 
 
-def predicted(result: Result, lines: list[dict[str, Any]], launches_ns: list[float]) -> dict[str, Any] | None:
+def predicted(result: Result, lines: list[LineEntry], launches_ns: list[float]) -> PredictedEntry | None:
     """Return what a launch without DMA takes by the lines, and by how much one with DMA is faster, with an interval.
 
     The interval is as wide as it can be: the least that the slopes allow with the slowest launch, the most with the
@@ -80,17 +79,16 @@ def predicted(result: Result, lines: list[dict[str, Any]], launches_ns: list[flo
 
     :param launches_ns: launches with DMA.
     """
-    by_side = {line["side"]: line for line in lines if line["ms_per_mb"] is not None}
-    without, with_dma = (by_side.get(TRANSFER[dma]) for dma in (False, True))
+    without, with_dma = (_slope(lines, TRANSFER[dma]) for dma in (False, True))
     payload = next((side["facts"].get("payload_bytes") for side in result["sides"] if side["name"] == COLD), None)
     if without is None or with_dma is None or not launches_ns or not isinstance(payload, int):
         return None
     mb = payload / 1e6
-    saved = mb * (without["ms_per_mb"] - with_dma["ms_per_mb"])
-    least = max(mb * (without["interval"][0] - with_dma["interval"][1]), 0.0)
-    most = max(mb * (without["interval"][1] - with_dma["interval"][0]), 0.0)
+    saved = mb * (without[0] - with_dma[0])
+    least = max(mb * (without[1] - with_dma[2]), 0.0)
+    most = max(mb * (without[2] - with_dma[1]), 0.0)
     middle, low, high = summarize(launches_ns).median, min(launches_ns), max(launches_ns)
-    interval = {"low": 1 + least * 1e6 / high, "high": 1 + most * 1e6 / low}
+    interval: IntervalEntry = {"low": 1 + least * 1e6 / high, "high": 1 + most * 1e6 / low}
     halved = Halved.UNDECIDED
     if interval["low"] >= compare.HALF:
         halved = Halved.YES
@@ -109,7 +107,16 @@ def predicted(result: Result, lines: list[dict[str, Any]], launches_ns: list[flo
     }
 
 
-def _by_line(found: dict[str, Any]) -> str:
+def _slope(lines: list[LineEntry], side: str) -> tuple[float, float, float] | None:
+    """Return how many ms a MB takes by a side's line, at least and at most; None where there is no line."""
+    for line in lines:
+        if line["side"] == side and line["ms_per_mb"] is not None and line["interval"] is not None:
+            low, high = line["interval"]
+            return line["ms_per_mb"], low, high
+    return None
+
+
+def _by_line(found: PredictedEntry) -> str:
     low, high = found["interval"]["low"], found["interval"]["high"]
     return (
         f"by a line through transfers of {', '.join(map(str, found['megabytes']))} MB a launch of"

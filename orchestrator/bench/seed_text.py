@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.bench.analysed import OwnEntry, SummaryEntry
 from orchestrator.bench.result import Analysis
 
 _NONE = "–"
@@ -22,18 +20,18 @@ def seed_launches(analysis: Analysis) -> RenderableType:
     for title in ("guestfish run", "launch", "transfer", "n"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in analysis["seed"]:
-        count = max((one["n"] for metric in ("wall", "launch", "transfer") if (one := row[metric])), default=0)
+        count = max((one["n"] for one in (row["wall"], row["launch"], row["transfer"]) if one), default=0)
         transfer = _NONE if row["transfer"] is None else _figures(row["transfer"]["median"])
         table.add_row(row["side"], _seconds(row["wall"]), _seconds(row["launch"]), transfer, str(count))
     return Group(table, *(Text(_own(row["side"], row["own"])) for row in analysis["seed"] if row["own"]))
 
 
-def _own(side: str, own: Mapping[str, float]) -> str:
+def _own(side: str, own: OwnEntry) -> str:
     before, after = _figures(own["before_ns"]), _figures(own["after_ns"])
     return f"  {side}: of that {before} s before the guest, {after} s after the tool"
 
 
-def _seconds(found: Mapping[str, Any] | None) -> str:
+def _seconds(found: SummaryEntry | None) -> str:
     """Return a median; of several also the extremes."""
     if found is None:
         return _NONE

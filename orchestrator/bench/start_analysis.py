@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from orchestrator.bench.analysed import DmaEntry, StartEntry, TimesEntry
 from orchestrator.bench.result import Analysis, Result
-from orchestrator.bench.samples import columns, summary
+from orchestrator.bench.samples import columns, entry, summary
 from orchestrator.bench.start_sides import COLD, COLD_WITHOUT_DMA, REFERENCE
 from orchestrator.bench.statistics import Interval, ratio_interval, summarize
 
@@ -21,7 +20,7 @@ def analyse_starts(result: Result) -> Analysis:
     rounds = sorted({sample["round"] for sample in result["samples"] if sample["round"] >= 0})
     sides = {side["name"]: columns(result, side["name"], rounds) for side in result["sides"]}
     known = sides.get(REFERENCE, {})
-    rows: list[dict[str, Any]] = [
+    rows: list[StartEntry] = [
         {
             "side": name,
             "times": {timed: _against(side.get(metric, ()), known.get(metric, ())) for timed, metric in TIMED.items()},
@@ -31,7 +30,7 @@ def analyse_starts(result: Result) -> Analysis:
     return {"starts": rows, "dma": _dma(sides.get(COLD_WITHOUT_DMA, {}), sides.get(COLD, {}))}
 
 
-def _against(values: Sequence[float | None], reference: Sequence[float | None]) -> dict[str, Any] | None:
+def _against(values: Sequence[float | None], reference: Sequence[float | None]) -> TimesEntry | None:
     """Return the summary of times in ns with their ratio to the reference's; None when there are none.
 
     The runs of a round follow each other: whatever the host did meanwhile is in both, so they are compared as pairs.
@@ -40,7 +39,7 @@ def _against(values: Sequence[float | None], reference: Sequence[float | None]) 
     if not seen:
         return None
     ratio, interval = _ratio(values, reference)
-    return {**summary(summarize(seen)), "ratio": ratio, "ratio_interval": interval and dataclasses.asdict(interval)}
+    return {**summary(summarize(seen)), "ratio": ratio, "ratio_interval": interval and entry(interval)}
 
 
 def _ratio(values: Sequence[float | None], base: Sequence[float | None]) -> tuple[float | None, Interval | None]:
@@ -54,26 +53,24 @@ def _ratio(values: Sequence[float | None], base: Sequence[float | None]) -> tupl
     return summarize(own).median / summarize(others).median, ratio_interval(own, others, paired=True)
 
 
-def _dma(off: Mapping[str, Sequence[float | None]], on: Mapping[str, Sequence[float | None]]) -> dict[str, Any] | None:
+def _dma(off: Mapping[str, Sequence[float | None]], on: Mapping[str, Sequence[float | None]]) -> DmaEntry | None:
     """Return what DMA saves of the cold launch without it: in ns, as a share, and what the transfer alone accounts for.
 
     None when either side is missing.
     """
-    if not off.get("wall") or not on.get("wall"):
+    launch, shorter = _median(off.get("wall", ())), _median(on.get("wall", ()))
+    before, after = _median(off.get("transfer", ())), _median(on.get("transfer", ()))
+    if launch is None or shorter is None:
         return None
-    medians = {
-        f"{metric}_{name}_ns": _median(side.get(metric, ()))
-        for metric in ("wall", "transfer")
-        for name, side in (("off", off), ("on", on))
-    }
     ratio, interval = _ratio(on["wall"], off["wall"])
-    before, after = medians["transfer_off_ns"], medians["transfer_on_ns"]
-    launch = medians["wall_off_ns"]
     return {
-        **medians,
+        "wall_off_ns": launch,
+        "wall_on_ns": shorter,
+        "transfer_off_ns": before,
+        "transfer_on_ns": after,
         "saved_share": None if ratio is None else 1 - ratio,
         "saved_share_interval": interval and {"low": 1 - interval.high, "high": 1 - interval.low},
-        "transfer_saved_share": (before - after) / launch if before and after and launch else None,
+        "transfer_saved_share": (before - after) / launch if before and after else None,
     }
 
 

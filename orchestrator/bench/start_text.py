@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.bench.analysed import DmaEntry, IntervalEntry, StartEntry, TimesEntry
 from orchestrator.bench.result import Analysis, Result
 from orchestrator.bench.start_analysis import TIMED
 
@@ -32,7 +32,7 @@ def _heading(result: Result) -> str:
     return f"{guest}: seconds, median (95 % interval); below them the ratio to the reference"
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: Sequence[StartEntry]) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("", no_wrap=True)
     for timed in TIMED:
@@ -46,19 +46,19 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _seconds(time: Mapping[str, Any] | None) -> str:
+def _seconds(time: TimesEntry | None) -> str:
     if time is None:
         return _NONE
     return f"{_figures(time['median'] / 1e9)}{_interval(time['interval'], 1e9)}"
 
 
-def _ratio(time: Mapping[str, Any] | None) -> str:
+def _ratio(time: TimesEntry | None) -> str:
     if time is None or time["ratio"] is None:
         return _NONE
     return f"{_figures(time['ratio'])}{_interval(time['ratio_interval'])}"
 
 
-def _interval(interval: Mapping[str, float] | None, unit: float = 1.0) -> str:
+def _interval(interval: IntervalEntry | None, unit: float = 1.0) -> str:
     if interval is None:
         return ""
     return f" ({_figures(interval['low'] / unit)}–{_figures(interval['high'] / unit)})"
@@ -69,18 +69,18 @@ def _figures(value: float) -> str:
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
-def _dma(dma: Mapping[str, Any]) -> str:
+def _dma(dma: DmaEntry) -> str:
     """Return what DMA saves, as a sentence or two."""
     text = f"With DMA a cold launch takes {dma['wall_on_ns'] / 1e9:.2f} s, without {dma['wall_off_ns'] / 1e9:.2f} s"
     text += f": {_saved(dma['saved_share'], dma['saved_share_interval'])}."
     if not dma["transfer_off_ns"] or not dma["transfer_on_ns"]:
         return f"{text} No transfer was seen."
     off, on = dma["transfer_off_ns"] / 1e6, dma["transfer_on_ns"] / 1e6
-    share = 100 * dma["transfer_saved_share"]
+    share = 100 * (dma["transfer_saved_share"] or 0)
     return f"{text} The transfer itself takes {on:,.0f} ms instead of {off:,.0f} ms: {share:.1f} % of the launch."
 
 
-def _saved(share: float | None, interval: Mapping[str, float] | None) -> str:
+def _saved(share: float | None, interval: IntervalEntry | None) -> str:
     if share is None:
         return "no round has both"
     text = f"{abs(100 * share):.1f} % {'less' if share >= 0 else 'more'}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.bench.analysed import ComparisonEntry, IntervalEntry, SummaryEntry
 from orchestrator.bench.compare import Difference
 from orchestrator.bench.result import Analysis, Result, made_on
 from orchestrator.bench.samples import columns
@@ -75,27 +75,27 @@ def not_complete(result: Result) -> str:
     return f"NOT COMPLETE: {why}; {len(rounds)} rounds were begun, and the last may lack sides."
 
 
-def comparison(rows: list[dict[str, Any]], first: str, second: str) -> RenderableType:
+def comparison(rows: Sequence[ComparisonEntry], first: str, second: str) -> RenderableType:
     """Return the comparison of two sides as two tables, each of which fits 80 columns."""
     if not rows:
         return Text("Nothing to compare: no metric was seen on both sides.", style="yellow")
     return Group(_medians(rows, first, second), _differences(rows))
 
 
-def _medians(rows: list[dict[str, Any]], first: str, second: str) -> Table:
+def _medians(rows: Sequence[ComparisonEntry], first: str, second: str) -> Table:
     counts = sorted({(row["first"]["n"], row["second"]["n"]) for row in rows})
     runs = ", ".join(f"{a} and {b}" if a != b else str(a) for a, b in counts)
-    unit, shown = _unit(row[side]["high"] for row in rows for side in ("first", "second"))
+    unit, shown = _unit(one["high"] for row in rows for one in (row["first"], row["second"]))
     table = _table(f"A: {first}, B: {second}; medians and their 95 % intervals in {unit}, n = {runs}")
     for name in ("", "A", "interval", "B", "interval"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in rows:
-        cells = [cell for side in ("first", "second") for cell in _median(row[side], shown)]
+        cells = (*_median(row["first"], shown), *_median(row["second"], shown))
         table.add_row(row["metric"].removeprefix("phase."), *cells)
     return table
 
 
-def _differences(rows: list[dict[str, Any]]) -> Table:
+def _differences(rows: Sequence[ComparisonEntry]) -> Table:
     table = _table("A / B: above 1, B is faster. p: permutation test, adjusted. effect: Cliff's delta")
     for name in ("", "A / B", "95 % interval", "p", "effect", "B is"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
@@ -115,7 +115,7 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=SIMPLE)
 
 
-def _median(summary: Mapping[str, Any], shown: Callable[[float], str] = bare_milliseconds) -> tuple[str, str]:
+def _median(summary: SummaryEntry, shown: Callable[[float], str] = bare_milliseconds) -> tuple[str, str]:
     starred = shown(summary["median"]) + "*" * bool(summary["outliers"])
     return starred, _interval(summary["interval"], shown)
 
@@ -158,11 +158,11 @@ def _ratio(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
-def _interval(interval: Mapping[str, float] | None, shown: Callable[[float], str]) -> str:
+def _interval(interval: IntervalEntry | None, shown: Callable[[float], str]) -> str:
     return "–" if interval is None else f"{shown(interval['low'])} – {shown(interval['high'])}"
 
 
-def _sides(result: Result, sides: Mapping[str, Mapping[str, Any]]) -> Table:
+def _sides(result: Result, sides: Mapping[str, Mapping[str, SummaryEntry]]) -> Table:
     table = _table("medians in ms, with the 95 % interval of the launch")
     metrics = [m for m in ("wall", "transfer", "launch") if any(m in side for side in sides.values())]
     table.add_column("", overflow="fold")
@@ -173,7 +173,7 @@ def _sides(result: Result, sides: Mapping[str, Mapping[str, Any]]) -> Table:
         accels = {accel for s in result["samples"] if s["side"] == name and (accel := s.get("accel"))}
         medians = [_median(side[m])[0] if m in side else "–" for m in metrics]
         interval = _interval(side["launch"]["interval"], bare_milliseconds) if "launch" in side else "–"
-        count = str(side.get("wall", {}).get("n", 0))
+        count = str(side["wall"]["n"]) if "wall" in side else "0"
         table.add_row(name, " + ".join(sorted(accels)), count, *medians, interval)
     return table
 
@@ -191,7 +191,7 @@ def _counts(result: Result) -> Table:
     return table
 
 
-def _sizes(sides: Mapping[str, Mapping[str, Any]]) -> Table:
+def _sizes(sides: Mapping[str, Mapping[str, SummaryEntry]]) -> Table:
     table = _table("medians in ms")
     table.add_column("")
     for name in sides:
@@ -208,7 +208,7 @@ def _sweep(analysis: Analysis) -> Table:
     for name in ("", "ms a MB", "95 % interval", "MB/s", "at 0 MB, ms"):
         table.add_column(name, justify="left" if not name else "right")
     for line in analysis["lines"]:
-        if line["ms_per_mb"] is None:
+        if line["ms_per_mb"] is None or line["interval"] is None:
             table.add_row(line["side"], *["–"] * 4)
             continue
         low, high = line["interval"]

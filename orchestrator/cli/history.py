@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -17,6 +16,7 @@ from orchestrator.errors import NotFoundError
 from orchestrator.records import store
 from orchestrator.records.filters import Filters
 from orchestrator.records.provenance import SIGNS, mark
+from orchestrator.records.store_rows import LaunchRow
 from orchestrator.settings import Settings
 from orchestrator.timeline.durations import duration
 
@@ -52,7 +52,7 @@ def history(*, filters: Filters, limit: int, settings: Settings, rebuild: bool, 
     return 0
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, now: dt.datetime) -> Iterator[str]:
+def table(rows: Sequence[LaunchRow], *, now: dt.datetime) -> Iterator[str]:
     """Yield launches as lines of at most 80 columns; times of day are local, the year is there when it is another."""
     if not rows:
         yield "no launches that fit"
@@ -71,17 +71,17 @@ def table(rows: Sequence[Mapping[str, Any]], *, now: dt.datetime) -> Iterator[st
             yield f"{sign} not on hardware: {mark(label)}"
 
 
-def _facts(row: Mapping[str, Any], now: dt.datetime) -> tuple[str, ...]:
+def _facts(row: LaunchRow, now: dt.datetime) -> tuple[str, ...]:
     when = dt.datetime.fromtimestamp(row["wall_start_ns"] / 1e9).astimezone()
     shown = when.strftime("%m-%d %H:%M" if when.year == now.year else "%Y-%m-%d")
     return shown, row["launch_id"], row["profile"], _accel(row), row["start"], _DMA[row["fw_cfg_dma"]]
 
 
-def _accel(row: Mapping[str, Any]) -> str:
+def _accel(row: LaunchRow) -> str:
     return (row["accel"] or "-") + SIGNS.get(row["made_on"], "") + ("*" if row["modelled"] else "")
 
 
-def _end(row: Mapping[str, Any]) -> str:
+def _end(row: LaunchRow) -> str:
     """Return the times of a launch; of one that went wrong, how and where."""
     if row["outcome"] != "success":
         what = str(_WRONG.get(row["outcome"], row["outcome"]))

@@ -21,6 +21,8 @@ from orchestrator.timeline.phases import SEQUENCE, Start
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from orchestrator.records.store_rows import LaunchRow
+
 _PHASES = {str(phase): number for number, phase in enumerate(SEQUENCE[Start.COLD])}
 _LATEST = 8
 _BAR_CELLS = 8
@@ -57,7 +59,7 @@ def top(interval: float, socket: Path | None, config: Path | None) -> int:
     return 0
 
 
-def latest(settings: Settings) -> list[dict[str, Any]]:
+def latest(settings: Settings) -> list[LaunchRow]:
     """Return the launches that ended last, none when there is no store."""
     from orchestrator.records.filters import Filters
     from orchestrator.records.store import open_store
@@ -69,7 +71,7 @@ def latest(settings: Settings) -> list[dict[str, Any]]:
         return []
 
 
-def picture(status: Mapping[str, Any], ended: list[dict[str, Any]]) -> RenderableType:
+def picture(status: Mapping[str, Any], ended: list[LaunchRow]) -> RenderableType:
     """Return the picture of one moment."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from orchestrator.records.provenance import of_event
+
+if TYPE_CHECKING:
+    from orchestrator.records.record import LaunchEvent
 
 # In the user's own QEMU arguments: the file name of a plugin that models something (bench/trapcost).
 INSTRUMENT_MARK = "guestlaunch-trapcost"
 
 
-def is_modelled(event: Mapping[str, Any]) -> bool:
+def is_modelled(event: LaunchEvent) -> bool:
     """Tell whether an instrument of ours changed the launch: an experiment, not counted with others (2026-11-23)."""
     return any(INSTRUMENT_MARK in argument for argument in event.get("extra_args", ()))
 
@@ -37,16 +39,16 @@ class Filters:
         """Return the same, failures only."""
         return replace(self, outcome="failure")
 
-    def takes(self, event: Mapping[str, Any]) -> bool:
+    def takes(self, event: LaunchEvent) -> bool:
         """Tell whether a canonical line is asked for."""
         at = event["wall_start_ns"]
-        wanted = (self.profile, self.accel, self.start, self.fw_cfg_dma, self.outcome)
-        names = ("profile", "accel", "start", "fw_cfg_dma", "outcome")
+        wanted: tuple[object, ...] = (self.profile, self.accel, self.start, self.fw_cfg_dma, self.outcome)
+        found = (event["profile"], event["accel"], event["start"], event.get("fw_cfg_dma"), event["outcome"])
         return (
             (self.since_ns is None or at >= self.since_ns)
             and (self.until_ns is None or at <= self.until_ns)
             and (self.made_on is None or of_event(event).label == self.made_on)
-            and all(value is None or event.get(name) == value for name, value in zip(names, wanted, strict=True))
+            and all(value is None or said == value for said, value in zip(found, wanted, strict=True))
         )
 
     def where(self) -> tuple[str, list[object]]:

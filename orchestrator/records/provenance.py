@@ -17,7 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.records.record import LaunchEvent
 
 # In the vendor's names of virtual machines, at their beginning. Amazon and Oracle sell hardware under the same name.
 _VENDORS = (
@@ -104,7 +107,7 @@ def kept_apart(label: str, accel: str | None) -> str:
     return label if accel != "tcg" or emulated else ""
 
 
-def of_event(event: Mapping[str, Any]) -> Provenance:
+def of_event(event: Mapping[str, object]) -> Provenance:
     """Return where the launch of a log line was made; what the line does not know, or says wrongly, is None."""
     host, clock = event.get("host"), event.get("clock")
     return Provenance(
@@ -116,7 +119,7 @@ def of_event(event: Mapping[str, Any]) -> Provenance:
 NOWHERE = Provenance()
 
 
-def accel_of(event: Mapping[str, Any]) -> str:
+def accel_of(event: LaunchEvent) -> str:
     """Return the accelerator of a launch's line in words, with what has to be said of its host."""
     return marked(event["accel"] or "no accelerator", of_event(event).label, arch=event.get("arch"))
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import sqlite3  # imported where it is used: a launch that never ends pays nothing for it
 
     from orchestrator.records.record import LaunchEvent
+    from orchestrator.records.store_rows import LaunchRow, SettledRow, TotalRow
 
 FILE_NAME = "launches.sqlite3"
 _VERSION = 2
@@ -66,7 +67,7 @@ _INSERT = (
 )
 
 
-def append(state_dir: Path, event: Mapping[str, Any], *, keep_launches: int = 0, keep_days: int = 0) -> str | None:
+def append(state_dir: Path, event: LaunchEvent, *, keep_launches: int = 0, keep_days: int = 0) -> str | None:
     """Add one canonical line to the store; return why it could not be added, None when it was.
 
     A few milliseconds; safe from several processes at once, and a process killed in the middle leaves the store whole.
@@ -88,7 +89,7 @@ def append(state_dir: Path, event: Mapping[str, Any], *, keep_launches: int = 0,
     return None
 
 
-def rebuild(state_dir: Path, events: Iterable[Mapping[str, Any]]) -> int:
+def rebuild(state_dir: Path, events: Iterable[LaunchEvent]) -> int:
     """Make the store anew from canonical lines; return how many launches it holds then.
 
     :raise GuestlaunchError: when it cannot be written.
@@ -129,22 +130,19 @@ class Store:
         self._db = db
         self._path = path
 
-    def rows(self, filters: Filters, *, limit: int | None = None) -> list[dict[str, Any]]:
-        """Return launches in short (the columns, without phases), the newest first.
-
-        `modelled` is as `filters.is_modelled` tells, `made_on` a label of `provenance`.
-        """
+    def rows(self, filters: Filters, *, limit: int | None = None) -> list[LaunchRow]:
+        """Return launches in short, the newest first."""
         where, values = filters.where()
         names = (*_COLUMNS, "modelled", "made_on")
         sql = f"SELECT {', '.join(names)} FROM launches{where} ORDER BY wall_start_ns DESC, sequence DESC LIMIT ?"  # noqa: S608 - conditions are ours, values are bound
         found = self._ask(sql, [*values, -1 if limit is None else limit])
-        rows = [dict(zip(names, row, strict=True)) for row in found]
+        rows = [cast("LaunchRow", dict(zip(names, row, strict=True))) for row in found]
         for row in rows:
             row["fw_cfg_dma"] = None if row["fw_cfg_dma"] is None else bool(row["fw_cfg_dma"])
             row["modelled"] = bool(row["modelled"])
         return rows
 
-    def settled(self, filters: Filters, *, limit: int) -> Iterator[dict[str, Any]]:
+    def settled(self, filters: Filters, *, limit: int) -> Iterator[SettledRow]:
         """Yield the newest successful cold launches whose transfer path is known, in short."""
         where, values = filters.where()
         group = ("profile", "accel", "start", "modelled", "made_on")
@@ -155,9 +153,11 @@ class Store:
             "ORDER BY wall_start_ns DESC LIMIT ?"
         )
         for row in self._ask(sql, [*values, limit]):
-            yield dict(zip(names, row, strict=True))
+            yield cast("SettledRow", dict(zip(names, row, strict=True)))
 
-    def lines(self, filters: Filters, *, order: str = "wall_start_ns", limit: int | None = None) -> Iterator[Any]:
+    def lines(
+        self, filters: Filters, *, order: str = "wall_start_ns", limit: int | None = None
+    ) -> Iterator[LaunchEvent]:
         """Yield whole canonical lines in ascending order of a column ("-column" for descending)."""
         column = order.removeprefix("-")
         if column not in _COLUMNS:
@@ -168,7 +168,7 @@ class Store:
         for (line,) in self._ask(sql, [*values, -1 if limit is None else limit]):
             yield json.loads(zlib.decompress(line))
 
-    def sample(self, filters: Filters, size: int) -> Iterator[Any]:
+    def sample(self, filters: Filters, size: int) -> Iterator[LaunchEvent]:
         """Yield a random sample of whole lines, each launch with the same chance; all when there are no more."""
         where, values = filters.where()
         sql = (
@@ -184,14 +184,14 @@ class Store:
         :raise NotFoundError: when several ids start so.
         """
         if launch_id == "last":
-            return cast("LaunchEvent | None", next(self.lines(Filters(), order="-wall_start_ns", limit=1), None))
+            return next(self.lines(Filters(), order="-wall_start_ns", limit=1), None)
         sql = "SELECT line FROM launches WHERE substr(launch_id, 1, ?) = ? LIMIT 2"
         found = list(self._ask(sql, [len(launch_id), launch_id]))
         if len(found) > 1:
             raise NotFoundError("cannot tell launches apart", launch_id, "several ids start so", "give more of the id")
         return cast("LaunchEvent", json.loads(zlib.decompress(found[0][0]))) if found else None
 
-    def totals(self, filters: Filters) -> list[dict[str, Any]]:
+    def totals(self, filters: Filters) -> list[TotalRow]:
         """Return exact counts of launches by all that keeps them apart, with first and last time."""
         where, values = filters.where()
         kept_apart = ("profile", "accel", "start", "fw_cfg_dma", "outcome", "modelled", "made_on")
@@ -200,7 +200,7 @@ class Store:
             f"SELECT {', '.join(kept_apart)}, count(*), min(wall_start_ns), max(wall_start_ns) "  # noqa: S608 - the same
             f"FROM launches{where} GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7"
         )
-        return [dict(zip(names, row, strict=True)) for row in self._ask(sql, values)]
+        return [cast("TotalRow", dict(zip(names, row, strict=True))) for row in self._ask(sql, values)]
 
     def _ask(self, sql: str, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:
         import sqlite3
@@ -283,7 +283,7 @@ def _extend(db: sqlite3.Connection) -> None:
             db.execute(f"PRAGMA user_version = {_VERSION}")
 
 
-def _row(event: Mapping[str, Any]) -> tuple[object, ...]:
+def _row(event: LaunchEvent) -> tuple[object, ...]:
     line = zlib.compress(json.dumps(event, separators=(",", ":")).encode(), 1)
     return (*(event.get(column) for column in _COLUMNS), is_modelled(event), of_event(event).label, line)
 

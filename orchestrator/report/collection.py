@@ -9,16 +9,18 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from orchestrator.bench.result import Result
 from orchestrator.errors import NotFoundError
 from orchestrator.records.filters import Filters, is_modelled
 from orchestrator.records.provenance import marked, of_event
+from orchestrator.records.record import LaunchEvent
 from orchestrator.records.store import Store
+from orchestrator.records.store_rows import KindRow, SettledRow
 from orchestrator.report.submission import Submission
 from orchestrator.timeline.phases import Start
 
@@ -81,10 +83,10 @@ class Collection:
     """
 
     totals: Counter[Total] = field(default_factory=Counter)
-    sample: list[Mapping[str, Any]] = field(default_factory=list)
+    sample: list[LaunchEvent] = field(default_factory=list)
     moments: Sequence[Moment] = ()
-    slowest: list[Mapping[str, Any]] = field(default_factory=list)
-    failures: list[Mapping[str, Any]] = field(default_factory=list)
+    slowest: list[LaunchEvent] = field(default_factory=list)
+    failures: list[LaunchEvent] = field(default_factory=list)
     first_ns: int = 0
     last_ns: int = 0
     results: list[tuple[Path, Result]] = field(default_factory=list)
@@ -102,41 +104,43 @@ class Collection:
             sizes[total.group] += count
         return [group for group, _ in sizes.most_common()]
 
-    def of(self, group: Group) -> list[Mapping[str, Any]]:
+    def of(self, group: Group) -> list[LaunchEvent]:
         """Return the sampled launches of a group."""
         return [event for event in self.sample if group_of(event) == group]
 
 
-def _moment(event: Mapping[str, Any]) -> Moment:
+def _moment(group: Group, launch: LaunchEvent | SettledRow) -> Moment:
     return Moment(
-        group_of(event), event["wall_start_ns"], bool(event["fw_cfg_dma"]), event.get("launch_ns"),
-        event.get("transfer_ns"),
-    )  # fmt: skip
+        group, launch["wall_start_ns"], bool(launch["fw_cfg_dma"]), launch.get("launch_ns"), launch.get("transfer_ns")
+    )
 
 
-def group_of(event: Mapping[str, Any]) -> Group:
+def group_of(event: LaunchEvent) -> Group:
     """Return the group of a launch."""
-    modelled = event["modelled"] if "modelled" in event else is_modelled(event)  # a row of the store knows
-    made_on = event["made_on"] if "made_on" in event else of_event(event).label
-    return Group(event["profile"], event["accel"] or NO_ACCEL, event["start"], bool(modelled), made_on)
+    accel = event["accel"] or NO_ACCEL
+    return Group(event["profile"], accel, event["start"], is_modelled(event), of_event(event).label)
 
 
-def dma_of(event: Mapping[str, Any]) -> str:
+def _group_of_row(row: KindRow) -> Group:
+    return Group(row["profile"], row["accel"] or NO_ACCEL, row["start"], bool(row["modelled"]), row["made_on"])
+
+
+def dma_of(launch: LaunchEvent | KindRow) -> str:
     """Return the transfer path of a launch as verified: "on", "off", "unknown"; "none" for a clone's."""
-    if event["start"] != Start.COLD:
+    if launch["start"] != Start.COLD:
         return "none"
-    # The store has 1 and 0, which are equal to these.
-    return {True: "on", False: "off"}.get(event["fw_cfg_dma"], "unknown")
+    verified = launch["fw_cfg_dma"]
+    return "unknown" if verified is None else "on" if verified else "off"
 
 
-def collect(events: Iterable[Mapping[str, Any]], *, size: int = SAMPLE, filters: Filters | None = None) -> Collection:
+def collect(events: Iterable[LaunchEvent], *, size: int = SAMPLE, filters: Filters | None = None) -> Collection:
     """Return a collection of canonical lines; a launch that comes twice (log and timeline file) counts once."""
     found = Collection()
     chance = random.Random(_SEED)  # noqa: S311 - a sample for charts
     seen: set[str] = set()
     moments: deque[Moment] = deque(maxlen=MOMENTS)
-    slow: list[tuple[int, int, Mapping[str, Any]]] = []
-    failed: list[tuple[int, int, Mapping[str, Any]]] = []
+    slow: list[tuple[int, int, LaunchEvent]] = []
+    failed: list[tuple[int, int, LaunchEvent]] = []
     for event in _selected(events, filters or Filters()):
         if event["launch_id"] in seen:
             continue
@@ -146,7 +150,7 @@ def collect(events: Iterable[Mapping[str, Any]], *, size: int = SAMPLE, filters:
         _reservoir(found.sample, event, number, size, chance)
         proven = event["outcome"] == "success" and not event.get("proof_failures")
         if proven and dma_of(event) in {"on", "off"}:
-            moments.append(_moment(event))
+            moments.append(_moment(group_of(event), event))
         _keep(slow, (event.get("launch_ns") or -1, number, event))
         if event["outcome"] == "failure":
             _keep(failed, (event["wall_start_ns"], number, event))
@@ -163,10 +167,10 @@ def from_store(store: Store, filters: Filters, *, size: int = SAMPLE) -> Collect
     :raise NotFoundError: when no launch fits.
     """
     found = Collection(sample=list(store.sample(filters, size)))
-    found.moments = [_moment(row) for row in store.settled(filters, limit=MOMENTS)]
+    found.moments = [_moment(_group_of_row(row), row) for row in store.settled(filters, limit=MOMENTS)]
     for row in store.totals(filters):
         dma = dma_of(row)
-        found.totals[Total(group_of(row), dma, row["outcome"])] += row["launches"]
+        found.totals[Total(_group_of_row(row), dma, row["outcome"])] += row["launches"]
         found.first_ns = min(found.first_ns or row["first_ns"], row["first_ns"])
         found.last_ns = max(found.last_ns, row["last_ns"])
     if not found.totals:
@@ -177,20 +181,18 @@ def from_store(store: Store, filters: Filters, *, size: int = SAMPLE) -> Collect
     return found
 
 
-def _selected(events: Iterable[Mapping[str, Any]], filters: Filters) -> Iterator[Mapping[str, Any]]:
+def _selected(events: Iterable[LaunchEvent], filters: Filters) -> Iterator[LaunchEvent]:
     return (event for event in events if filters.takes(event))
 
 
-def _count(found: Collection, event: Mapping[str, Any]) -> None:
+def _count(found: Collection, event: LaunchEvent) -> None:
     found.totals[Total(group_of(event), dma_of(event), event["outcome"])] += 1
     at = event["wall_start_ns"]
     found.first_ns = min(found.first_ns or at, at)
     found.last_ns = max(found.last_ns, at)
 
 
-def _reservoir(
-    sample: list[Mapping[str, Any]], event: Mapping[str, Any], number: int, size: int, chance: random.Random
-) -> None:
+def _reservoir(sample: list[LaunchEvent], event: LaunchEvent, number: int, size: int, chance: random.Random) -> None:
     """Keep each of the `number` events so far with the same probability."""
     if len(sample) < size:
         sample.append(event)
@@ -198,7 +200,7 @@ def _reservoir(
         sample[place] = event
 
 
-def _keep(heap: list[tuple[int, int, Mapping[str, Any]]], entry: tuple[int, int, Mapping[str, Any]]) -> None:
+def _keep(heap: list[tuple[int, int, LaunchEvent]], entry: tuple[int, int, LaunchEvent]) -> None:
     if len(heap) < SHOWN:
         heapq.heappush(heap, entry)
     else:

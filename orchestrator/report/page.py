@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.bench.result import Result, where
+from orchestrator.records.record import LaunchEvent
 from orchestrator.report import charts, rows, theme
 from orchestrator.report.collection import Collection, dma_of, group_of
 from orchestrator.report.export import library
@@ -88,7 +89,7 @@ def _data(collection: Collection, results: Sequence[Mapping[str, Any]]) -> dict[
     }
 
 
-def _compact(event: Mapping[str, Any]) -> dict[str, Any]:
+def _compact(event: LaunchEvent) -> dict[str, Any]:
     """Return what the page's charts and filters need of a launch; times in ms."""
     return {
         "id": event["launch_id"],
@@ -129,13 +130,13 @@ def _when(wall_ns: int) -> str:
     return dt.datetime.fromtimestamp(wall_ns / 1e9, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _shown(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _shown(events: Sequence[LaunchEvent]) -> list[dict[str, Any]]:
     """Return the launches of a list, their bars on one scale."""
     longest_ns = max((event["total_ns"] for event in events), default=1)
     return [_launch(event, longest_ns) for event in events]
 
 
-def _launch(event: Mapping[str, Any], longest_ns: int) -> dict[str, Any]:
+def _launch(event: LaunchEvent, longest_ns: int) -> dict[str, Any]:
     """Return a launch of the lists, with its phases as parts of a bar."""
     seen = [phase for phase in event["phases"] if phase["duration_ns"]]
     longest = sorted(seen, key=lambda phase: -int(phase["duration_ns"]))[:4]

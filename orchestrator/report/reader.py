@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from orchestrator.bench import result
 from orchestrator.errors import UsageError
-from orchestrator.records.record import EVENT, SCHEMA_VERSION
+from orchestrator.records.record import EVENT, SCHEMA_VERSION, LaunchEvent
 from orchestrator.report.submission import Submission, is_submission, read
 
 _NAMED = 20
@@ -51,14 +51,14 @@ class Reading:
     lines: int = 0
     others: int = 0
 
-    def launches(self) -> Iterator[dict[str, Any]]:
+    def launches(self) -> Iterator[LaunchEvent]:
         """Yield the canonical lines.
 
         :raise UsageError: a file cannot be read, or is a result file that does not fit its schema.
         """
         for event in self.events():
             if event.get("event") == EVENT:
-                yield event
+                yield cast("LaunchEvent", event)
             else:
                 self.others += 1
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.bench.result import Result
+from orchestrator.bench.result import Analysis, Result
 from orchestrator.bench.samples import transfer_point
+from orchestrator.records.record import LaunchEvent
 from orchestrator.report.collection import dma_of
 from orchestrator.timeline.durations import duration
 from orchestrator.timeline.phases import TRANSFER_PHASES
@@ -25,7 +26,7 @@ DMA = ("off", "on", "none")  # launches whose path was not verified are in no ch
 PART_OF = {str(phase): part for part, phases in PARTS.items() for phase in phases}
 
 
-def waterfall_rows(event: Mapping[str, Any]) -> Rows:
+def waterfall_rows(event: LaunchEvent) -> Rows:
     """Return the rows of one launch's waterfall."""
     return [
         {
@@ -41,7 +42,7 @@ def waterfall_rows(event: Mapping[str, Any]) -> Rows:
     ]
 
 
-def phase_rows(events: Iterable[Mapping[str, Any]]) -> Rows:
+def phase_rows(events: Iterable[LaunchEvent]) -> Rows:
     """Return a row for each phase of each successful launch. Zero durations are shown as a microsecond (log scale)."""
     return [
         {
@@ -57,7 +58,7 @@ def phase_rows(events: Iterable[Mapping[str, Any]]) -> Rows:
     ]
 
 
-def launch_rows(events: Iterable[Mapping[str, Any]]) -> Rows:
+def launch_rows(events: Iterable[LaunchEvent]) -> Rows:
     """Return a row for each launch that became ready."""
     return [
         {
@@ -73,7 +74,8 @@ def launch_rows(events: Iterable[Mapping[str, Any]]) -> Rows:
 
 def ratio_rows(result: Result) -> Rows:
     """Return a row for each metric of a two-sided benchmark that has an interval."""
-    rows = (result["analysis"] or {}).get("comparisons", ())
+    analysis: Analysis = result["analysis"] or {}
+    rows = analysis.get("comparisons", [])
     return [
         {
             "metric": row["metric"].removeprefix("phase."),
@@ -97,7 +99,7 @@ def sweep_rows(result: Result) -> Rows:
     ]
 
 
-def typical(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def typical(events: Sequence[LaunchEvent]) -> LaunchEvent | None:
     """Return the successful launch with the median launch time, None when there is none."""
     ready = sorted(
         (e for e in events if e["outcome"] == "success" and e.get("launch_ns")), key=lambda e: int(e["launch_ns"])

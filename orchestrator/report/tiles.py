@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from orchestrator.bench.result import Result
+from orchestrator.bench.result import Analysis, Result
 from orchestrator.report.observed import Observed, Ratio
 
 Tile = dict[str, str]
@@ -24,7 +21,7 @@ def observed_tiles(found: Observed) -> list[Tile]:
 
 def result_tiles(result: Result) -> list[Tile]:
     """Return the tiles of a benchmark's result; none when it compares nothing."""
-    analysis: Mapping[str, Any] = result["analysis"] or {}
+    analysis: Analysis = result["analysis"] or {}
     wanted = ("transfer", "launch") if result["kind"] == "fw-cfg" else ("wall", "answer")
     by_name = {row["metric"]: row for row in analysis.get("comparisons", ())}
     tiles = []

@@ -9,13 +9,15 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, Any
+from typing import IO, Any, cast
 
-from orchestrator.records.record import EVENT, PHASE_EVENT
+from orchestrator.records.record import EVENT, PHASE_EVENT, LaunchEvent
 from orchestrator.report.collection import Group, group_of
 from orchestrator.report.rows import PART_OF
 
 _WATCHED = ("QEMU", "libvirt")
+_SHOWN_OF_LAUNCH = frozenset({"profile", "accel", "fw_cfg_dma", "start", "outcome", "error"})
+_SHOWN_OF_PHASE = frozenset({"source", "bytes", "mb_per_s", "includes", "outcome"})
 
 
 def write_trace(events: Iterable[Mapping[str, Any]], file: IO[str]) -> int:
@@ -46,21 +48,21 @@ def _entries(events: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
                 waiting.setdefault(launch_id, []).append(instant)
             continue
         thread += 1
-        group = group_of(event)
+        group = group_of(cast("LaunchEvent", event))
         process = processes.get(group)
         if process is None:
             process = processes[group] = len(processes) + 1
             yield {"ph": "M", "name": "process_name", "pid": process, "args": {"name": group.title}}
         track = {"pid": process, "tid": thread}
         yield {"ph": "M", "name": "thread_name", **track, "args": {"name": f"{launch_id} {event['outcome']}"}}
-        yield from _launch(event, track)
+        yield from _launch(cast("LaunchEvent", event), track)
         for instant in waiting.pop(launch_id, ()):
             yield {**instant, **track}
 
 
-def _launch(event: Mapping[str, Any], track: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+def _launch(event: LaunchEvent, track: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     origin = event["wall_start_ns"] / 1e3
-    facts = {key: event.get(key) for key in ("profile", "accel", "fw_cfg_dma", "start", "outcome", "error")}
+    facts = {key: value for key, value in event.items() if key in _SHOWN_OF_LAUNCH}
     yield {
         "ph": "X", "name": f"launch {event['launch_id']}", "cat": "launch", "ts": origin,
         "dur": event["total_ns"] / 1e3, **track, "args": facts,
@@ -69,7 +71,7 @@ def _launch(event: Mapping[str, Any], track: Mapping[str, int]) -> Iterator[dict
         if phase["duration_ns"] is None:
             continue
         at = origin + phase["start_ns"] / 1e3
-        more = {key: phase[key] for key in ("source", "bytes", "mb_per_s", "includes", "outcome") if key in phase}
+        more = {key: value for key, value in phase.items() if key in _SHOWN_OF_PHASE}
         yield {
             "ph": "X", "name": phase["name"], "cat": PART_OF[phase["name"]], "ts": at,
             "dur": phase["duration_ns"] / 1e3, **track, "args": more,

@@ -11,14 +11,13 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 import orchestrator
 from orchestrator.records.filters import is_modelled
 from orchestrator.records.provenance import of_event
-from orchestrator.records.record import EVENT
+from orchestrator.records.record import EVENT, LaunchEvent, PhaseEntry
 from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Start
 
 # From a hot-plug under KVM (milliseconds) to a guest that hangs until its deadline under TCG (minutes).
@@ -61,12 +60,12 @@ def _seconds(nanoseconds: int | None) -> float | None:
     return None if nanoseconds is None else nanoseconds / 1e9
 
 
-def _transferred(phases: Iterable[Mapping[str, Any]]) -> bool:
+def _transferred(phases: Iterable[PhaseEntry]) -> bool:
     """Tell whether both transfer phases came to their end: a launch that broke off in one moved less than all."""
     return {p["name"] for p in phases if p["outcome"] == "success"} >= set(TRANSFER_PHASES)
 
 
-def _facts(event: Mapping[str, Any]) -> _Facts:
+def _facts(event: LaunchEvent) -> _Facts:
     """Take an event apart.
 
     :raise ValueError: when it is not a canonical launch event of a schema that is known here.
@@ -188,7 +187,7 @@ class LaunchMetrics:
             registry=self.registry,
         )
 
-    def observe(self, event: Mapping[str, Any]) -> None:
+    def observe(self, event: LaunchEvent) -> None:
         """Count one canonical launch event; safe to call from several threads.
 
         A launch with a modelled trap cost is an experiment and is not counted.

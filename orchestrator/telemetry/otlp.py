@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,13 @@ import orchestrator
 from orchestrator.errors import CapabilityError
 from orchestrator.records.filters import is_modelled
 from orchestrator.records.provenance import of_event
+from orchestrator.records.record import LaunchEvent, PhaseEntry
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-Export = Callable[[Mapping[str, Any]], None]
+Export = Callable[[LaunchEvent], None]
 
 # How long the end of the process may wait for a collector that does not answer.
 FLUSH_SECONDS = 5.0
@@ -69,7 +70,7 @@ class _Exporter:
         self._lock = threading.Lock()
         self._provider: TracerProvider | None = None
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
+    def __call__(self, event: LaunchEvent) -> None:
         with self._lock:
             if self._provider is None:
                 self._provider = _provider(self._url)
@@ -125,7 +126,7 @@ def _complaints(complain: Callable[[str], None]) -> Iterator[None]:
         logger.propagate = propagated
 
 
-def export(tracer: Tracer, event: Mapping[str, Any]) -> None:
+def export(tracer: Tracer, event: LaunchEvent) -> None:
     """Make the spans of one canonical event: the launch, and in it each phase that was seen."""
     from opentelemetry.context import Context
     from opentelemetry.trace import Status, StatusCode, set_span_in_context
@@ -151,11 +152,10 @@ def export(tracer: Tracer, event: Mapping[str, Any]) -> None:
     launch.end(end_time=end)
 
 
-def _of_launch(event: Mapping[str, Any]) -> dict[str, Any]:
+def _of_launch(event: LaunchEvent) -> dict[str, Any]:
     """Return the launch span's attributes; what is not known is left out."""
-    values = {
-        name: event[name] for name in ("launch_id", "start", "profile", "arch", "accel", "outcome", "error_phase")
-    }
+    plain = {"launch_id", "start", "profile", "arch", "accel", "outcome", "error_phase"}
+    values: dict[str, Any] = {name: value for name, value in event.items() if name in plain}
     values |= {"fw_cfg.dma": event["fw_cfg_dma"], "fw_cfg.dma_requested": event["fw_cfg"]["requested"]}
     values |= {"transfer.ns": event["transfer_ns"], "launch.ns": event["launch_ns"], "disks": event["disks"]}
     values |= {f"transfer.{blob}_bytes": size for blob, size in event["bytes"].items()}
@@ -166,6 +166,6 @@ def _of_launch(event: Mapping[str, Any]) -> dict[str, Any]:
     return {f"guestlaunch.{name}": value for name, value in values.items() if value is not None}
 
 
-def _of_phase(phase: Mapping[str, Any]) -> dict[str, Any]:
+def _of_phase(phase: PhaseEntry) -> dict[str, Any]:
     names = ("outcome", "source", "bytes", "includes", "adjusted_ns")
-    return {f"guestlaunch.phase.{name}": phase[name] for name in names if phase.get(name) is not None}
+    return {f"guestlaunch.phase.{name}": value for name, value in phase.items() if name in names and value is not None}

@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from orchestrator.errors import CapabilityError, SettingsError
 
-Outlet = Callable[[Mapping[str, Any]], None]
+if TYPE_CHECKING:
+    from orchestrator.records.record import LaunchEvent
+
+Outlet: TypeAlias = "Callable[[LaunchEvent], None]"
 
 
 @contextlib.contextmanager
@@ -44,7 +47,7 @@ def opened(
 
             outlets.append(stack.enter_context(otlp.opened(url, complain)))
 
-        def take(event: Mapping[str, Any]) -> None:
+        def take(event: LaunchEvent) -> None:
             for outlet in outlets:
                 try:
                     outlet(event)
