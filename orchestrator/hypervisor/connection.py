@@ -94,10 +94,23 @@ class Connection:
         :raise DeadlineError: it took longer; should a domain come of it after all, it is ended.
         :raise DiskInUseError, NotFoundError, CapabilityError, HypervisorError: it could not be started.
         """
+        name, emulator = _name_and_emulator(xml)
+        return self._create(xml, name, emulator, paused=paused, privileges=privileges, deadline_s=deadline_s)
+
+    def create_paused(self, domain: Domain, deadline_s: float) -> Guest:
+        """Start a domain of a launch, paused; otherwise as `create`."""
+        return self._create(
+            domain_xml(domain), domain.name, domain.emulator,
+            paused=True, privileges=domain.privileges, deadline_s=deadline_s,
+        )  # fmt: skip
+
+    def _create(
+        self, xml: str, name: str, emulator: str | None,
+        *, paused: bool, privileges: Privileges | None, deadline_s: float | None,
+    ) -> Guest:  # fmt: skip
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         if self.root is None:
             flags |= libvirt.VIR_DOMAIN_START_AUTODESTROY  # the embedded driver refuses it; the guardian stands in
-        name, emulator = _name_and_emulator(xml)
 
         def start() -> libvirt.virDomain:
             return self._handle.createXML(xml, flags)
@@ -105,10 +118,6 @@ class Connection:
         if deadline_s is None:
             return self._start(name, emulator, start, privileges)
         return self._start(name, emulator, lambda: self._bounded(name, start, deadline_s), privileges)
-
-    def create_paused(self, domain: Domain, deadline_s: float) -> Guest:
-        """Start a domain of a launch, paused; otherwise as `create`."""
-        return self.create(domain_xml(domain), paused=True, privileges=domain.privileges, deadline_s=deadline_s)
 
     def _bounded(self, name: str, start: Callable[[], libvirt.virDomain], deadline_s: float) -> libvirt.virDomain:
         """Start a domain, and give up after a while: what starts later is ended, the embedded driver's QEMU at once."""
