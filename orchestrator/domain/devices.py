@@ -1,6 +1,6 @@
 """The devices of a domain as libvirt XML elements: one pure function per element.
 
-Elements libvirt has words for. What it lacks is in `passthrough`, where things sit in `layout`.
+Elements libvirt has words for. What it lacks is in `arguments`, where things sit in `layout`.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def features_element(domain: Domain) -> ET.Element:
     """Return `<features>`: ACPI where the guest needs it, and the interrupt controller."""
     element = ET.Element("features")
     arch = domain.profile.arch
-    if arch is Arch.X86_64 or domain.loader is not None:  # libvirt takes ACPI on Arm only with UEFI; see `passthrough`
+    if arch is Arch.X86_64 or domain.loader is not None:  # libvirt takes ACPI on Arm only with UEFI; see `arguments`
         ET.SubElement(element, "acpi")
     if arch is Arch.X86_64:
         ET.SubElement(element, "apic")
