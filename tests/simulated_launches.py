@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, TypeAlias
 
 from orchestrator.records.provenance import Clock, HostKind, Provenance
 from orchestrator.records.record import FwCfg, LaunchRecord, to_event
 from orchestrator.timeline.phases import SEQUENCE, Boundary, Phase, Start, Tile, tile
+
+# A canonical line, which a test may spoil.
+Line: TypeAlias = Any
 
 KERNEL_BYTES = 32_956_352
 INITRD_BYTES = 1_900_000
@@ -104,12 +107,12 @@ def _tiles(
     return tile(start, boundaries, now, outcome=outcome, sizes=sizes)
 
 
-def event(seed: int, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - as in record
+def event(seed: int, **options: Any) -> Line:  # noqa: ANN401 - as in record
     """Return the canonical log line of one simulated launch; the options are those of `record`."""
     return dict(to_event(record(seed, **options)))
 
 
-def mixture(seed: int = 0, count: int = 60) -> list[dict[str, Any]]:
+def mixture(seed: int = 0, count: int = 60) -> list[Line]:
     """Return the canonical lines of simulated launches of all kinds, in the order they ran."""
     return [dict(to_event(launch)) for launch in records(seed, count)]
 

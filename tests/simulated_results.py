@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -19,7 +17,7 @@ from orchestrator.bench.start_sides import COLD, COLD_WITHOUT_DMA, REFERENCE, ST
 from orchestrator.bench.transfer import Transfer
 from orchestrator.records.provenance import Provenance
 from tests import simulated_launches
-from tests.simulated_launches import BARE
+from tests.simulated_launches import BARE, Line
 
 MS = 10**6
 
@@ -29,7 +27,7 @@ def side(name: str, **facts: str) -> Side:
     return Side(name=name, command=("true",), environ={}, facts=facts)
 
 
-def sample(name: str, number: int, event: Mapping[str, Any] | None, wall_ns: int, error: str | None = None) -> Sample:
+def sample(name: str, number: int, event: Line | None, wall_ns: int, error: str | None = None) -> Sample:
     """Return a sample of a side."""
     return Sample(
         side=name, round=number, position=0, started_wall_ns=10**18, wall_ns=wall_ns, answer_ns=wall_ns - 300 * MS,

@@ -126,9 +126,9 @@ def _sweep_lines(result: Result, sides: Sequence[str]) -> list[LineEntry]:
         lines.append(
             {
                 "side": side,
-                "ms_per_mb": fit and fit.slope,
-                "interval": fit and [fit.interval.low, fit.interval.high],
-                "at_zero_ms": fit and fit.intercept,
+                "ms_per_mb": fit.slope if fit else None,
+                "interval": [fit.interval.low, fit.interval.high] if fit else None,
+                "at_zero_ms": fit.intercept if fit else None,
                 "mb_per_s": 1e3 / fit.slope if fit and fit.slope > 0 else None,
             }
         )

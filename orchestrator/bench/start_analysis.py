@@ -39,7 +39,7 @@ def _against(values: Sequence[float | None], reference: Sequence[float | None]) 
     if not seen:
         return None
     ratio, interval = _ratio(values, reference)
-    return {**summary(summarize(seen)), "ratio": ratio, "ratio_interval": interval and entry(interval)}
+    return {**summary(summarize(seen)), "ratio": ratio, "ratio_interval": entry(interval) if interval else None}
 
 
 def _ratio(values: Sequence[float | None], base: Sequence[float | None]) -> tuple[float | None, Interval | None]:
@@ -69,7 +69,7 @@ def _dma(off: Mapping[str, Sequence[float | None]], on: Mapping[str, Sequence[fl
         "transfer_off_ns": before,
         "transfer_on_ns": after,
         "saved_share": None if ratio is None else 1 - ratio,
-        "saved_share_interval": interval and {"low": 1 - interval.high, "high": 1 - interval.low},
+        "saved_share_interval": {"low": 1 - interval.high, "high": 1 - interval.low} if interval else None,
         "transfer_saved_share": (before - after) / launch if before and after else None,
     }
 

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -18,6 +18,7 @@ from orchestrator.records.filters import Filters
 from orchestrator.settings import Settings
 
 if TYPE_CHECKING:  # imported where they are used: the chart library and SciPy take their time
+    from orchestrator.records.record import LaunchEvent
     from orchestrator.report.collection import Collection
     from orchestrator.report.reader import Broken, Reading
     from orchestrator.report.submission import Submission
@@ -146,7 +147,7 @@ def _write_trace(logs: Sequence[Path], filters: Filters, settings: Settings, pat
         with written_whole(path, mode=0o644) as whole, io.TextIOWrapper(whole, encoding="utf-8") as file:
             if logs:
                 events = Reading(paths=logs).events()
-                write_trace((e for e in events if e["event"] != EVENT or filters.takes(e)), file)
+                write_trace((e for e in events if e["event"] != EVENT or filters.takes(cast("LaunchEvent", e))), file)
             else:
                 with open_store(settings.state_dir) as store:
                     write_trace(store.lines(filters), file)

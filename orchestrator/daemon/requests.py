@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from orchestrator.errors import GuestlaunchError, ProtocolError
 from orchestrator.launch.launcher import Launcher
 from orchestrator.launch.stop import Stop
 from orchestrator.records.log import EventLog
-from orchestrator.records.record import LaunchRecord, to_event
+from orchestrator.records.record import LaunchEvent, LaunchRecord, to_event
 from orchestrator.settings import Settings, for_launch
 from orchestrator.wrapper import argv, protocol
 
@@ -67,7 +67,7 @@ class Requests:
     """
 
     def __init__(
-        self, launcher: Launcher, settings: Settings, log: EventLog, outlet: Callable[[Mapping[str, Any]], None]
+        self, launcher: Launcher, settings: Settings, log: EventLog, outlet: Callable[[LaunchEvent], None]
     ) -> None:
         self._launcher = launcher
         self._settings = settings
@@ -239,7 +239,7 @@ class Requests:
             self._outcomes[record.outcome] += 1
         return record, answer(record)
 
-    def _report(self, token: str | None, event: Mapping[str, Any] | None, message: str) -> None:
+    def _report(self, token: str | None, event: LaunchEvent | None, message: str) -> None:
         """Tell whoever watches this client's launches, before the client itself hears of the end."""
         with self._lock:
             watchers = [c for c in self._clients.values() if token is not None and c.token == token]

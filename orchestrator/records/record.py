@@ -6,7 +6,7 @@ Its JSON Schema is `launch_finished.schema.json` beside this module; `SCHEMA_VER
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -244,6 +244,14 @@ def tile_to_dict(tile: Tile) -> PhaseEntry:
         entry["bytes"] = tile.bytes
         entry["mb_per_s"] = tile.mb_per_s
     return entry
+
+
+def seen(phases: Iterable[PhaseEntry]) -> Iterator[tuple[PhaseEntry, int, int]]:
+    """Yield the phases that were seen, each with its start and its duration in ns."""
+    for phase in phases:
+        start_ns, duration_ns = phase["start_ns"], phase["duration_ns"]
+        if start_ns is not None and duration_ns is not None:
+            yield phase, start_ns, duration_ns
 
 
 def phase_event(record: LaunchRecord, tile: Tile) -> dict[str, Any]:

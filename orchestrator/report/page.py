@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.bench.result import Result, where
-from orchestrator.records.record import LaunchEvent
+from orchestrator.records.record import LaunchEvent, seen
 from orchestrator.report import charts, rows, theme
 from orchestrator.report.collection import Collection, dma_of, group_of
 from orchestrator.report.export import library
@@ -103,9 +103,8 @@ def _compact(event: LaunchEvent) -> dict[str, Any]:
         "transfer": _ms(event.get("transfer_ns")),
         "total": _ms(event["total_ns"]),
         "phases": [
-            [phase["name"], _ms(phase["start_ns"]), _ms(phase["duration_ns"]), phase.get("source", "")]
-            for phase in event["phases"]
-            if phase["duration_ns"] is not None
+            [phase["name"], _ms(start_ns), _ms(duration_ns), phase.get("source", "")]
+            for phase, start_ns, duration_ns in seen(event["phases"])
         ],
     }
 
@@ -138,8 +137,8 @@ def _shown(events: Sequence[LaunchEvent]) -> list[dict[str, Any]]:
 
 def _launch(event: LaunchEvent, longest_ns: int) -> dict[str, Any]:
     """Return a launch of the lists, with its phases as parts of a bar."""
-    seen = [phase for phase in event["phases"] if phase["duration_ns"]]
-    longest = sorted(seen, key=lambda phase: -int(phase["duration_ns"]))[:4]
+    parts = [(phase["name"], duration_ns) for phase, _, duration_ns in seen(event["phases"]) if duration_ns]
+    longest = sorted(parts, key=lambda part: -part[1])[:4]
     launch_ns = event.get("launch_ns")
     return {
         "launch_id": event["launch_id"],
@@ -152,11 +151,8 @@ def _launch(event: LaunchEvent, longest_ns: int) -> dict[str, Any]:
         "outcome": event["outcome"],
         "took": duration(launch_ns) if launch_ns else f"ended after {duration(event['total_ns'])}",
         "error": event.get("error"),
-        "longest": ", ".join(f"{phase['name']} {duration(phase['duration_ns'])}" for phase in longest),
-        "bar": [
-            (rows.PART_OF[phase["name"]], round(100 * phase["duration_ns"] / longest_ns, 2), phase["name"])
-            for phase in seen
-        ],
+        "longest": ", ".join(f"{name} {duration(duration_ns)}" for name, duration_ns in longest),
+        "bar": [(rows.PART_OF[name], round(100 * duration_ns / longest_ns, 2), name) for name, duration_ns in parts],
         "console": "\n".join(event.get("console_tail", ())),
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.bench.result import Analysis, Result
 from orchestrator.bench.samples import transfer_point
-from orchestrator.records.record import LaunchEvent
+from orchestrator.records.record import LaunchEvent, seen
 from orchestrator.report.collection import dma_of
 from orchestrator.timeline.durations import duration
 from orchestrator.timeline.phases import TRANSFER_PHASES
@@ -32,13 +32,12 @@ def waterfall_rows(event: LaunchEvent) -> Rows:
         {
             "phase": phase["name"],
             "part": PART_OF[phase["name"]],
-            "begin": phase["start_ns"] / 1e9,
-            "end": (phase["start_ns"] + phase["duration_ns"]) / 1e9,
-            "label": duration(phase["duration_ns"]),
+            "begin": start_ns / 1e9,
+            "end": (start_ns + duration_ns) / 1e9,
+            "label": duration(duration_ns),
             "source": phase.get("source", ""),
         }
-        for phase in event["phases"]
-        if phase["duration_ns"] is not None
+        for phase, start_ns, duration_ns in seen(event["phases"])
     ]
 
 
@@ -48,13 +47,12 @@ def phase_rows(events: Iterable[LaunchEvent]) -> Rows:
         {
             "phase": phase["name"],
             "part": PART_OF[phase["name"]],
-            "ms": max(phase["duration_ns"] / 1e6, 1e-3),
+            "ms": max(duration_ns / 1e6, 1e-3),
             "dma": dma_of(event),
         }
         for event in events
         if event["outcome"] == "success" and dma_of(event) in DMA
-        for phase in event["phases"]
-        if phase["duration_ns"] is not None
+        for phase, _, duration_ns in seen(event["phases"])
     ]
 
 
@@ -64,11 +62,11 @@ def launch_rows(events: Iterable[LaunchEvent]) -> Rows:
         {
             "id": event["launch_id"],
             "at": event["wall_start_ns"] / 1e6,
-            "launch_s": event["launch_ns"] / 1e9,
+            "launch_s": launch_ns / 1e9,
             "dma": dma_of(event),
         }
         for event in events
-        if event.get("launch_ns") is not None and dma_of(event) in DMA
+        if (launch_ns := event.get("launch_ns")) is not None and dma_of(event) in DMA
     ]
 
 
@@ -102,6 +100,6 @@ def sweep_rows(result: Result) -> Rows:
 def typical(events: Sequence[LaunchEvent]) -> LaunchEvent | None:
     """Return the successful launch with the median launch time, None when there is none."""
     ready = sorted(
-        (e for e in events if e["outcome"] == "success" and e.get("launch_ns")), key=lambda e: int(e["launch_ns"])
+        (e for e in events if e["outcome"] == "success" and e.get("launch_ns")), key=lambda e: e["launch_ns"] or 0
     )
     return ready[len(ready) // 2] if ready else None

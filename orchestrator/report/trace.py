@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, cast
 
-from orchestrator.records.record import EVENT, PHASE_EVENT, LaunchEvent
+from orchestrator.records.record import EVENT, PHASE_EVENT, LaunchEvent, seen
 from orchestrator.report.collection import Group, group_of
 from orchestrator.report.rows import PART_OF
 
@@ -67,14 +67,12 @@ def _launch(event: LaunchEvent, track: Mapping[str, int]) -> Iterator[dict[str, 
         "ph": "X", "name": f"launch {event['launch_id']}", "cat": "launch", "ts": origin,
         "dur": event["total_ns"] / 1e3, **track, "args": facts,
     }  # fmt: skip
-    for phase in event["phases"]:
-        if phase["duration_ns"] is None:
-            continue
-        at = origin + phase["start_ns"] / 1e3
+    for phase, start_ns, duration_ns in seen(event["phases"]):
+        at = origin + start_ns / 1e3
         more = {key: value for key, value in phase.items() if key in _SHOWN_OF_PHASE}
         yield {
             "ph": "X", "name": phase["name"], "cat": PART_OF[phase["name"]], "ts": at,
-            "dur": phase["duration_ns"] / 1e3, **track, "args": more,
+            "dur": duration_ns / 1e3, **track, "args": more,
         }  # fmt: skip
         source = phase.get("source", "")
         if source.startswith(_WATCHED):

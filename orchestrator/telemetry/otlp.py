@@ -17,7 +17,7 @@ import orchestrator
 from orchestrator.errors import CapabilityError
 from orchestrator.records.filters import is_modelled
 from orchestrator.records.provenance import of_event
-from orchestrator.records.record import LaunchEvent, PhaseEntry
+from orchestrator.records.record import LaunchEvent, PhaseEntry, seen
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -135,14 +135,12 @@ def export(tracer: Tracer, event: LaunchEvent) -> None:
     end = origin + int(event["total_ns"])
     launch = tracer.start_span("launch", context=Context(), start_time=origin, attributes=_of_launch(event))
     inside = set_span_in_context(launch, Context())
-    for phase in event["phases"]:
-        if phase["duration_ns"] is None:
-            continue
-        begun = origin + int(phase["start_ns"])
+    for phase, start_ns, duration_ns in seen(event["phases"]):
+        begun = origin + start_ns
         span = tracer.start_span(phase["name"], context=inside, start_time=begun, attributes=_of_phase(phase))
         if phase["outcome"] == "failure":
             span.set_status(Status(StatusCode.ERROR, event["error"]))
-        span.end(end_time=begun + int(phase["duration_ns"]))
+        span.end(end_time=begun + duration_ns)
     if event["launch_ns"] is not None:
         launch.add_event("launch flag", timestamp=origin + int(event["launch_ns"]))
     if event["outcome"] == "failure":

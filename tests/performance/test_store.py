@@ -14,13 +14,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from orchestrator.records import store
 from tests.conftest import TOP
-from tests.simulated_launches import mixture
+from tests.simulated_launches import Line, mixture
 
 LAUNCHES = int(os.environ.get("LAUNCHES", "100000"))
 RUNS = int(os.environ.get("RUNS", "5"))
@@ -28,7 +27,7 @@ DAYS = 30
 _DAY_NS = 86_400 * 10**9
 
 
-def launches(count: int) -> Iterator[dict[str, Any]]:
+def launches(count: int) -> Iterator[Line]:
     """Yield simulated launches spread over the last days, each with a console tail as real ones have."""
     kinds = mixture(seed=7, count=2_000)
     step_ns, now_ns = DAYS * _DAY_NS // count, time.time_ns()

@@ -175,6 +175,7 @@ def test_sweep_gives_the_cost_of_a_megabyte(tmp_path: Path) -> None:
     """The slopes put in are the slopes found, with intervals that hold them, and rates that follow."""
     found = simulated_results.sweep(tmp_path / "a.json")
     off, on = simulated_results.analysis_of(found)["lines"]
+    assert off["interval"] is not None
     assert (off["side"], on["side"]) == ("DMA off", "DMA on")
     assert off["ms_per_mb"] == pytest.approx(20, rel=0.05)
     assert off["interval"][0] <= 20 <= off["interval"][1]

@@ -6,11 +6,13 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from orchestrator.bench.rounds import RunEnd, Sample, Side, rounds, run
 from orchestrator.errors import CapabilityError, WorkloadError
+from orchestrator.records.record import LaunchEvent
 from orchestrator.timeline.phases import Start
 
 ANSWERS_THEN_WORKS = "echo answer; sleep 0.3"
@@ -78,7 +80,7 @@ def test_no_answer() -> None:
 def test_the_launch_line_is_taken() -> None:
     """The last whole line of the timeline file is the launch's."""
     script = """printf '{"launch_id": "one"}\n{"launch_id": "two"}\n{"launch' > "$1" """
-    assert run(side("a", script), 0, 0, deadline_s=30).event == {"launch_id": "two"}
+    assert run(side("a", script), 0, 0, deadline_s=30).event == cast("LaunchEvent", {"launch_id": "two"})
     assert run(side("a"), 0, 0, deadline_s=30).event is None
 
 

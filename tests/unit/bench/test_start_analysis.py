@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_ratios_to_the_reference(tmp_path: Path) -> None:
     """Each time of each side is held against the same time of the reference, round by round."""
     found = simulated_results.starts(tmp_path / "a.json")
     assert result.load(tmp_path / "a.json")["complete"]
-    rows = {row["side"]: row["times"] for row in simulated_results.analysis_of(found)["starts"]}
+    rows: dict[str, Any] = {row["side"]: row["times"] for row in simulated_results.analysis_of(found)["starts"]}
     assert list(rows) == [REFERENCE, COLD_WITHOUT_DMA, COLD, WARM, STANDBY]
     assert rows[REFERENCE]["launch"]["ratio"] == 1
     for name, share in ((COLD_WITHOUT_DMA, 0.45), (COLD, 0.4), (WARM, 0.05), (STANDBY, 0.025)):
@@ -37,7 +38,7 @@ def test_ratios_to_the_reference(tmp_path: Path) -> None:
 def test_what_dma_saves(tmp_path: Path) -> None:
     """The share of the launch, with its interval, and what the transfer alone accounts for."""
     found = simulated_results.starts(tmp_path / "a.json")
-    dma = simulated_results.analysis_of(found)["dma"]
+    dma: Any = simulated_results.analysis_of(found)["dma"]
     assert dma is not None
     assert dma["saved_share"] == pytest.approx(0.05 / 0.45, abs=0.04)
     assert dma["saved_share_interval"]["low"] <= dma["saved_share"] <= dma["saved_share_interval"]["high"]
@@ -77,7 +78,7 @@ def test_without_a_side(tmp_path: Path) -> None:
     found["samples"] = [sample for sample in found["samples"] if sample["side"] not in {REFERENCE, COLD}]
     analysis = found["analysis"] = analyse(found)
     assert analysis["dma"] is None
-    assert all(time["ratio"] is None for row in analysis["starts"] for time in row["times"].values())
+    assert all(time and time["ratio"] is None for row in analysis["starts"] for time in row["times"].values())
     assert "–" in text_of(found)
 
 

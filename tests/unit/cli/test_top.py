@@ -15,6 +15,7 @@ from orchestrator.cli import top
 from orchestrator.cli.main import invoke
 from orchestrator.errors import NotFoundError
 from orchestrator.records import store
+from orchestrator.records.store_rows import LaunchRow
 from orchestrator.settings import load
 from orchestrator.timeline.phases import SEQUENCE, Start
 from tests.simulated_launches import mixture
@@ -32,7 +33,7 @@ def moment(*phases: str) -> dict[str, Any]:
     return {"version": "0.1.0", "pid": 4711, "outcomes": {"success": 3, "failure": 1}, "launches": launches}
 
 
-def drawn(status: dict[str, Any], ended: list[dict[str, Any]]) -> str:
+def drawn(status: dict[str, Any], ended: list[LaunchRow]) -> str:
     """Return the picture as an 80-column terminal shows it."""
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     console.print(top.picture(status, ended))

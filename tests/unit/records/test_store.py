@@ -164,7 +164,7 @@ def test_trouble_is_returned_not_raised(tmp_path: Path) -> None:
     assert "not a database" in (store.append(tmp_path, simulated(0)) or "")
     (tmp_path / "file").touch()
     assert store.append(tmp_path / "file", simulated(0)) is not None
-    assert store.append(tmp_path / "other", {"event": "launch_finished"}) is not None
+    assert store.append(tmp_path / "other", {"event": "launch_finished"}) is not None  # type: ignore[typeddict-item]
 
 
 def test_rebuild_replaces_a_broken_store(tmp_path: Path) -> None:

@@ -17,10 +17,7 @@ from orchestrator.records.filters import INSTRUMENT_MARK, Filters
 from orchestrator.records.provenance import NOWHERE, Provenance, mark
 from orchestrator.report.collection import collect, from_store, group_of
 from orchestrator.report.observed import Observed, _place_of_bound, observe
-from tests.simulated_launches import EMULATED, INSTRUCTIONS, VIRTUALISED, event
-
-Line = dict[str, Any]
-
+from tests.simulated_launches import EMULATED, INSTRUCTIONS, VIRTUALISED, Line, event
 
 MINUTE_NS = 60 * 10**9
 NOON_NS = 1_750_000_000 * 10**9

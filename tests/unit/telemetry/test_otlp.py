@@ -24,7 +24,7 @@ from orchestrator.errors import CapabilityError, SettingsError
 from orchestrator.telemetry.otlp import FLUSH_SECONDS, opened
 from orchestrator.telemetry.outlets import traces_url
 from orchestrator.timeline.phases import Phase, Start
-from tests.simulated_launches import KERNEL_BYTES, event, mixture
+from tests.simulated_launches import KERNEL_BYTES, Line, event, mixture
 
 
 class Receiver(ThreadingHTTPServer):
@@ -81,7 +81,7 @@ def receiving(status: int = 200) -> Iterator[Receiver]:
             thread.join(10)
 
 
-def export(*events: dict[str, Any]) -> Receiver:
+def export(*events: Line) -> Receiver:
     """Export events to a receiver and return it, stopped."""
     with receiving() as receiver:
         complaints: list[str] = []

@@ -41,7 +41,7 @@ def test_a_launch_that_cannot_be_reported_is_a_complaint() -> None:
     with outlets.opened(
         metrics_listen=free_address(), otlp_endpoint=None, environ={}, in_flight=int, complain=complaints.append
     ) as take:
-        take({"event": "launch_finished", "launch_id": "gl-1"})
+        take({"event": "launch_finished", "launch_id": "gl-1"})  # type: ignore[typeddict-item]
     assert len(complaints) == 1
     assert complaints[0].startswith("cannot report launch gl-1: ValueError")
 

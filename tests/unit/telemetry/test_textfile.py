@@ -18,7 +18,7 @@ from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.telemetry.metrics import LaunchMetrics
 from orchestrator.telemetry.textfile import Counted, count, exposition, write
 from orchestrator.timeline.phases import Phase
-from tests.simulated_launches import event, mixture
+from tests.simulated_launches import Line, event, mixture
 
 
 def append(log: Path, lines: list[dict[str, Any]]) -> None:
@@ -41,7 +41,7 @@ def sums(text: str) -> dict[str, float]:
     }
 
 
-def at_once(lines: list[dict[str, Any]]) -> dict[str, float]:
+def at_once(lines: list[Line]) -> dict[str, float]:
     """Return what one process that saw all launches shows."""
     metrics = LaunchMetrics()
     for line in lines:
