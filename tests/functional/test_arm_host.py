@@ -46,6 +46,7 @@ def kvm_on_arm() -> None:
 def say(text: str) -> None:
     """Say what something took, by this host's clock."""
     sys.stdout.write(f"\n{text}\n")
+    sys.stdout.flush()  # with -s it is a pipe to whoever waits
 
 
 def launched(guestlaunch: Guestlaunch, evidence: Path, disk: Path, start: str) -> dict[str, Any]:
