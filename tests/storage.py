@@ -7,16 +7,15 @@ is taken apart is here too. Empty images come from tests/disks.py.
 
 from __future__ import annotations
 
-import fcntl
 import re
 import struct
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.disks import DiskFactory, encrypted
 from tests.running import Guestlaunch
+from tests.shared import once
 
 PASSPHRASE = "open sesame"
 # Name: size in MiB and format, in the order in which they are attached when they are made.
@@ -132,20 +131,9 @@ def split(output: str) -> dict[str, str]:
     return {"": head} | dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def sections(output: str) -> dict[str, list[str]]:
-    """Return the same by lines; empty lines are left out."""
-    return {name: [line for line in text.splitlines() if line] for name, text in split(output).items()}
-
-
 def make(guestlaunch: Guestlaunch, folder: Path) -> Storage:
     """Make everything in one launch, in a folder of its own, unless another worker of this run has."""
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            staging = Path(tempfile.mkdtemp(dir=folder.parent))
-            _fill(guestlaunch, _lies_in(staging))
-            staging.rename(folder)
-    return _lies_in(folder)
+    return _lies_in(once(folder, lambda staging: _fill(guestlaunch, _lies_in(staging))))
 
 
 def _lies_in(folder: Path) -> Storage:
@@ -169,7 +157,8 @@ def _fill(guestlaunch: Guestlaunch, storage: Storage) -> None:
         )
     encrypted(storage.disks["luks"], PASSPHRASE)
     _write_hive(storage.hive)
-    command = ("guestfish", "--accel", "tcg", "--start", "cold", "--", "--keys-from-stdin")
+    how = ("--accel", "tcg", "--profile", "aarch64-bare", "--start", "cold")
+    command = ("guestfish", *how, "--", "--keys-from-stdin")
     disks = attached(storage.disks[name] for name in DISKS)
     guestlaunch(*command, *disks, stdin=_script(storage.disks["squashfs"], storage.hive), timeout_s=400).ok()
 

@@ -17,6 +17,7 @@ from tests.libvirt_daemons import system_daemon as running_system_daemon
 from tests.orchestrators import Start, starting
 from tests.processes import both_guardians
 from tests.running import Guestlaunch, session_environment
+from tests.shared import once
 from tests.storage import Storage, make
 
 if TYPE_CHECKING:
@@ -95,10 +96,16 @@ def shared_guestlaunch(
 
 
 @pytest.fixture(scope="session")
-def storage(shared_guestlaunch: Guestlaunch, tmp_path_factory: pytest.TempPathFactory) -> Storage:
-    """One of every kind of storage, made once a run by the appliance; to be attached read-only."""
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the workers of a run share."""
     folder = tmp_path_factory.getbasetemp()
-    return make(shared_guestlaunch, (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "storage")
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def storage(shared_guestlaunch: Guestlaunch, run_dir: Path) -> Storage:
+    """One of every kind of storage, made once a run by the appliance; to be attached read-only."""
+    return make(shared_guestlaunch, run_dir / "storage")
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +116,42 @@ def templates(state_dir: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def first_template(shared_guestlaunch: Guestlaunch, session_dir: Path, state_dir: Path, run_dir: Path) -> Path:
+    """A template of the default profile, built once a run: test modules have copies of it."""
+
+    def build(staging: Path) -> None:
+        own = session_dir / "first"
+        own.mkdir(mode=0o700)
+        (own / "appliances").symlink_to(state_dir / "appliances")
+        environ = {"GUESTLAUNCH_STATE_DIR": str(own)}
+        shared_guestlaunch("template", "build", "--accel", "tcg", environ=environ, timeout_s=280).ok()
+        (built,) = (own / "templates").glob("aarch64-uefi-*")
+        copy(built, staging / built.name)
+        shutil.rmtree(own)
+
+    (built,) = once(run_dir / "template", build).iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def module_template(first_template: Path, templates: Path) -> Path:
+    """The template that guestfish's launches of the default profile are cloned from."""
+    found = templates / first_template.name
+    if not found.exists():
+        copy(first_template, found)
+    return found
+
+
 @pytest.fixture
-def template(guestlaunch: Guestlaunch, templates: Path, evidence: Path) -> Path:
-    """The template that guestfish's launches of the default profile are cloned from, built once a module."""
-    found = sorted(templates.glob("aarch64-uefi-*"))
-    if not found:
-        log = {"GUESTLAUNCH_LOG": str(evidence / "template-build.jsonl")}
-        guestlaunch("template", "build", "--accel", "tcg", environ=log).ok()
-        found = sorted(templates.glob("aarch64-uefi-*"))
-    # Tests that ask for other memory or a verbose kernel have their own, built after this one.
-    return min(found, key=lambda folder: folder.stat().st_mtime)
+def template(module_template: Path, first_template: Path) -> Path:
+    """The same for one test, whatever became of it in those before."""
+    if not module_template.exists():
+        copy(first_template, module_template)
+    return module_template
+
+
+def copy(template: Path, target: Path) -> None:
+    """Copy a template; most of its memory's file is a hole."""
+    target.parent.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["cp", "--archive", "--sparse=always", template, target], check=True, timeout=120)

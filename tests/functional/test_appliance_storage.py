@@ -1,11 +1,10 @@
-"""What the appliance can do: every kind of storage is made in one launch and found in the next, as stock would."""
+"""What the appliance can do beside storage, which tests/functional/test_parity.py is about."""
 
 from __future__ import annotations
 
 import ast
 import http.server
 import os
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,46 +14,9 @@ import pytest
 
 from tests.disks import MIB, DiskFactory
 from tests.running import Guestlaunch
-from tests.storage import PASSPHRASE, PLAIN, Storage, attached, commands, device, reading, sections
+from tests.storage import commands
 
 TCG = ("--accel", "tcg")
-FIND = """
-echo == filesystems
-list-filesystems
-echo == arrays
-list-md-devices
-debug sh "ls /dev/md"
-echo == volumes
-pvs
-lvs
-echo == btrfs
-btrfs-filesystem-show /dev/sdb
-echo == luks
-cryptsetup-open /dev/sdd opened
-{passphrase}
-lvs
-list-dm-devices
-{read_in_luks}
-echo == contents
-{contents}
-echo == inspection
-inspect-os
-inspect-get-distro /dev/system/root
-inspect-get-hostname /dev/system/root
-inspect-get-mountpoints /dev/system/root
-mount-ro /dev/system/root /
-aug-init / 0
-aug-get /files/etc/hosts/1/canonical
-aug-close
-hivex-open /hive
-hivex-node-name {hive_root}
-hivex-close
-umount-all
-echo == squashfs
-mount-ro /dev/sdi /
-cat /hosts
-umount-all
-"""
 
 
 @contextmanager
@@ -78,47 +40,6 @@ def web_server(answer: bytes) -> Iterator[int]:
         finally:
             server.shutdown()
             thread.join()
-
-
-@pytest.mark.timeout(900)
-def test_storage_is_found_again(guestlaunch: Guestlaunch, storage: Storage) -> None:
-    """LVM, MD, btrfs of two disks, LUKS, ntfs, f2fs and all: activated at start, named and readable in a new order."""
-    order = (
-        *("plain", "btrfs2", "mirror2", "luks", "volumes", "mirror1", "half2", "btrfs1", "squashfs"),
-        *("f2fs", "xfs", "boot"),
-    )  # fmt: skip
-    plain = {kind: device(disk, order) + partition for kind, (disk, partition) in PLAIN.items()}
-    places = ["/dev/mirrored/data", "/dev/sdb", *plain.values()]
-    finding = FIND.format(
-        passphrase=PASSPHRASE,
-        read_in_luks=reading("/dev/hidden/inner"),
-        contents="".join(map(reading, places)),
-        hive_root=storage.hive_root,
-    )
-    command = ("guestfish", *TCG, "--", "--keys-from-stdin", "--ro", *attached(map(storage.disks.__getitem__, order)))
-    result = guestlaunch(*command, stdin=commands("run", finding), timeout_s=400).ok()
-    # An array's number is a matter of which member came first.
-    found = sections(re.sub(r"/dev/md\d+", "/dev/md-", result.stdout))
-    assert found["filesystems"] == [
-        *("/dev/sdb: btrfs", "btrfsvol:/dev/sdb/sub: btrfs", "/dev/sdh: btrfs", "btrfsvol:/dev/sdh/sub: btrfs"),
-        "/dev/sdi: squashfs",
-        *(f"{place}: {kind}" for kind, place in plain.items() if not place[-1].isdigit()),
-        *(f"{place}: {kind}" for kind, place in plain.items() if place[-1].isdigit()),
-        "/dev/mirrored/data: ext4",
-        "/dev/system/root: ext4",
-        "/dev/system/swap: swap",
-    ]  # fmt: skip
-    assert found["arrays"] == ["/dev/md-", "mirror"]
-    outer = ["/dev/mirrored/data", "/dev/system/root", "/dev/system/swap"]
-    assert found["volumes"] == ["/dev/md-", "/dev/sde1", "/dev/sde2", *outer]
-    assert sorted(found["btrfs"]) == ["/dev/sdb", "/dev/sdh"]
-    assert found["luks"] == ["/dev/hidden/inner", *outer, "/dev/mapper/opened", "luks"]
-    assert found["contents"] == ["mirror", "btrfs", *plain]
-    assert found["inspection"] == [
-        *("/dev/system/root", "debian", "storage", "/boot: /dev/sdl", "/: /dev/system/root"),
-        *("storage.example", "rootnode"),
-    ]  # fmt: skip
-    assert found["squashfs"] == ["192.0.2.7 storage.example"]
 
 
 def test_surroundings_of_the_daemon(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:

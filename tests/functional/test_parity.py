@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import filecmp
 import hashlib
+import itertools
 import json
 import shutil
 import time
@@ -48,6 +49,14 @@ LEFT = (
     ("${seeded}1", "lgetxattr /hosts user.colour", "green"),
     ("${seeded}1", "hivex-open /hive\nhivex-node-name $added\nhivex-close", "Software"),
 )
+# What list-filesystems finds on the shared disks, in this order; there is more on the session's own.
+FOUND = {
+    "/dev/sdb": "btrfs", "/dev/sdg": "btrfs", "/dev/sdh": "squashfs", "/dev/sdi": "f2fs", "/dev/sdj": "xfs",
+    "/dev/sdk": "ext2", "/dev/sda1": "ntfs", "/dev/sda2": "vfat", "/dev/mirrored/data": "ext4",
+    "/dev/system/root": "ext4", "/dev/system/swap": "swap",
+}  # fmt: skip
+# Members of arrays and groups, and what is encrypted, are none.
+NOT_FOUND = ("/dev/sdc", "/dev/sdd", "/dev/sde", "/dev/sdf", "/dev/sdl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +146,7 @@ def sessions(
     shared_guestlaunch: Guestlaunch,
     stock_init_appliance: Path,
     storage: Storage,
+    module_template: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Mapping[str, Future[Session]]:
     """The session of each way, all over; one that has failed fails those who ask for it."""
@@ -169,6 +179,15 @@ def test_feature(sessions: Mapping[str, Future[Session]], name: str, way: str) -
     assert len(complaints) == len(FEATURES[name].errors), session.errors[name]
     for complaint, expected in zip(complaints, FEATURES[name].errors, strict=True):
         assert expected in complaint
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_found_as_made(sessions: Mapping[str, Future[Session]], way: str) -> None:
+    """All that was made by another launch, on disks in another order, is activated at the start and named."""
+    lines = sessions[way].result().output["filesystems"].splitlines()
+    listed = dict(line.rsplit(": ", 1) for line in itertools.takewhile(lambda line: ": " in line, lines))
+    assert [(name, kind) for name, kind in listed.items() if name in FOUND] == list(FOUND.items())
+    assert not [name for name in listed if name.startswith(NOT_FOUND)]
 
 
 @pytest.mark.parametrize("way", OURS)

@@ -38,7 +38,7 @@ def found(
     shared_guestlaunch: Guestlaunch,
     built_state_dir: Path,
     stock_init_appliance: Path,
-    templates: Path,
+    module_template: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Mapping[str, Future[Answers]]]:
     """What each way of launching says."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from tests.records import events, records, seen
 from tests.running import Guestlaunch
 
 TCG = ("--accel", "tcg")
-CLONES = 50
+CLONES = int(os.environ.get("GL_SOAK_LAUNCHES", "20"))
 MANY_DISKS = 16
 CLOCK_TOLERANCE_S = 0.050
 
