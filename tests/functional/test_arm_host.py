@@ -13,13 +13,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from orchestrator.bench import result
 from orchestrator.bench.daemons import all_ready
 from orchestrator.records.provenance import accel_of, of_event, provenance
+from orchestrator.records.record import LaunchEvent
 from tests.daemons import daemon, wait_for_status
 from tests.disks import DiskFactory
 from tests.leftovers import launches, left_behind, look
@@ -59,7 +60,7 @@ def launched(guestlaunch: Guestlaunch, evidence: Path, disk: Path, start: str) -
     phases = {phase["name"]: f"{(phase['duration_ns'] or 0) / 1e6:.1f}" for phase in record["phases"]}
     # Where we heard of guestfsd's marker late, the order of the dates does not hold, and they are left out.
     took = "not dated" if record["launch_ns"] is None else f"{record['launch_ns'] / 1e6:.1f} ms"
-    say(f"{record['start']}, {accel_of(record)}: launched in {took}: {phases}")
+    say(f"{record['start']}, {accel_of(cast('LaunchEvent', record))}: launched in {took}: {phases}")
     return record
 
 
