@@ -101,7 +101,7 @@ class ColdStart:
         self._explain_unseen(transfers=uefi, markers=markers)
         trace = TraceFile(place.trace) if self._spec.traced else None
         observed = observed_phases(traced=settings.measure, transfers=uefi, markers=markers)
-        allowed = limits(settings.deadlines)
+        allowed = limits(settings.deadlines, silent=Phase.GUESTFSD not in observed)
         return Boot(self._recorder, trace, allowed, observed, GUESTFSD_ALIAS, measured=settings.measure)
 
     def run(self, guest: Guest, place: Place) -> None:

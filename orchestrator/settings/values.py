@@ -22,6 +22,8 @@ class Deadlines:
     :ivar initrd: the initrd, until the appliance's init starts.
     :ivar init: the appliance's init, until guestfsd starts.
     :ivar guestfsd: until guestfsd, once it runs, opens its channel.
+    :ivar silent: instead of the last two where the appliance's init is libguestfs's own, which gives no sign of progress;
+        libguestfs itself allows as much.
     :ivar restore: loading a template's state into a clone.
     :ivar gate: from the start of a clone's vCPUs until its guest is past the gate; never less than `init`.
     :ivar shutdown: the guest's own shutdown, before it is killed.
@@ -37,6 +39,7 @@ class Deadlines:
     initrd: float = 120.0
     init: float = 300.0
     guestfsd: float = 120.0
+    silent: float = 1200.0
     restore: float = 60.0
     gate: float = 300.0
     shutdown: float = 60.0
