@@ -22,7 +22,7 @@ class Deadlines:
     :ivar initrd: the initrd, until the appliance's init starts.
     :ivar init: the appliance's init, until guestfsd starts.
     :ivar guestfsd: until guestfsd, once it runs, opens its channel.
-    :ivar silent: instead of the last two where the appliance's init is libguestfs's own, which gives no sign of progress;
+    :ivar silent: instead of the last two where the appliance's init is libguestfs's own, which tells of no progress;
         libguestfs itself allows as much.
     :ivar restore: loading a template's state into a clone.
     :ivar gate: from the start of a clone's vCPUs until its guest is past the gate; never less than `init`.

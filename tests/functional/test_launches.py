@@ -13,7 +13,7 @@ from tests.disks import MIB, DiskFactory
 from tests.records import records, seen
 from tests.running import Guestlaunch
 
-LAUNCHES = int(os.environ.get("GL_SOAK_LAUNCHES", "12"))
+LAUNCHES = int(os.environ.get("GL_SOAK_LAUNCHES", "30"))
 SCRIPT = ("run", ":", "blockdev-getsize64", "/dev/sda", ":", "blockdev-getsize64", "/dev/sdb", ":", "list-devices")
 
 

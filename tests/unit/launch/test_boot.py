@@ -21,7 +21,7 @@ def allowed(markers: set[str]) -> dict[Phase, float | None]:
 
 
 def test_init_that_sends_no_markers() -> None:
-    """An init that cannot be seen, and what it starts, have libguestfs's own 20 minutes, after the initrd, which can."""
+    """An init that cannot be seen has libguestfs's own 20 minutes, what it starts included, after the initrd's time."""
     usual = Deadlines()
     seen = allowed({"initrd", "init", "guestfsd"})
     assert seen == {Phase.INITRD: usual.initrd, Phase.INIT: usual.init, Phase.GUESTFSD: usual.guestfsd}
