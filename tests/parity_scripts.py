@@ -388,6 +388,8 @@ def settled(output: str, began: float, ended: float) -> str:
         output,
         flags=re.MULTILINE,
     )
+    # Where guestfsd mounts what it looks into.
+    output = re.sub(r"/tmp/(btrfs|mount)[0-9A-Za-z]{6}\b", r"/tmp/\1(random)", output)
     # udev sets the owner of a disk that is plugged in, and not of one that was there before it: all runs as root.
     output = re.sub(
         r"^(sda|sg0):brw\S*|^(sda|sg0):crw\S*", lambda match: f"{match[1] or match[2]}:-", output, flags=re.MULTILINE
