@@ -1,7 +1,7 @@
 """Marker lines that our appliance writes to its control port, and how they date guest boundaries.
 
 A line is `guestlaunch-marker NAME EVENT_UPTIME NOW_UPTIME`: the guest's uptime in seconds when the named
-thing began, and when the line was written. The host's receipt dates the second, and with it the first.
+thing began, and when the line was written. The host's receipt dates the second, and with it the guest's clock.
 
 The port belongs to the guest, which may write anything: a line is a marker or it is not, and no line raises.
 """
@@ -33,11 +33,6 @@ class Marker:
         """Host monotonic time at which the guest kernel's clock read zero."""
         return self.received_ns - self.now_uptime_ns
 
-    @property
-    def event_ns(self) -> int:
-        """Host monotonic time of the event itself."""
-        return self.boot_ns + self.event_uptime_ns
-
 
 def parse_marker(line: bytes, received_ns: int) -> Marker | None:
     """Return the marker in a line from the control port, or None when it is not one."""
@@ -58,18 +53,18 @@ def _nanoseconds(seconds: bytes, fraction: bytes | None) -> int:
 def marker_boundaries(markers: Iterable[Marker]) -> dict[Phase, Boundary]:
     """Return the boundaries that a launch's markers tell of; of two of a name, the first counts.
 
-    The kernel's start is dated by the marker whose line took least time to arrive: of all
-    estimates of the guest's zero, the earliest is the least delayed.
+    They are dated by the guest's clock, and that by the line which took least time to arrive: of all estimates of the
+    guest's zero, the earliest is the least delayed. A host that is slow to read a line does not date it late.
     """
-    found: dict[Phase, Boundary] = {}
-    earliest: int | None = None
-    for marker in markers:
-        earliest = marker.boot_ns if earliest is None else min(earliest, marker.boot_ns)
+    told = tuple(markers)
+    if not told:
+        return {}
+    zero_ns = min(marker.boot_ns for marker in told)
+    found = {Phase.KERNEL: Boundary(at_ns=zero_ns, source="guest uptime in a control port marker")}
+    for marker in told:
         if marker.name in _PHASES:
-            boundary = Boundary(at_ns=marker.event_ns, source="control port marker")
+            boundary = Boundary(at_ns=zero_ns + marker.event_uptime_ns, source="control port marker")
             found.setdefault(_PHASES[marker.name], boundary)
-    if earliest is not None:
-        found[Phase.KERNEL] = Boundary(at_ns=earliest, source="guest uptime in a control port marker")
     return found
 
 
