@@ -379,7 +379,7 @@ def settled(output: str, began: float, ended: float) -> str:
     """Return an output without what is different in every launch, whatever its way."""
     # mdadm, stat, blkid and LVM also tell the kernel's own numbers, which come as its probes and activations end.
     output = re.sub(r"^device_dev_sd[a-z]+_(role: \d+|dev: .*)\n", "", output, flags=re.MULTILINE)
-    output = re.sub(r"^( *)(dev|PART_ENTRY_DISK|lv_kernel_minor): .*", r"\1\2: -", output, flags=re.MULTILINE)
+    output = re.sub(r"^( *)(dev|DISKSEQ|PART_ENTRY_DISK|lv_kernel_minor): .*", r"\1\2: -", output, flags=re.MULTILINE)
     # Some answers keep the kernel's name of a disk, which comes as the probes of a booting guest end: the words of
     # parted and mount, blkid, LVM, XFS, and in libguestfs 1.48 a subvolume's mountable.
     output = re.sub(

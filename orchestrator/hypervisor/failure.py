@@ -106,7 +106,10 @@ _QEMU_OUTPUT = frozenset({Code.INTERNAL_ERROR, Code.OPERATION_FAILED, Code.SYSTE
 _LOCK = re.compile(r"Failed to get (?:shared )?\"\w+\" lock|Failed to lock byte \d+")
 _LOCKED_FILE = re.compile(r"using the image \[(.*)\]\?", re.DOTALL)
 _NAMED_FILE = re.compile(r"(?:[Cc]ould not open|access storage file|could not load \S+) '(.*)'(?:: [A-Z]|$)", re.DOTALL)
-_PROLOGUE = re.compile(r"^.*?(?:unexpectedly closed the monitor|while connecting to monitor):\s*", re.DOTALL)
+# Newer releases of libvirt name the domain there.
+_PROLOGUE = re.compile(
+    r"^.*?(?:unexpectedly closed the monitor|while connecting to monitor)(?: \(vm='.*?'\))?:\s*", re.DOTALL
+)
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]+Z\s+")
 
 

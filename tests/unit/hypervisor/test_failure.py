@@ -81,6 +81,13 @@ def test_qemus_complaint_is_the_reason() -> None:
     assert error.why == "-machine virt,x=y: Property 'virt-7.2-machine.x' not found"
 
 
+def test_the_domain_that_libvirt_names_is_no_part_of_the_reason() -> None:
+    """Newer releases put the domain between what the monitor did and QEMU's complaint."""
+    text = "internal error: QEMU unexpectedly closed the monitor (vm='t1'): qemu: failed to initialize kvm: Denied"
+    error = translate(Failure(Code.INTERNAL_ERROR, text), "cannot start domain", "t1")
+    assert error.why == "failed to initialize kvm: Denied"
+
+
 def test_name_in_use_says_what_to_do() -> None:
     """A name that is taken gives its hint under each of the codes libvirt uses for it."""
     for code, text in ((Code.DOM_EXIST, "x"), (Code.OPERATION_FAILED, "domain 'a' already exists with uuid b")):
