@@ -50,6 +50,9 @@ class ColdStart:
         """Say why the launch is cold."""
         return {"start_reason": self._reason}
 
+    def obtain(self) -> None:
+        """Nothing: what it boots is there."""
+
     def stage(self) -> tuple[Domain, Place]:
         """Make directories, overlay, NVRAM copy, secrets and sockets."""
         spec, plan = self._spec, self._spec.plan

@@ -200,10 +200,11 @@ class Launch:
     def _plan(self) -> None:
         plan = self._make_plan(self.request, self.settings)
         self.spec = LaunchSpec(request=self.request, settings=self.settings, plan=plan)
-        self._start = self._choose(self.spec, self.context, self.recorder, self._pool, self._cold_reason)
-        self._owned.callback(self._start.close)
-        self.id = self._start.id
-        self.recorder.become(self._start.kind)
+        start = self._choose(self.spec, self.context, self.recorder, self._pool, self._cold_reason)
+        self._owned.callback(start.close)
+        start.obtain()  # before it counts as the start: a template that cannot be built is no reason to boot
+        self._start, self.id = start, start.id
+        self.recorder.become(start.kind)
 
     def _stage(self) -> None:
         self.recorder.begin(Phase.STAGE, "orchestrator")

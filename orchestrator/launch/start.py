@@ -42,6 +42,9 @@ class StartPath(Protocol):
     def facts(self) -> Mapping[str, str | None]:
         """Return what the log says of it beyond its kind."""
 
+    def obtain(self) -> None:
+        """Make what it starts from, where that is missing."""
+
     def stage(self) -> tuple[Domain, Place]:
         """Put the files in place and describe the domain."""
 
@@ -73,11 +76,10 @@ Choose: TypeAlias = "Callable[[LaunchSpec, LaunchContext, Recorder, Pool | None,
 def choose_start(
     spec: LaunchSpec, context: LaunchContext, recorder: Recorder, pool: Pool | None, cold_reason: str | None
 ) -> StartPath:
-    """Decide whether a launch boots or clones a template; one that was asked for is built when there is none.
+    """Decide whether a launch boots or clones a template, be it one that is still to be built.
 
     :param pool: clones that are kept ready; it learns that this kind of launch is wanted.
     :param cold_reason: why it boots, even if there is something to clone.
-    :raise GuestlaunchError: a template that is asked for cannot be built.
     """
     settings = spec.settings
     if settings.start == "cold" or cold_reason is not None:
@@ -92,11 +94,7 @@ def choose_start(
         if clone is not None:
             return StandbyStart(spec, context, recorder, clone)
     template = templates.find(settings.state_dir, facts)
-    if template is None and settings.start == "warm":
-        from orchestrator.launch.template_build import build_template  # here: once for many launches
-
-        template = build_template(spec, facts, context)
-    if template is None:
+    if template is None and settings.start != "warm":
         cold_reason = "there is no template for it (guestlaunch template build makes one)"
         return ColdStart(spec, context, recorder, cold_reason)
-    return WarmStart(spec, context, recorder, template)
+    return WarmStart(spec, context, recorder, facts, template)

@@ -13,7 +13,7 @@ from orchestrator.launch.clone import Clone, restore, stage_clone
 from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
 from orchestrator.launch.gate import CLOCK, attach, let_through, open_gate
 from orchestrator.records.record import FwCfg
-from orchestrator.template.model import Template
+from orchestrator.template.model import Facts, Template
 from orchestrator.timeline.phases import Phase, Start
 from orchestrator.timeline.recorder import Recorder
 from orchestrator.timeline.trace import TraceFile
@@ -22,12 +22,18 @@ from orchestrator.timeline.trace import TraceFile
 class _CloneStart:
     """What both have in common, once a clone is held at its gate."""
 
-    def __init__(self, spec: LaunchSpec, recorder: Recorder, template: Template) -> None:
+    def __init__(self, spec: LaunchSpec, recorder: Recorder, template: Template | None) -> None:
         self._spec, self._recorder, self._template = spec, recorder, template
+
+    @property
+    def template(self) -> Template:
+        """What is cloned."""
+        assert self._template is not None  # obtained first
+        return self._template
 
     def facts(self) -> Mapping[str, str | None]:
         """Name the template."""
-        return {"template": self._template.key}
+        return {"template": self.template.key}
 
     def prepare(self, guest: Guest, place: Place) -> FwCfg:
         """Plug in the tool's disks. Nothing crosses fw_cfg."""
@@ -55,23 +61,38 @@ class _CloneStart:
 
 
 class WarmStart(_CloneStart):
-    """A launch that clones; see `orchestrator.launch.start.StartPath`."""
+    """A launch that clones; see `orchestrator.launch.start.StartPath`.
+
+    :param template: the one for `facts`; None when it is still to be built.
+    """
 
     kind = Start.WARM
 
-    def __init__(self, spec: LaunchSpec, context: LaunchContext, recorder: Recorder, template: Template) -> None:
+    def __init__(
+        self, spec: LaunchSpec, context: LaunchContext, recorder: Recorder, facts: Facts, template: Template | None
+    ) -> None:
         super().__init__(spec, recorder, template)
         self.id = context.launch_id
-        self._context = context
+        self._context, self._facts = context, facts
         self._owned = contextlib.ExitStack()
 
     def close(self) -> None:
         """Remove its files."""
         self._owned.close()
 
+    def obtain(self) -> None:
+        """Build the template that is missing.
+
+        :raise GuestlaunchError: it cannot be built.
+        """
+        if self._template is None:
+            from orchestrator.launch.template_build import build_template  # here: once for many launches
+
+            self._template = build_template(self._spec, self._facts, self._context)
+
     def stage(self) -> tuple[Domain, Place]:
         """Make directories, an overlay of the template's root, and sockets."""
-        return stage_clone(self._spec, self._context, self._template, self._owned)
+        return stage_clone(self._spec, self._context, self.template, self._owned)
 
     def connect(self) -> Connection:
         """Return the process's connection."""
@@ -85,7 +106,7 @@ class WarmStart(_CloneStart):
 
     def prepare(self, guest: Guest, place: Place) -> FwCfg:
         """Load the template's state, then plug in the tool's disks."""
-        restore(guest, self._template, self._spec.settings.deadlines.restore)
+        restore(guest, self.template, self._spec.settings.deadlines.restore)
         self._recorder.begin(Phase.ATTACH, "QEMU loaded the state")
         return super().prepare(guest, place)
 
@@ -103,6 +124,9 @@ class StandbyStart(_CloneStart):
     def close(self) -> None:
         """Remove the clone's files, and end it unless it was handed over."""
         self._clone.close()
+
+    def obtain(self) -> None:
+        """Nothing: the clone is there."""
 
     def stage(self) -> tuple[Domain, Place]:
         """Let the client hear the clone's console."""

@@ -150,6 +150,9 @@ class FakeStart:
     def facts(self) -> Mapping[str, Any]:
         return {}
 
+    def obtain(self) -> None:
+        """It starts from nothing."""
+
     def stage(self) -> tuple[Domain, Place]:
         self.did.append("stage")
         owned = self._owned

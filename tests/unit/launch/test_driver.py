@@ -27,14 +27,15 @@ from orchestrator.errors import (
 )
 from orchestrator.hypervisor.events import EventSource
 from orchestrator.hypervisor.guest import Guest
-from orchestrator.launch import lifecycle
+from orchestrator.launch import lifecycle, template_build
 from orchestrator.launch.clone import Clone
 from orchestrator.launch.context import LaunchContext, LaunchSpec
 from orchestrator.launch.gate import Rehearsal
 from orchestrator.launch.launch import Launch
+from orchestrator.launch.launcher import Launcher
 from orchestrator.launch.lifecycle import TABLE, Event, State, Step, step
 from orchestrator.launch.stop import Stop
-from orchestrator.launch.warm import StandbyStart
+from orchestrator.launch.warm import StandbyStart, WarmStart
 from orchestrator.settings import Deadlines, Settings
 from orchestrator.timeline.phases import Start
 from orchestrator.timeline.recorder import Recorder
@@ -122,6 +123,8 @@ CASES = {
     "warm": Case(story=asks_the_time, kind=Start.WARM, events=[*BOOTED, _E.ANSWERED, _E.LAUNCH_FLAG, _E.STOP, _E.DONE]),
     "plan fails": Case(at=(FakeLauncher, "pretend"), events=[_E.BEGIN, _E.FAILED]),
     "plan stops": Case(at=(FakeLauncher, "pretend"), does=stops, events=[_E.BEGIN, _E.STOP]),
+    "obtain fails": Case(at=(FakeStart, "obtain"), kind=Start.WARM, events=[_E.BEGIN, _E.FAILED]),
+    "obtain stops": Case(at=(FakeStart, "obtain"), kind=Start.WARM, does=stops, events=[_E.BEGIN, _E.STOP]),
     **{f"{name} fails": early(done, name, fails, _E.FAILED) for done, name in enumerate(
         ("stage", "connect", "create", "prepare", "run"), 1
     )},
@@ -141,7 +144,7 @@ CASES = {
     "end fails": Case(at=(FakeGuest, "terminate"), events=[*BOOTED, _E.LAUNCH_FLAG, _E.STOP, _E.FAILED]),
 }  # fmt: skip
 GOING_WELL = {"good", "warm"}
-STOPPING = {"plan stops", "stage stops", "connect stops", "create stops", "prepare stops", "boot stops"}
+STOPPING = {"plan stops", "obtain stops", "stage stops", "connect stops", "create stops", "prepare stops", "boot stops"}
 
 
 @pytest.fixture
@@ -358,6 +361,25 @@ def test_whatever_fails_before_a_clone_goes_on_it_is_booted_instead(
         assert launcher.run(REQUEST, stop=stop).outcome == "success"
     assert [start.kind for start in launcher.starts] == [kind, Start.COLD]
     assert [event["error"] for event in events(settings, "warm_failed")] == [f"planted: {name}"]
+
+
+def test_a_template_that_was_asked_for_and_cannot_be_built_is_a_failure(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is booted in its place: there was no clone yet that could have failed."""
+
+    def fail(*_: object) -> None:
+        raise HypervisorError("planted", "template")
+
+    monkeypatch.setattr(template_build, "build_template", fail)
+
+    def choose(spec: LaunchSpec, context: LaunchContext, recorder: Recorder, *_: object) -> WarmStart:
+        return WarmStart(spec, context, recorder, {}, None)
+
+    with Launcher(settings, plan=lambda *_: PLAN, choose=choose) as launcher, Stop() as stop:
+        record = launcher.run(REQUEST, stop=stop)
+    assert (record.outcome, record.error, record.error_phase) == ("failure", "planted: template", "plan")
+    assert not events(settings, "warm_failed")
 
 
 class ReadyClone:

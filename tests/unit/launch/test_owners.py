@@ -167,7 +167,7 @@ def test_a_warm_start_and_a_clone_leave_nothing(
     """Likewise; a clone for the pool that cannot be made is nobody's, and has left nothing by then."""
     with monkeypatch.context() as patch:
         fail(patch, owner, name, number)
-        start = WarmStart(bench.spec, bench.context, Recorder(1), bench.template)
+        start = WarmStart(bench.spec, bench.context, Recorder(1), bench.template.facts, bench.template)
         with pytest.raises(LaunchError, match="planted"):
             start.stage()
         start.close()
@@ -196,7 +196,7 @@ def test_what_is_staged_goes_with_its_start_path(bench: Bench) -> None:
     """Directories, sockets, the secret in its file, the claims: all there while it is open, nothing afterwards."""
     for start in (
         ColdStart(bench.spec, bench.context, Recorder(1), None),
-        WarmStart(bench.spec, bench.context, Recorder(1), bench.template),
+        WarmStart(bench.spec, bench.context, Recorder(1), bench.template.facts, bench.template),
     ):
         _, place = start.stage()
         assert place.data.is_dir()
