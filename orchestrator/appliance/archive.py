@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.appliance import manifest as manifests
-from orchestrator.appliance import vmlinux
 from orchestrator.appliance.archive_stream import (
     ArchiveError,
     check_end,
@@ -33,7 +32,7 @@ from orchestrator.appliance.archive_stream import (
 )
 from orchestrator.appliance.fixed import open_appliance, verify
 from orchestrator.appliance.manifest import FileRecord, Manifest
-from orchestrator.appliance.model import FILES, Appliance
+from orchestrator.appliance.model import FILES, VMLINUX, Appliance
 from orchestrator.appliance.store import publish, staging
 from orchestrator.errors import ApplianceError
 from orchestrator.program import unwinding_on_sigterm
@@ -41,7 +40,7 @@ from orchestrator.program import unwinding_on_sigterm
 _README = "README.fixed"
 _GIB = 1 << 30
 # The most bytes that each file may unpack to; holes count, though they take no space.
-_SIZE_MAX = {"kernel": _GIB, vmlinux.NAME: _GIB, "initrd": _GIB, "root": 64 * _GIB}
+_SIZE_MAX = {"kernel": _GIB, VMLINUX: _GIB, "initrd": _GIB, "root": 64 * _GIB}
 _HINT = "export it again: guestlaunch appliance export"
 
 
@@ -160,7 +159,7 @@ def _digest(text: bytes) -> str:
 
 
 def _order(manifest: Manifest) -> tuple[str, ...]:
-    return (*FILES, *([vmlinux.NAME] if vmlinux.NAME in manifest.files else []))
+    return (*FILES, *([VMLINUX] if VMLINUX in manifest.files else []))
 
 
 def _bounded(manifest: Manifest) -> Manifest:

@@ -23,7 +23,7 @@ from orchestrator.appliance.image import write_image
 from orchestrator.appliance.initrd import write_initrd
 from orchestrator.appliance.kernel_form import read_plain
 from orchestrator.appliance.manifest import FileRecord, Init, Manifest
-from orchestrator.appliance.model import FILES, Appliance
+from orchestrator.appliance.model import FILES, VMLINUX, Appliance
 from orchestrator.appliance.packages import Package, Repository
 from orchestrator.appliance.recipe import recipe_digest
 from orchestrator.appliance.store import publish, staging
@@ -238,8 +238,8 @@ def _unpacked(kernel: Path, arch: Arch) -> list[str]:
     image = vmlinux.unpack_kernel(kernel)
     if not vmlinux.startable(image):
         return []
-    kernel.with_name(vmlinux.NAME).write_bytes(image)
-    return [vmlinux.NAME]
+    kernel.with_name(VMLINUX).write_bytes(image)
+    return [VMLINUX]
 
 
 def _build(arch: Arch, store: Path, scratch: Path, progress: Progress, deadline: Deadline, *, init: Init) -> Appliance:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.appliance import manifest as manifests
-from orchestrator.appliance import vmlinux
-from orchestrator.appliance.guest_files import scripts_digest
 from orchestrator.appliance.manifest import Init
-from orchestrator.appliance.model import FILES, Appliance
+from orchestrator.appliance.model import FILES, VMLINUX, Appliance
 from orchestrator.appliance.probe import check_initrd, kernel_arch, root_format
-from orchestrator.appliance.verified import Verified
 from orchestrator.errors import ApplianceError, NotFoundError
+
+if TYPE_CHECKING:
+    from orchestrator.appliance.verified import Verified
 
 _MARKERS = {Init.LEAN: frozenset({"initrd", "init", "guestfsd"}), Init.STOCK: frozenset({"initrd"})}
 
@@ -49,7 +50,7 @@ def open_appliance(path: Path) -> Appliance:
         root_uuid=uuid,
         manifest=manifest,
         markers=frozenset() if manifest is None else _MARKERS[manifest.init],
-        vmlinux=directory / vmlinux.NAME if manifest and vmlinux.NAME in manifest.files else None,
+        vmlinux=directory / VMLINUX if manifest and VMLINUX in manifest.files else None,
     )
 
 
@@ -89,7 +90,8 @@ def check_making(appliance: Appliance) -> None:
 
     :raise ApplianceError: it was made from other guest scripts, or otherwise.
     """
-    from orchestrator.appliance.recipe import recipe_digest  # here: no launch needs it
+    from orchestrator.appliance.guest_files import scripts_digest  # here: no launch needs them
+    from orchestrator.appliance.recipe import recipe_digest
 
     manifest = appliance.manifest
     if manifest is None:

@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.appliance.verified import Verified
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
+
+if TYPE_CHECKING:
+    from orchestrator.appliance.verified import Verified
 
 NAME = "manifest.json"
 SCHEMA_VERSION = 1

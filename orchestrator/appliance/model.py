@@ -13,6 +13,7 @@ from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
 
 FILES = ("kernel", "initrd", "root")
+VMLINUX = "vmlinux"  # the kernel unpacked, where QEMU can start that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from orchestrator.errors import ApplianceError
 
-NAME = "vmlinux"
 _SETUP_SECTORS, _VERSION, _PAYLOAD_OFFSET, _PAYLOAD_LENGTH = 0x1F1, 0x206, 0x248, 0x24C
 _SECTOR = 512
 _WITH_PAYLOAD = 0x208  # the first version of the boot protocol that says where the payload is
