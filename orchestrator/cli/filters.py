@@ -12,6 +12,7 @@ import click
 from orchestrator.cli.options import collected
 from orchestrator.records.filters import Filters
 from orchestrator.records.provenance import LABELS
+from orchestrator.timeline.phases import Kind
 
 # A generic class since click 8.4 alone.
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ filter_options = collected(
     click.option("--accel", type=click.Choice(["kvm", "tcg"]), help="Accelerator."),
     click.option("--made-on", type=click.Choice(LABELS), help="Kind of host."),
     click.option("--start", type=click.Choice(["cold", "warm", "standby"]), help="Kind of start."),
+    click.option("--kind", type=click.Choice([str(kind) for kind in Kind]), help="What was launched."),
     click.option("--fw-cfg-dma", type=click.Choice(["on", "off"]), help="As verified."),
     click.option(
         "--outcome", type=click.Choice(["success", "failure", "cancelled"]), help="Only launches that ended so."

@@ -19,6 +19,7 @@ from orchestrator.records.provenance import SIGNS, mark
 from orchestrator.records.store_rows import LaunchRow
 from orchestrator.settings import Settings
 from orchestrator.timeline.durations import duration
+from orchestrator.timeline.phases import Kind
 
 _DMA = {True: "on", False: "off", None: "-"}
 _WRONG = {"failure": "failed"}
@@ -74,7 +75,12 @@ def table(rows: Sequence[LaunchRow], *, now: dt.datetime) -> Iterator[str]:
 def _facts(row: LaunchRow, now: dt.datetime) -> tuple[str, ...]:
     when = dt.datetime.fromtimestamp(row["wall_start_ns"] / 1e9).astimezone()
     shown = when.strftime("%m-%d %H:%M" if when.year == now.year else "%Y-%m-%d")
-    return shown, row["launch_id"], row["profile"], _accel(row), row["start"], _DMA[row["fw_cfg_dma"]]
+    return shown, row["launch_id"], row["profile"], _accel(row), _start(row), _DMA[row["fw_cfg_dma"]]
+
+
+def _start(row: LaunchRow) -> str:
+    """Return how a launch started; of other kinds, which are always booted, the kind."""
+    return str(row["start"] if row["kind"] == Kind.LAUNCH else row["kind"])
 
 
 def _accel(row: LaunchRow) -> str:

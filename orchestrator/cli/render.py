@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 from orchestrator.records.filters import is_modelled
 from orchestrator.records.provenance import accel_of
+from orchestrator.records.record import kind_of
 from orchestrator.timeline.durations import milliseconds
-from orchestrator.timeline.phases import TRANSFER_PHASES, Phase
+from orchestrator.timeline.phases import TRANSFER_PHASES, Kind, Phase
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +54,8 @@ def bar(fraction: float, cells: int = _BAR_CELLS) -> str:
 
 def headline(event: Event) -> str:
     """Return what a launch was, on one line."""
+    if kind_of(event) == Kind.KERNEL:
+        return _kernel_headline(event)
     dma = {True: "DMA on", False: "DMA off", None: "DMA not verified"}[event["fw_cfg_dma"]]
     way = dma if event["start"] == "cold" else event["start"]  # nothing of a clone crosses fw_cfg
     launched = (
@@ -60,6 +63,16 @@ def headline(event: Event) -> str:
     )
     accel = accel_of(event) + (" with a MODELLED trap cost" if is_modelled(event) else "")
     return f"{event['launch_id']}: {event['profile']}, {accel}, {way}, {event['outcome']}, {launched}"
+
+
+def _kernel_headline(event: Event) -> str:
+    """Return what a kernel's run was, and what came of it."""
+    dma = {True: "DMA on", False: "DMA off", None: "DMA not verified"}[event["fw_cfg_dma"]]
+    run = event.get("kernel_run")
+    came = f"{run['verdict']} (exit status {run['exit_status']})" if run else event["outcome"]
+    began = f", its command after {milliseconds(event['launch_ns'])}" if event["launch_ns"] is not None else ""
+    version = f" of Linux {run['version']}" if run and run["version"] else ""
+    return f"{event['launch_id']}: kernel run{version}, {event['profile']}, {accel_of(event)}, {dma}, {came}{began}"
 
 
 def _unlaunched(event: Event) -> str:

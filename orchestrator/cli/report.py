@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +16,7 @@ from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError
 from orchestrator.files import written_whole
 from orchestrator.records.filters import Filters
 from orchestrator.settings import Settings
+from orchestrator.timeline.phases import Kind
 
 if TYPE_CHECKING:  # imported where they are used: the chart library and SciPy take their time
     from orchestrator.records.record import LaunchEvent
@@ -54,7 +55,9 @@ def report(
     """Report on launches: from LOGs (log files, timelines, results of bench), or from the store of launches.
 
     Results that others have sent are LOGs, too: all of them, with results of bench, are shown as a table of machines.
+    Runs of kernels are reported on with --kind kernel, never together with launches.
     """
+    filters = replace(filters, kind=filters.kind or str(Kind.LAUNCH))
     if (figure is None) != (out is None):
         raise UsageError("incomplete", "--figure and --out", "each needs the other")
     if submission is not None:
@@ -138,7 +141,7 @@ def _why_empty(reading: Reading) -> str:
 
 
 def _write_trace(logs: Sequence[Path], filters: Filters, settings: Settings, path: Path) -> None:
-    from orchestrator.records.record import EVENT
+    from orchestrator.records.record import CANONICAL
     from orchestrator.records.store import open_store
     from orchestrator.report.reader import Reading
     from orchestrator.report.trace import write_trace
@@ -147,7 +150,8 @@ def _write_trace(logs: Sequence[Path], filters: Filters, settings: Settings, pat
         with written_whole(path, mode=0o644) as whole, io.TextIOWrapper(whole, encoding="utf-8") as file:
             if logs:
                 events = Reading(paths=logs).events()
-                write_trace((e for e in events if e["event"] != EVENT or filters.takes(cast("LaunchEvent", e))), file)
+                wanted = (e for e in events if e["event"] not in CANONICAL or filters.takes(cast("LaunchEvent", e)))
+                write_trace(wanted, file)
             else:
                 with open_store(settings.state_dir) as store:
                     write_trace(store.lines(filters), file)

@@ -16,7 +16,7 @@ from orchestrator.daemon import client
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.records.provenance import SIGNS
 from orchestrator.settings import Settings, load
-from orchestrator.timeline.phases import SEQUENCE, Start
+from orchestrator.timeline.phases import SEQUENCE, Kind, Start
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -66,7 +66,7 @@ def latest(settings: Settings) -> list[LaunchRow]:
 
     try:
         with open_store(settings.state_dir) as store:
-            return store.rows(Filters(), limit=_LATEST)
+            return store.rows(Filters(kind=str(Kind.LAUNCH)), limit=_LATEST)
     except GuestlaunchError:
         return []
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.records.provenance import of_event
+from orchestrator.records.record import kind_of
 
 if TYPE_CHECKING:
     from orchestrator.records.record import LaunchEvent
@@ -24,6 +25,7 @@ class Filters:
     """Which launches are asked for; None stands for any. Times are wall-clock nanoseconds since the epoch.
 
     :ivar made_on: on what kind of host: one of `provenance.LABELS`.
+    :ivar kind: what was launched (`phases.Kind`); launches of different kinds are not alike.
     """
 
     since_ns: int | None = None
@@ -34,6 +36,7 @@ class Filters:
     fw_cfg_dma: bool | None = None
     outcome: str | None = None
     made_on: str | None = None
+    kind: str | None = None
 
     def failures(self) -> Filters:
         """Return the same, failures only."""
@@ -48,6 +51,7 @@ class Filters:
             (self.since_ns is None or at >= self.since_ns)
             and (self.until_ns is None or at <= self.until_ns)
             and (self.made_on is None or of_event(event).label == self.made_on)
+            and (self.kind is None or kind_of(event) == self.kind)
             and all(value is None or said == value for said, value in zip(found, wanted, strict=True))
         )
 
@@ -64,6 +68,7 @@ class Filters:
             ("fw_cfg_dma = ?", self.fw_cfg_dma),
             ("outcome = ?", self.outcome),
             ("made_on = ?", self.made_on),
+            ("kind = ?", self.kind),
         ):
             if value is not None:
                 terms.append(term)

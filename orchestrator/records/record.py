@@ -14,10 +14,14 @@ from importlib import resources
 from typing import Any, NotRequired, TypedDict
 
 from orchestrator.records.provenance import NOWHERE, Provenance
-from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start, Tile
+from orchestrator.timeline.phases import TRANSFER_PHASES, Kind, Phase, Start, Tile
 
 EVENT = "launch_finished"
 PHASE_EVENT = "phase_finished"
+# Other kinds have names of their own: who counts launches by the name, as dashboards do, counts nothing else.
+EVENTS = {Kind.LAUNCH: EVENT, Kind.KERNEL: "kernel_run_finished"}
+PHASE_EVENTS = {Kind.LAUNCH: PHASE_EVENT, Kind.KERNEL: "kernel_phase_finished"}
+CANONICAL = frozenset(EVENTS.values())
 SCHEMA_VERSION = 1
 
 
@@ -46,6 +50,33 @@ class FwCfg:
         if self.dma_property is None:
             return None
         return self.dma_property and self.window_has_dma is not False and self.register_answers is not False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRunRecord:
+    """What came of a kernel's run.
+
+    :ivar verdict: the cause of its exit status, one of `orchestrator.kernel.verdict.Cause`.
+    :ivar exit_status: that of `guestlaunch kernel run`: the command's own, or the verdict's.
+    :ivar kernel: the file that was given; `form` what it is, `started_as` what of it was started.
+    :ivar version: the kernel's own, None where its file does not tell.
+    :ivar command: what ran in the guest; empty for none.
+    :ivar console_bytes: what the guest wrote to its serial console.
+    :ivar tests: how many tests ended in each way, by TAP; empty where there were none.
+    :ivar metrics: numbers that the command printed.
+    """
+
+    verdict: str
+    exit_status: int
+    kernel: str
+    form: str
+    started_as: str
+    version: str | None
+    cmdline: str
+    command: tuple[str, ...] = ()
+    console_bytes: int = 0
+    tests: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +112,8 @@ class LaunchRecord:
     proof_failures: tuple[str, ...] = ()  # why the dates of a launch that was ready prove nothing
     extra_args: tuple[str, ...] = ()  # the user's own QEMU arguments: a launch with them is not like the others
     provenance: Provenance = NOWHERE
+    kind: Kind = Kind.LAUNCH
+    kernel_run: KernelRunRecord | None = None  # for that kind of launch
 
     @property
     def total_ns(self) -> int:
@@ -121,6 +154,22 @@ class FwCfgEntry(TypedDict):
     unseen: NotRequired[str | None]
 
 
+class KernelRunEntry(TypedDict):
+    """What came of a kernel's run."""
+
+    verdict: str
+    exit_status: int
+    kernel: str
+    form: str
+    started_as: str
+    version: str | None
+    cmdline: str
+    command: list[str]
+    console_bytes: int
+    tests: dict[str, int]
+    metrics: dict[str, float]
+
+
 class LaunchEvent(TypedDict):
     """The canonical line. Older lines lack what is not required; what the keys mean is said in the schema."""
 
@@ -129,6 +178,7 @@ class LaunchEvent(TypedDict):
     level: str
     timestamp: str
     launch_id: str
+    kind: NotRequired[str]
     start: str
     start_reason: NotRequired[str | None]
     template: NotRequired[str | None]
@@ -162,6 +212,7 @@ class LaunchEvent(TypedDict):
     host: NotRequired[str | None]
     clock: NotRequired[str | None]
     proof_failures: NotRequired[list[str]]
+    kernel_run: NotRequired[KernelRunEntry | None]
 
 
 def to_event(record: LaunchRecord) -> LaunchEvent:
@@ -171,11 +222,12 @@ def to_event(record: LaunchRecord) -> LaunchEvent:
     transfer_ns = sum(t.duration_ns or 0 for t in moved) if whole else None
     moved_bytes = (record.kernel_bytes or 0) + (record.initrd_bytes or 0)
     return {
-        "event": EVENT,
+        "event": EVENTS[record.kind],
         "schema_version": SCHEMA_VERSION,
         "level": "info" if record.outcome == "success" and not record.proof_failures else "error",
         "timestamp": datetime.fromtimestamp((record.wall_start_ns + record.total_ns) / 1e9, UTC).isoformat(),
         "launch_id": record.launch_id,
+        "kind": str(record.kind),
         "start": str(record.start),
         "start_reason": record.start_reason,
         "template": record.template,
@@ -217,6 +269,23 @@ def to_event(record: LaunchRecord) -> LaunchEvent:
         "host": _value(record.provenance.host),
         "clock": _value(record.provenance.clock),
         "proof_failures": list(record.proof_failures),
+        "kernel_run": None if record.kernel_run is None else _run_to_dict(record.kernel_run),
+    }
+
+
+def _run_to_dict(run: KernelRunRecord) -> KernelRunEntry:
+    return {
+        "verdict": run.verdict,
+        "exit_status": run.exit_status,
+        "kernel": run.kernel,
+        "form": run.form,
+        "started_as": run.started_as,
+        "version": run.version,
+        "cmdline": run.cmdline,
+        "command": list(run.command),
+        "console_bytes": run.console_bytes,
+        "tests": dict(run.tests),
+        "metrics": dict(run.metrics),
     }
 
 
@@ -258,7 +327,7 @@ def phase_event(record: LaunchRecord, tile: Tile) -> dict[str, Any]:
     """Return the event of one phase: the phase as it stands in the canonical line, and which kind of launch it was."""
     entry = {("phase" if key == "name" else key): value for key, value in tile_to_dict(tile).items()}
     return {
-        "event": PHASE_EVENT,
+        "event": PHASE_EVENTS[record.kind],
         "launch_id": record.launch_id,
         "start": str(record.start),
         "profile": record.profile,
@@ -268,6 +337,11 @@ def phase_event(record: LaunchRecord, tile: Tile) -> dict[str, Any]:
         "fw_cfg_dma": record.fw_cfg.verified,
         **entry,
     }
+
+
+def kind_of(event: Mapping[str, Any]) -> str:
+    """Return what was launched, by a canonical line; those without a kind are older than kinds are."""
+    return str(event.get("kind") or Kind.LAUNCH)
 
 
 def schema() -> dict[str, Any]:

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.records.filters import Filters, is_modelled
 from orchestrator.records.provenance import UNKNOWN, of_event
+from orchestrator.records.record import kind_of
 from orchestrator.settings import private_state
+from orchestrator.timeline.phases import Kind
 
 if TYPE_CHECKING:
     import sqlite3  # imported where it is used: a launch that never ends pays nothing for it
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from orchestrator.records.store_rows import LaunchRow, SettledRow, TotalRow
 
 FILE_NAME = "launches.sqlite3"
-_VERSION = 2
+_VERSION = 3
 _DAY_NS = 86_400 * 10**9
 # Another process writes for milliseconds; one that takes longer is stopped or broken, and the launch goes on.
 _BUSY_MS = 1_000
@@ -50,20 +52,24 @@ CREATE TABLE launches (
     total_ns INTEGER NOT NULL,
     modelled INTEGER NOT NULL,
     made_on TEXT NOT NULL,
+    kind TEXT NOT NULL,
     line BLOB NOT NULL
 );
 CREATE INDEX launches_by_time ON launches (wall_start_ns);
 CREATE INDEX launches_by_duration ON launches (launch_ns);
 """
-# Version 1 did not know where launches were made.
-_FROM_1 = f"ALTER TABLE launches ADD COLUMN made_on TEXT NOT NULL DEFAULT '{UNKNOWN}'"
+# What each version did not know: where launches were made; that anything else than an appliance can be launched.
+_EXTENSIONS = {
+    1: f"ALTER TABLE launches ADD COLUMN made_on TEXT NOT NULL DEFAULT '{UNKNOWN}'",
+    2: f"ALTER TABLE launches ADD COLUMN kind TEXT NOT NULL DEFAULT '{Kind.LAUNCH}'",
+}
 _COLUMNS = (
     "launch_id", "wall_start_ns", "start", "profile", "arch", "accel", "fw_cfg_dma", "outcome", "error_phase",
     "launch_ns", "transfer_ns", "total_ns",
 )  # fmt: skip
 _INSERT = (
-    f"INSERT OR REPLACE INTO launches ({', '.join(_COLUMNS)}, modelled, made_on, line) "  # noqa: S608 - our own names
-    f"VALUES ({', '.join('?' * (len(_COLUMNS) + 3))})"
+    f"INSERT OR REPLACE INTO launches ({', '.join(_COLUMNS)}, modelled, made_on, kind, line) "  # noqa: S608 - our names
+    f"VALUES ({', '.join('?' * (len(_COLUMNS) + 4))})"
 )
 
 
@@ -133,7 +139,7 @@ class Store:
     def rows(self, filters: Filters, *, limit: int | None = None) -> list[LaunchRow]:
         """Return launches in short, the newest first."""
         where, values = filters.where()
-        names = (*_COLUMNS, "modelled", "made_on")
+        names = (*_COLUMNS, "modelled", "made_on", "kind")
         sql = f"SELECT {', '.join(names)} FROM launches{where} ORDER BY wall_start_ns DESC, sequence DESC LIMIT ?"  # noqa: S608 - conditions are ours, values are bound
         found = self._ask(sql, [*values, -1 if limit is None else limit])
         rows = [cast("LaunchRow", dict(zip(names, row, strict=True))) for row in found]
@@ -251,7 +257,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         if version == 0:
             db.execute("PRAGMA journal_mode = WAL")
             _create(db)
-        elif version == 1:
+        elif version in _EXTENSIONS:
             _extend(db)
         elif version != _VERSION:
             why = f"its version is {version}, this guestlaunch writes version {_VERSION}"
@@ -275,17 +281,23 @@ def _create(db: sqlite3.Connection) -> None:
 
 
 def _extend(db: sqlite3.Connection) -> None:
-    """Bring the tables of version 1 up to date; one of several processes that try at once does it."""
+    """Bring the tables of an older version up to date; one of several processes that try at once does it."""
     with db:
         db.execute("BEGIN IMMEDIATE")
-        if db.execute("PRAGMA user_version").fetchone()[0] == 1:
-            db.execute(_FROM_1)
-            db.execute(f"PRAGMA user_version = {_VERSION}")
+        for version in range(db.execute("PRAGMA user_version").fetchone()[0], _VERSION):
+            db.execute(_EXTENSIONS[version])
+        db.execute(f"PRAGMA user_version = {_VERSION}")
 
 
 def _row(event: LaunchEvent) -> tuple[object, ...]:
     line = zlib.compress(json.dumps(event, separators=(",", ":")).encode(), 1)
-    return (*(event.get(column) for column in _COLUMNS), is_modelled(event), of_event(event).label, line)
+    return (
+        *(event.get(column) for column in _COLUMNS),
+        is_modelled(event),
+        of_event(event).label,
+        kind_of(event),
+        line,
+    )
 
 
 def _prune(db: sqlite3.Connection, now_ns: int, keep_launches: int, keep_days: int) -> None:

@@ -17,9 +17,10 @@ class KindRow(TypedDict):
 
 
 class LaunchRow(KindRow):
-    """A launch in short."""
+    """A launch in short; `kind` is what was launched (`phases.Kind`)."""
 
     launch_id: str
+    kind: str
     wall_start_ns: int
     arch: str | None
     outcome: str

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from orchestrator.bench import result
 from orchestrator.errors import UsageError
-from orchestrator.records.record import EVENT, SCHEMA_VERSION, LaunchEvent
+from orchestrator.records.record import CANONICAL, SCHEMA_VERSION, LaunchEvent
 from orchestrator.report.submission import Submission, is_submission, read
 
 _NAMED = 20
@@ -52,12 +52,12 @@ class Reading:
     others: int = 0
 
     def launches(self) -> Iterator[LaunchEvent]:
-        """Yield the canonical lines.
+        """Yield the canonical lines, of launches of every kind.
 
         :raise UsageError: a file cannot be read, or is a result file that does not fit its schema.
         """
         for event in self.events():
-            if event.get("event") == EVENT:
+            if event.get("event") in CANONICAL:
                 yield cast("LaunchEvent", event)
             else:
                 self.others += 1
@@ -116,13 +116,14 @@ def _defect(event: object) -> str:
     """Return why a JSON line cannot be used, an empty text when it can."""
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         return "not an event"
-    if event["event"] != EVENT:
+    name = event["event"]
+    if name not in CANONICAL:
         return ""
     if event.get("schema_version") != SCHEMA_VERSION:
         return f"schema version {event.get('schema_version')}, this program reads {SCHEMA_VERSION}"
     missing = [key for key in _NEEDED if key not in event]
     if missing:
-        return f"{EVENT} without {', '.join(missing)}"
+        return f"{name} without {', '.join(missing)}"
     if not isinstance(event["wall_start_ns"], int) or not isinstance(event["phases"], list):
-        return f"{EVENT} with fields of other types"
+        return f"{name} with fields of other types"
     return ""

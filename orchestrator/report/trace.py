@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, cast
 
-from orchestrator.records.record import EVENT, PHASE_EVENT, LaunchEvent, seen
+from orchestrator.records.record import CANONICAL, PHASE_EVENTS, LaunchEvent, seen
 from orchestrator.report.collection import Group, group_of
 from orchestrator.report.rows import PART_OF
 
@@ -42,7 +42,7 @@ def _entries(events: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         launch_id = event.get("launch_id")
         if not isinstance(launch_id, str):
             continue
-        if event["event"] != EVENT:
+        if event["event"] not in CANONICAL:
             instant = _instant(event)
             if instant is not None:
                 waiting.setdefault(launch_id, []).append(instant)
@@ -89,7 +89,7 @@ def _launch(event: LaunchEvent, track: Mapping[str, int]) -> Iterator[dict[str, 
 
 def _instant(event: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a log event as an instant without its track; None when it has no time stamp, or is a slice."""
-    if event["event"] == PHASE_EVENT:
+    if event["event"] in PHASE_EVENTS.values():
         return None
     try:
         at = dt.datetime.fromisoformat(str(event["timestamp"]))

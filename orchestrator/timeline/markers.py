@@ -9,7 +9,7 @@ The port belongs to the guest, which may write anything: a line is a marker or i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.timeline.phases import Boundary, Phase
@@ -50,11 +50,13 @@ def _nanoseconds(seconds: bytes, fraction: bytes | None) -> int:
     return int(seconds) * 10**9 + int((fraction or b"").ljust(9, b"0")[:9])
 
 
-def marker_boundaries(markers: Iterable[Marker]) -> dict[Phase, Boundary]:
+def marker_boundaries(markers: Iterable[Marker], phases: Mapping[str, Phase] = _PHASES) -> dict[Phase, Boundary]:
     """Return the boundaries that a launch's markers tell of; of two of a name, the first counts.
 
     They are dated by the guest's clock, and that by the line which took least time to arrive: of all estimates of the
     guest's zero, the earliest is the least delayed. A host that is slow to read a line does not date it late.
+
+    :param phases: the phase that begins with a marker of each name.
     """
     told = tuple(markers)
     if not told:
@@ -62,9 +64,9 @@ def marker_boundaries(markers: Iterable[Marker]) -> dict[Phase, Boundary]:
     zero_ns = min(marker.boot_ns for marker in told)
     found = {Phase.KERNEL: Boundary(at_ns=zero_ns, source="guest uptime in a control port marker")}
     for marker in told:
-        if marker.name in _PHASES:
+        if marker.name in phases:
             boundary = Boundary(at_ns=zero_ns + marker.event_uptime_ns, source="control port marker")
-            found.setdefault(_PHASES[marker.name], boundary)
+            found.setdefault(phases[marker.name], boundary)
     return found
 
 

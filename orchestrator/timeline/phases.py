@@ -24,11 +24,18 @@ class Phase(StrEnum):
     INIT = "init"  # the appliance's /init started
     GUESTFSD = "guestfsd"  # guestfsd was executed
     READY = "ready"  # guestfsd opened its channel to send the launch flag
-    WORKLOAD = "workload"  # the launch flag was handed to the tool
-    SHUTDOWN = "shutdown"  # the tool asked for the end
+    WORKLOAD = "workload"  # the launch flag was handed to the tool; a kernel's run: the command was started
+    SHUTDOWN = "shutdown"  # the tool asked for the end; a kernel's run: the command's exit record was acknowledged
     RESTORE = "restore"  # warm: the template's state is being loaded
     ATTACH = "attach"  # warm: the state is loaded; disks are plugged into the clone
     GATE = "gate"  # warm: disks are plugged; the vCPUs were resumed, the guest is let through to scan them
+
+
+class Kind(StrEnum):
+    """What was launched."""
+
+    LAUNCH = "launch"  # an appliance, for a tool
+    KERNEL = "kernel"  # a kernel that somebody tries
 
 
 class Start(StrEnum):
@@ -58,6 +65,15 @@ SEQUENCE: Mapping[Start, tuple[Phase, ...]] = {
     Start.WARM: _BEFORE + _CLONE + _AFTER,
     Start.STANDBY: (Phase.PLAN, Phase.ATTACH, Phase.GATE, *_AFTER),
 }
+
+# Whatever user space a kernel is given, its own init is all that is known of it.
+_KERNEL_RUN = (*(phase for phase in _BEFORE + _BOOT if phase is not Phase.INIT), Phase.WORKLOAD, Phase.SHUTDOWN)
+
+
+def sequence(start: Start, kind: Kind = Kind.LAUNCH) -> tuple[Phase, ...]:
+    """Return the phases of a launch, in order."""
+    return SEQUENCE[start] if kind is Kind.LAUNCH else _KERNEL_RUN
+
 
 TRANSFER_PHASES = (Phase.FW_CFG_KERNEL, Phase.FW_CFG_INITRD)
 
@@ -111,13 +127,13 @@ class _Walk:
     unseen: dict[Phase, str] = field(default_factory=dict)
 
 
-def order(start: Start, boundaries: Mapping[Phase, Boundary]) -> tuple[Phase, ...]:
+def order(start: Start, boundaries: Mapping[Phase, Boundary], kind: Kind = Kind.LAUNCH) -> tuple[Phase, ...]:
     """Return the phases of a launch in the order they ran.
 
     The two transfer phases run in the order of the boot code: edk2 loads the kernel first,
     QEMU's linuxboot option ROM for SeaBIOS the initrd.
     """
-    phases = list(SEQUENCE[start])
+    phases = list(sequence(start, kind))
     kernel, initrd = (boundaries.get(phase) for phase in TRANSFER_PHASES)
     if kernel and initrd and initrd.at_ns < kernel.at_ns and Phase.FW_CFG_KERNEL in phases:
         at = phases.index(Phase.FW_CFG_KERNEL)
@@ -151,6 +167,7 @@ def tile(
     boundaries: Mapping[Phase, Boundary],
     end_ns: int,
     *,
+    kind: Kind = Kind.LAUNCH,
     outcome: str = "success",
     at: Phase | None = None,
     why: Mapping[Phase, str] | None = None,
@@ -160,6 +177,7 @@ def tile(
 
     :param boundaries: beginning of each phase that was seen; the first phase's must be there.
     :param end_ns: host monotonic time at which the launch was over.
+    :param kind: what was launched, which decides the phases together with `start`.
     :param outcome: how the launch ended; the phase at which it did so bears it, all others that were seen succeeded.
     :param at: that phase, the last one reached if not given. After it comes nothing but the launch's end; where its
         beginning was not seen, the phase that holds its time bears the outcome.
@@ -167,7 +185,7 @@ def tile(
     :param sizes: bytes moved by a transfer phase.
     :raise ValueError: when the first boundary is missing or lies after the end.
     """
-    phases = order(start, boundaries)
+    phases = order(start, boundaries, kind)
     if phases[0] not in boundaries or boundaries[phases[0]].at_ns > end_ns:
         raise ValueError("a timeline needs its first boundary, before its end")
     walk = _place(phases, boundaries, end_ns, why or {})

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 
 from orchestrator.timeline.clock import STEP_TOLERANCE_NS, Anchor
-from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Boundary, Phase, Start, Tile, tile
+from orchestrator.timeline.phases import TRANSFER_PHASES, Boundary, Kind, Phase, Start, Tile, sequence, tile
 
 _BY_WALL_CLOCK = (*TRANSFER_PHASES, Phase.FIRMWARE_HANDOFF, Phase.READY)
 
@@ -16,14 +16,15 @@ class Recorder:
     """The stopwatch of one launch; safe to use from several threads.
 
     :param origin_ns: monotonic time at which the launch began (the client's own start).
+    :param kind: what is launched.
     """
 
-    def __init__(self, origin_ns: int, start: Start = Start.COLD) -> None:
-        self.start = start
+    def __init__(self, origin_ns: int, start: Start = Start.COLD, kind: Kind = Kind.LAUNCH) -> None:
+        self.start, self.kind = start, kind
         self.anchor = Anchor.now()
         self.wall_start_ns = self.anchor.to_wall(origin_ns)
         self._lock = threading.Lock()
-        self._boundaries = {SEQUENCE[start][0]: Boundary(at_ns=origin_ns, source="client start")}
+        self._boundaries = {sequence(start, kind)[0]: Boundary(at_ns=origin_ns, source="client start")}
         self._why: dict[Phase, str] = {}
         self._end_ns: int | None = None
 
@@ -32,9 +33,14 @@ class Recorder:
         self.start = start
 
     @property
+    def sequence(self) -> tuple[Phase, ...]:
+        """The phases of this launch, in order."""
+        return sequence(self.start, self.kind)
+
+    @property
     def origin_ns(self) -> int:
         """Monotonic time of the launch's start."""
-        return self._boundaries[SEQUENCE[self.start][0]].at_ns
+        return self._boundaries[self.sequence[0]].at_ns
 
     def begin(self, phase: Phase, source: str, at_ns: int | None = None) -> None:
         """Note that a phase begins, now or at the given monotonic time; the first note counts."""
@@ -54,7 +60,7 @@ class Recorder:
     def current(self) -> Phase:
         """Return the phase latest in the order whose beginning is known."""
         with self._lock:
-            return [phase for phase in SEQUENCE[self.start] if phase in self._boundaries][-1]
+            return [phase for phase in self.sequence if phase in self._boundaries][-1]
 
     def at_ns(self, phase: Phase) -> int | None:
         """Return the monotonic time at which a phase began, None when it was not seen."""
@@ -86,4 +92,4 @@ class Recorder:
         with self._lock:
             boundaries, why = dict(self._boundaries), dict(self._why)
             end = self._end_ns or time.monotonic_ns()
-        return tile(self.start, boundaries, end, outcome=outcome, at=at, why=why, sizes=sizes)
+        return tile(self.start, boundaries, end, kind=self.kind, outcome=outcome, at=at, why=why, sizes=sizes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,11 +148,15 @@ class TraceFile:
             self.used = True
 
 
-def transfer_boundaries(selections: Sequence[Selection], anchor: Anchor) -> dict[Phase, Boundary]:
+def transfer_boundaries(
+    selections: Sequence[Selection], anchor: Anchor, blobs: Collection[Blob] = frozenset(_DATA)
+) -> dict[Phase, Boundary]:
     """Return where the transfer phases, and the hand-off behind them, begin; unseen ones are left out.
 
     A blob's transfer starts with the selection of its data key and lasts until another key is
     selected; the hand-off starts with the first selection after the later blob.
+
+    :param blobs: what there is to be transferred.
     """
     found: dict[Phase, Boundary] = {}
     last = -1
@@ -164,7 +168,7 @@ def transfer_boundaries(selections: Sequence[Selection], anchor: Anchor) -> dict
             found.setdefault(_DATA[selection.blob], _boundary(selection, anchor))
     # Read while QEMU writes, the key between kernel and initrd (its size) may be the newest line: not the hand-off.
     following = next(iter(selections[last + 1 :]), None)
-    if len(found) == len(_DATA) and following is not None:
+    if len(found) == len(blobs) and following is not None:
         found[Phase.FIRMWARE_HANDOFF] = _boundary(following, anchor)
     return found
 

@@ -13,8 +13,19 @@ import pytest
 from orchestrator.errors import GuestlaunchError
 from orchestrator.records import log
 from orchestrator.records.log import EventLog, write_timeline
-from orchestrator.records.record import FwCfg, FwCfgEntry, LaunchEvent, LaunchRecord, PhaseEntry, schema, to_event
-from orchestrator.timeline.phases import Phase, Start
+from orchestrator.records.record import (
+    FwCfg,
+    FwCfgEntry,
+    KernelRunEntry,
+    KernelRunRecord,
+    LaunchEvent,
+    LaunchRecord,
+    PhaseEntry,
+    phase_event,
+    schema,
+    to_event,
+)
+from orchestrator.timeline.phases import Kind, Phase, Start
 from orchestrator.timeline.recorder import Recorder
 from tests.typed import assert_typed
 
@@ -112,6 +123,27 @@ def test_the_types_are_those_of_the_schema() -> None:
     assert_typed(LaunchEvent, described)
     assert_typed(PhaseEntry, described["properties"]["phases"]["items"])
     assert_typed(FwCfgEntry, described["properties"]["fw_cfg"])
+    assert_typed(KernelRunEntry, described["properties"]["kernel_run"])
+
+
+def test_a_kernels_run_fits_the_schema_and_is_no_launch() -> None:
+    """By its event's name nobody counts it among launches; its phases tile like theirs."""
+    recorder = Recorder(origin_ns=10**9, kind=Kind.KERNEL)
+    for index, phase in enumerate(recorder.sequence[1:], 1):
+        recorder.begin(phase, "test", 10**9 + index * 1_000_000)
+    recorder.finish(10**9 + len(recorder.sequence) * 1_000_000)
+    run = KernelRunRecord(
+        verdict="command", exit_status=3, kernel="/Image", form="Image", started_as="itself", version=None, cmdline="",
+        command=("true",), tests={"passed": 1}, metrics={"x": 1.5},
+    )  # fmt: skip
+    record = replace(recorded(), kind=Kind.KERNEL, tiles=recorder.tiles(), kernel_run=run)
+    event = to_event(record)
+    jsonschema.validate(event, schema())
+    assert (event["event"], event["kind"]) == ("kernel_run_finished", "kernel")
+    assert [phase["outcome"] for phase in event["phases"]] == ["success"] * len(recorder.sequence)
+    assert event["total_ns"] == len(recorder.sequence) * 1_000_000
+    assert {"init", "guestfsd", "ready"}.isdisjoint(phase["name"] for phase in event["phases"])
+    assert phase_event(record, record.tiles[0])["event"] == "kernel_phase_finished"
 
 
 def test_only_one_process_puts_the_log_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

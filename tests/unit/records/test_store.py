@@ -8,12 +8,14 @@ import signal
 import sqlite3
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.records import store
 from orchestrator.records.filters import Filters
+from orchestrator.records.record import LaunchEvent
 from tests.simulated_launches import INSTRUCTIONS, mixture
 from tests.simulated_launches import event as simulated
 
@@ -111,6 +113,7 @@ def test_a_store_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
     store.rebuild(tmp_path, [simulated(1), simulated(2)])
     with sqlite3.connect(tmp_path / store.FILE_NAME) as db:
         db.execute("ALTER TABLE launches DROP COLUMN made_on")
+        db.execute("ALTER TABLE launches DROP COLUMN kind")
         db.execute("PRAGMA user_version = 1")
     db.close()
     assert store.append(tmp_path, simulated(3, provenance=INSTRUCTIONS)) is None
@@ -119,6 +122,24 @@ def test_a_store_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
     assert found == [
         ("simulated-3", "emulated-instructions"), ("simulated-2", "unknown"), ("simulated-1", "unknown"),
     ]  # fmt: skip
+
+
+def test_kinds_are_kept_apart(tmp_path: Path) -> None:
+    """A store from before there were kinds holds launches; who asks for one kind gets no other."""
+    store.rebuild(tmp_path, [simulated(1)])
+    with sqlite3.connect(tmp_path / store.FILE_NAME) as db:
+        db.execute("ALTER TABLE launches DROP COLUMN kind")
+        db.execute("PRAGMA user_version = 2")
+    db.close()
+    run = cast("LaunchEvent", {**simulated(2), "event": "kernel_run_finished", "kind": "kernel"})
+    assert store.append(tmp_path, run) is None
+    with store.open_store(tmp_path) as reader:
+        for kind, wanted in (("launch", ["simulated-1"]), ("kernel", ["simulated-2"]), (None, None)):
+            found = [row["launch_id"] for row in reader.rows(Filters(kind=kind))]
+            assert found == (wanted or ["simulated-2", "simulated-1"])
+    assert Filters(kind="kernel").takes(run)
+    assert not Filters(kind="launch").takes(run)
+    assert Filters(kind="launch").takes(simulated(1))
 
 
 def test_same_launch_is_kept_once(tmp_path: Path) -> None:
