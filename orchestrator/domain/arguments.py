@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from orchestrator.domain.layout import NETWORK_SLOT, TARGETS_PER_SCSI, DiskPlace, Layout, PciAddress
+from orchestrator.domain.layout import NETWORK_SLOT, PANIC_SLOT, TARGETS_PER_SCSI, DiskPlace, Layout, PciAddress
 from orchestrator.domain.model import Arch, DiskBus, Domain, Loader, Network, Privileges
 from orchestrator.domain.passthrough import (
     device_properties,
@@ -56,6 +56,7 @@ def qemu_arguments(domain: Domain, layout: Layout) -> list[str]:
     arguments += _memory_arguments(domain) + _incoming_arguments(domain)
     if domain.slot:
         arguments += _slot_arguments()
+    arguments += _told_arguments(domain)
     if domain.network is not None:
         arguments += _network_arguments(domain.network)
     paths = dict(domain.secret_paths)
@@ -103,6 +104,24 @@ def _memory_arguments(domain: Domain) -> list[str]:
     ]
     backend += [("size", f"{domain.memory_mib}M"), ("share", share)]
     return ["-object", join_options(backend), "-machine", "memory-backend=ram"]
+
+
+def _told_arguments(domain: Domain) -> list[str]:
+    """Return the arguments for what the guest is told, and can tell, beyond what every guest of ours has.
+
+    libvirt has words for fw_cfg files and OEM strings. It leaves commas in the former as they are (9.0), so that a
+    value could name further options; and it puts the latter on the command line, where everybody can read them, though
+    they may be credentials. Of panic devices it knows the one on PCI since 9.1.
+    """
+    arguments = []
+    for file in domain.fw_cfg_files:
+        arguments += ["-fw_cfg", join_options([("name", file.name), ("file", file.path)])]
+    for path in domain.oem_strings:
+        arguments += ["-smbios", join_options([("type", "11"), ("path", path)])]
+    if domain.panic_device:
+        place = pci_properties(PciAddress(slot=PANIC_SLOT))
+        arguments += _device_arguments({"driver": "pvpanic-pci", "id": "panic0"} | place)
+    return arguments
 
 
 def _slot_arguments() -> list[str]:

@@ -10,12 +10,13 @@ from xml.etree import ElementTree as ET
 from orchestrator.domain.layout import (
     RNG_SLOT,
     SERIAL_SLOT,
+    SHARE_SLOT,
     Controller,
     DiskPlace,
     Layout,
     PciAddress,
 )
-from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FileSource
+from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FileSource, Share
 from orchestrator.domain.passthrough import native, snapshot_error
 from orchestrator.errors import DiskError
 
@@ -37,6 +38,8 @@ def devices_element(domain: Domain, layout: Layout) -> ET.Element:
         devices.append(controller_element(controller))
     devices.append(usb_element())
     devices.append(virtio_serial_element())
+    if domain.share is not None:
+        devices.append(share_element(domain.share))
     if domain.console_path is not None or domain.kept:
         devices.append(serial_element(domain.console_path, domain.profile.arch))
     for number, channel in enumerate(domain.channels, start=1):
@@ -128,6 +131,16 @@ def controller_element(controller: Controller) -> ET.Element:
 def usb_element() -> ET.Element:
     """Return the `<controller>` that keeps libvirt from adding USB."""
     return ET.Element("controller", type="usb", index="0", model="none")
+
+
+def share_element(share: Share) -> ET.Element:
+    """Return the `<filesystem>` of a directory that the guest may read."""
+    element = ET.Element("filesystem", type="mount", accessmode="passthrough", model=_VIRTIO)
+    ET.SubElement(element, "source", dir=share.path)
+    ET.SubElement(element, "target", dir=share.tag)
+    ET.SubElement(element, "readonly")
+    element.append(pci_element(PciAddress(slot=SHARE_SLOT)))
+    return element
 
 
 def virtio_serial_element() -> ET.Element:

@@ -15,6 +15,8 @@ from orchestrator.domain.model import Arch, Disk, DiskBus
 from orchestrator.errors import CapabilityError, DiskError
 
 # 0x01-0x07 stay free: QEMU puts devices from a user's own -device arguments there, before it sees ours.
+PANIC_SLOT = 0x06  # of kernels that are tried, which have no such arguments
+SHARE_SLOT = 0x07
 SERIAL_SLOT = 0x08
 RNG_SLOT = 0x09
 NETWORK_SLOT = 0x0A

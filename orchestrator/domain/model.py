@@ -153,6 +153,22 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FwCfgFile:
+    """A fw_cfg file of the user's own: `name` is what the guest knows it by, `path` where its content is."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A directory that the guest may read, by 9p: `tag` is what the guest mounts."""
+
+    path: str
+    tag: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ram:
     """The guest's memory in a file.
 
@@ -228,4 +244,8 @@ class Domain:
     incoming: Incoming | None = None
     kept: bool = False  # a user's own domain: it restarts when its guest does, and has a console to connect to
     run_as: tuple[int, int] | None = None  # uid and gid of QEMU, where libvirt's daemon would choose another user
+    fw_cfg_files: tuple[FwCfgFile, ...] = ()
+    oem_strings: tuple[str, ...] = ()  # files, each of which holds one SMBIOS OEM string (type 11)
+    share: Share | None = None
+    panic_device: bool = False  # the guest's kernel can tell QEMU that it panicked
     privileges: Privileges | None = None  # where they are not libvirt's daemon's, or the user's own

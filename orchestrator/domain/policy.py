@@ -44,7 +44,7 @@ class Machine:
 class BootFiles:
     """What a guest starts, and the disks that it finds.
 
-    :ivar cmdline: as libguestfs wrote it; it is fixed up for the guest (see `cmdline`).
+    :ivar cmdline: as libguestfs wrote it; it is fixed up for the guest (see `cmdline`), unless it is `verbatim`.
     :ivar aslr: emulated guests, too, randomise their address spaces.
     :ivar loader: firmware staged for this launch; needed by UEFI profiles, unused by others.
     :ivar root: the appliance's root (see `appliance_root`); guestfsd leaves it out of its numbering.
@@ -53,6 +53,7 @@ class BootFiles:
     kernel: str | None = None
     initrd: str | None = None
     cmdline: str = ""
+    verbatim: bool = False
     aslr: bool = False
     loader: Loader | None = None
     disks: tuple[Disk, ...] = ()
@@ -96,7 +97,7 @@ def design(name: str, uuid: str, machine: Machine, files: BootFiles, ports: Port
         loader=files.loader if uefi else None,
         kernel=files.kernel,
         initrd=files.initrd,
-        cmdline=fix_cmdline(files.cmdline, profile, accel, aslr=files.aslr)[0],
+        cmdline=files.cmdline if files.verbatim else fix_cmdline(files.cmdline, profile, accel, aslr=files.aslr)[0],
         # Last, so that its address depends on nothing but the disks before it, which are the ones that count.
         disks=files.disks if files.root is None else (*files.disks, files.root),
         channels=tuple(Channel(name=port, path=path) for port, path in channels if path is not None),

@@ -69,8 +69,8 @@ _STOPPED = (
     StopReason.FAILED,
     StopReason.SNAPSHOT,
 )
-# Those of QEMU's that somebody reads: a port of the guest's that opens or closes, a disk that fails it.
-QMP_EVENTS = frozenset({"VSERPORT_CHANGE", "BLOCK_IO_ERROR"})
+# Those of QEMU's that somebody reads: a port of the guest's that opens or closes, a disk that fails it, a panic.
+QMP_EVENTS = frozenset({"VSERPORT_CHANGE", "BLOCK_IO_ERROR", "GUEST_PANICKED"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

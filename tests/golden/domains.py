@@ -13,11 +13,13 @@ from orchestrator.domain.model import (
     Domain,
     FileSource,
     FirmwareKind,
+    FwCfgFile,
     Loader,
     Network,
     NetworkSource,
     Privileges,
     Profile,
+    Share,
 )
 from orchestrator.domain.policy import BootFiles, Machine, Ports, appliance_root, design
 from orchestrator.domain.profiles import load_profile, profile_names
@@ -186,6 +188,35 @@ def kept() -> Domain:
     )
 
 
+def kernel_run() -> Domain:
+    """Return a kernel that is tried, with all that it can be told."""
+    made = design(
+        "kernel-run",
+        UUID,
+        Machine(
+            profile=load_profile("aarch64-uefi"),
+            emulator="/usr/bin/qemu-system-aarch64",
+            accel=Accel.TCG,
+            host_arch=Arch.X86_64,
+        ),
+        BootFiles(
+            kernel="/home/me/Image",
+            initrd="/launch/initrd",
+            cmdline="console=ttyAMA0 panic=-1 lpj=123",
+            verbatim=True,
+            loader=loader_of(load_profile("aarch64-uefi")),
+        ),
+        Ports(control_path="/launch/control", console_path="/launch/console"),
+    )
+    return replace(
+        made,
+        fw_cfg_files=(FwCfgFile(name="opt/org.example/a", path="/launch/fw, cfg"),),
+        oem_strings=("/launch/oem, string",),
+        share=Share(path="/home/me/tests", tag="guestlaunch"),
+        panic_device=True,
+    )
+
+
 def template(profile: Profile) -> Domain:
     """Return what is saved at its gate, to be cloned."""
     booting = design(
@@ -217,7 +248,7 @@ def clone(profile: Profile) -> Domain:
 
 def all_domains() -> dict[str, Domain]:
     """Return the golden files' names and domains."""
-    domains = {"minimum": bare_minimum(), "kept": kept()}
+    domains = {"minimum": bare_minimum(), "kept": kept(), "kernel-run": kernel_run()}
     for name in profile_names():
         profile = load_profile(name)
         domains |= {

@@ -15,12 +15,14 @@ from orchestrator.domain.model import (
     Disk,
     Domain,
     FileSource,
+    FwCfgFile,
     Incoming,
     Loader,
     Network,
     NetworkSource,
     Privileges,
     Ram,
+    Share,
 )
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import GuestlaunchError
@@ -59,6 +61,8 @@ MADE_OF_VALUES = {
     "incoming",
     "flash",
     "privileges",
+    "fw_cfg_files",
+    "share",
 }
 
 
@@ -153,7 +157,8 @@ def shown() -> set[tuple[type, str]]:
 
 
 @pytest.mark.parametrize(
-    "kind", [Domain, Disk, FileSource, NetworkSource, Loader, Network, Channel, Ram, Incoming, Privileges]
+    "kind",
+    [Domain, Disk, FileSource, NetworkSource, Loader, Network, Channel, Ram, Incoming, Privileges, FwCfgFile, Share],
 )
 def test_every_field_shows(kind: type, shown: set[tuple[type, str]]) -> None:
     """Changing any field of the model changes some golden domain: none is forgotten, and none goes unexercised."""
