@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import stat
+from collections.abc import Callable
 
 from orchestrator.channel.port import Port
 from orchestrator.channel.ring import ConsoleRing
@@ -22,10 +23,16 @@ class Console:
     the ring still has it.
 
     :param client: (input, output) descriptors of the client, or None when nobody reads along.
+
+    :ivar take: gets what the guest says, as well; None while nobody wants it.
+    :ivar escape: a byte that the client may type for us, and what is done then.
     """
 
     def __init__(self, listener: socket.socket, ring: ConsoleRing, client: tuple[int, int] | None) -> None:
         self.ring = ring
+        self.take: Callable[[bytes], None] | None = None
+        self.escape: tuple[bytes, Callable[[], object]] | None = None
+        self.bytes = 0
         self.port = Port(listener, self._from_guest)
         self._to_client = bytearray()
         self._to_guest = bytearray()
@@ -48,6 +55,9 @@ class Console:
 
     def _from_guest(self, block: bytes) -> None:
         self.ring.feed(block)
+        self.bytes += len(block)
+        if self.take is not None:
+            self.take(block)
         if self._to_guest:
             self._type()
         if self._output < 0:
@@ -94,6 +104,9 @@ class Console:
             block = b""
         if not block:
             self._input = -1
+            return
+        if self.escape is not None and self.escape[0] in block:
+            self.escape[1]()
             return
         self._to_guest += block
         self._type()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
+import struct
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,6 +126,12 @@ class Port:
             return self._peer.send(block)
         except (BlockingIOError, ConnectionError):
             return 0
+
+    def unsent(self) -> int | None:
+        """Return how much of what was sent QEMU has not read yet; None while it is not connected (any more)."""
+        if self._peer is None or self._closed:
+            return None
+        return int(struct.unpack("i", fcntl.ioctl(self._peer, termios.TIOCOUTQ, bytes(4)))[0])
 
     def close(self) -> None:
         """Drop the connection."""
