@@ -110,6 +110,22 @@ class DeadlineError(LaunchError):
     """A phase did not end within its deadline."""
 
 
+class NoUserSpaceError(DeadlineError):
+    """A kernel that was tried did not come to its user space in time."""
+
+
+class TimedOutError(DeadlineError):
+    """A run was not over by the time that its user gave it."""
+
+
+class FirmwareRefusalError(LaunchError):
+    """The firmware did not start the kernel."""
+
+
+class NoRecordError(LaunchError):
+    """A guest ended without saying how its command did: nothing can be said of it."""
+
+
 class QemuExitedError(LaunchError):
     """QEMU ended before the launch or the workload did."""
 

@@ -43,7 +43,7 @@ def guarded(program: str, body: Callable[[], int]) -> int:
         return _BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the boundary of the program
         complain(program, f"internal error: {error!r} (this is a bug; details: {_keep(program, error)})")
-        return 1
+        return int(getattr(error, "exit_status", 1))  # some commands promise a status for whatever goes wrong
 
 
 @contextlib.contextmanager

@@ -58,6 +58,29 @@ def write_cpio(entries: Iterable[CpioEntry], out: IO[bytes]) -> None:
         out.write(entry.data + bytes(-len(entry.data) % 4))
 
 
+def read_cpio(archive: bytes) -> Iterator[CpioEntry]:
+    """Yield the members of a "newc" archive, as far as its end.
+
+    :raise ValueError: it is none, or cut off.
+    """
+    at = 0
+    while True:
+        header = archive[at : at + 110]
+        if len(header) < 110 or header[:6] != b"070701":
+            raise ValueError("not a cpio archive, or cut off")
+        fields = [int(header[begin : begin + 8], 16) for begin in range(6, 110, 8)]
+        mode, size, device, length = fields[1], fields[6], (fields[9], fields[10]), fields[11]
+        begin = at + 110 + length
+        name = archive[at + 110 : begin - 1].decode("utf-8", "surrogateescape")
+        begin += -begin % 4
+        if name == "TRAILER!!!":
+            return
+        if begin + size > len(archive):
+            raise ValueError(f"cut off in {name}")
+        yield CpioEntry(name=name, mode=mode, data=archive[begin : begin + size], device=device)
+        at = begin + size + -(begin + size) % 4
+
+
 def _canonical(path: str) -> str:
     return re.sub(r"\.ko(\.\w+)?$", "", PurePosixPath(path).name).replace("-", "_")
 

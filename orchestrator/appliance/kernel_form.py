@@ -123,6 +123,23 @@ def _section(data: bytes, wanted: bytes) -> bytes:
     return found
 
 
+def unified_section(path: Path, wanted: bytes) -> bytes:
+    """Return a section of a unified kernel image's file, `.initrd` or `.cmdline`; nothing where it has none.
+
+    :raise ApplianceError: it cannot be read, or the section is cut off.
+    """
+    try:
+        with os.fdopen(files.open_image(path), "rb") as file:
+            data = file.read(_LARGEST)
+        if not any(name == wanted for name, _, _ in _sections(data[:_HEAD])):
+            return b""
+        return _section(data, wanted)
+    except OSError as error:
+        raise ApplianceError("cannot read the kernel", path, error.strerror or error) from error
+    except ValueError as error:
+        raise ApplianceError("cannot unpack the kernel", path, error) from error
+
+
 def read_plain(path: Path) -> bytes | None:
     """Return the plain image out of a kernel's file; None where the file is one already, which is told by its head.
 

@@ -18,6 +18,7 @@ import click
 from orchestrator import settings
 from orchestrator.cli.bench.options import plan_options
 from orchestrator.cli.filters import filter_options
+from orchestrator.cli.kernel.options import run_options
 from orchestrator.cli.main import COMMANDS, PROGRAM, cli
 from orchestrator.cli.options import examples, settings_options
 from orchestrator.daemon.main import parser
@@ -167,6 +168,11 @@ def _shared() -> tuple[commands.Shared, ...]:
             title="benchmark options",
             about="How a benchmark runs. Its sides take turns, in a random order.",
             options=_added_by(plan_options),
+        ),
+        commands.Shared(
+            title="options of a kernel's run",
+            about="What a kernel that is tried gets, and how it is judged.",
+            options=_added_by(run_options),
         ),
     )
 

@@ -46,6 +46,9 @@ COMMANDS: Mapping[str, Lazy] = {
     "doctor": Lazy("orchestrator.cli.doctor", "doctor", "Report what this host has and lacks."),
     "appliance": Lazy("orchestrator.cli.appliance", "appliance", "Build, list, check, move and remove appliances."),
     "template": Lazy("orchestrator.cli.template", "template", "Build, list, check and remove templates of launches."),
+    "kernel": Lazy(
+        "orchestrator.cli.kernel.commands", "kernel", "Try a kernel: boot it, run a command, tell how that ended."
+    ),
     "domain": Lazy("orchestrator.cli.domain", "domain", "Print, define or start a libvirt domain."),
     "help": Lazy("orchestrator.cli.help", "help_", "Show the manual: commands, settings, the daemon."),
     "completion": Lazy("orchestrator.cli.completion", "completion", "Print shell completion."),
@@ -121,7 +124,7 @@ def invoke(arguments: Sequence[str], command: click.Command = cli, program: str 
             click.echo(error.format_message())
             return 2
         complain(program, _usage(error, program))
-        return 2
+        return error.exit_code
     except click.Abort:
         return 130
     except click.ClickException as error:

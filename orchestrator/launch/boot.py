@@ -7,11 +7,14 @@ What cannot be seen ends nothing: that some time has passed is no evidence of a 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
+from orchestrator.errors import GuestlaunchError
+from orchestrator.launch.diagnosis import Evidence, diagnose
+from orchestrator.launch.lifecycle import Event
 from orchestrator.settings import Deadlines
 from orchestrator.timeline.markers import Marker, dates_a_phase, marker_boundaries, parse_marker
-from orchestrator.timeline.phases import ORDER_TOLERANCE_NS, SEQUENCE, TRANSFER_PHASES, Boundary, Phase, Start
+from orchestrator.timeline.phases import ORDER_TOLERANCE_NS, TRANSFER_PHASES, Boundary, Phase
 from orchestrator.timeline.recorder import Recorder
 from orchestrator.timeline.trace import TraceFile, flag_boundary, opened_boundary, transfer_boundaries
 
@@ -73,7 +76,7 @@ class Boot:
         self._recorder, self._trace, self._measured = recorder, trace, measured
         self._alias = guestfsd_alias
         self._transfers = Phase.FW_CFG_KERNEL in observed
-        self._allowed = _merge(allowed, observed, recorder.start)
+        self._allowed = merge_unseen(allowed, observed, recorder.sequence)
         self._tells_of_guestfsd = Phase.GUESTFSD in observed
         self._awaits, self._answered = awaits, False
         self._opened: Boundary | None = None  # by QEMU's events, whoever opened it
@@ -81,6 +84,9 @@ class Boot:
         self._opened_ns: int | None = None  # when we learned that guestfsd had
         self._sign_ns = 0
         self._markers: dict[str, Marker] = {}
+
+    goes_on = False
+    done = True
 
     @property
     def flag_due(self) -> bool:
@@ -224,6 +230,10 @@ class Boot:
         """Return how long a phase may take, in seconds, those after it that cannot be seen included; None: no bound."""
         return self._allowed.get(phase)
 
+    def diagnose(self, event: Event, seen: Evidence) -> GuestlaunchError | None:
+        """Return why the guest ended; None when it had served its tool and ended normally."""
+        return diagnose(event, seen)
+
     def settle(self) -> None:
         """Take the last of the trace and the final estimate of the kernel's start."""
         self.follow()
@@ -232,11 +242,13 @@ class Boot:
             self._recorder.take({Phase.KERNEL: kernel})
 
 
-def _merge(allowed: Mapping[Phase, float], observed: Collection[Phase], start: Start) -> Mapping[Phase, float]:
+def merge_unseen(
+    allowed: Mapping[Phase, float], observed: Collection[Phase], sequence: Sequence[Phase]
+) -> Mapping[Phase, float]:
     """Add the time of each phase that cannot be seen to the last one before it that can."""
     merged: dict[Phase, float] = {}
     holder: Phase | None = None
-    for phase in SEQUENCE[start]:
+    for phase in sequence:
         if phase not in allowed:
             continue
         if holder is None or phase in observed:

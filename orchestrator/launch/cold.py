@@ -23,6 +23,7 @@ from orchestrator.launch.boot import (
 from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
 from orchestrator.launch.describe import describe
 from orchestrator.launch.staging import make_loader, make_place, make_root, store_secrets
+from orchestrator.launch.watch import FollowedLaunch
 from orchestrator.records.record import FwCfg
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start
 from orchestrator.timeline.recorder import Recorder
@@ -96,7 +97,7 @@ class ColdStart:
         # Disks without a checked graph are on the network, and have no files.
         require_checked(files, disks, own_files(files, self.id, place.data, shared))
 
-    def boot(self, place: Place) -> Boot:
+    def boot(self, place: Place) -> FollowedLaunch:
         """Return what follows the boot, and tell the recorder what cannot be seen of it."""
         plan, settings = self._spec.plan, self._spec.settings
         uefi = plan.profile.firmware is not FirmwareKind.NONE

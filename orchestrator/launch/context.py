@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.channel.console import Console
 from orchestrator.channel.control import Control
@@ -18,6 +19,9 @@ from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Phase
+
+if TYPE_CHECKING:  # only kernels that are tried have any
+    from orchestrator.channel.streams import Streams
 
 Claim = Callable[[Path], contextlib.AbstractContextManager[None]]
 
@@ -105,6 +109,7 @@ class Place:
     :ivar launch_id: the name of the launch and of its domain.
     :ivar data: its directory of files, below the state directory; `sockets` likewise, below the runtime directory.
     :ivar console: our end of QEMU's serial console; `control` of the control port.
+    :ivar streams: our ends of the streams of a program in the guest, where one is run there.
     """
 
     launch_id: str
@@ -112,6 +117,7 @@ class Place:
     sockets: Path
     console: Console
     control: Control
+    streams: Streams | None = None
 
     @property
     def trace(self) -> Path:

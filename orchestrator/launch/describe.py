@@ -22,10 +22,12 @@ def describe(
     loader: Loader | None,
     root: Disk | None,
     secret_paths: tuple[tuple[str, str], ...] = (),
+    verbatim: bool = False,
 ) -> Domain:
     """Return the domain that boots for a launch.
 
     :param root: the appliance's; one that has a name is found by it, by the appliance's initrd.
+    :param verbatim: the kernel's command line is the user's own, and stays as it is.
     """
     plan, request, settings = spec.plan, spec.request, spec.settings
     cmdline = request.cmdline
@@ -48,6 +50,7 @@ def describe(
             kernel=plan.kernel,
             initrd=request.initrd,
             cmdline=cmdline,
+            verbatim=verbatim,
             aslr=settings.guest_aslr,
             loader=loader,
             disks=plan.disks,

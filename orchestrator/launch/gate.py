@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from orchestrator.domain.cloning import Command, Plug, empty_slot, fits_slot, plugs, split_cmdline
 from orchestrator.domain.model import Disk, Handed
-from orchestrator.errors import DiskError, DiskInUseError, MonitorError, StoppedError
+from orchestrator.errors import DiskError, DiskInUseError, GuestlaunchError, MonitorError, StoppedError
 from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.boot import GUESTFSD_ALIAS, limits
 from orchestrator.launch.context import LaunchSpec, Place
+from orchestrator.launch.diagnosis import Evidence, diagnose
 from orchestrator.launch.lifecycle import Event, Instruction, State, drive
 from orchestrator.launch.staging import store_secrets
 from orchestrator.launch.stop import Stop
@@ -38,6 +39,7 @@ class Rehearsal:
     """
 
     flag_due = False
+    goes_on = False
 
     def __init__(
         self, guest: Guest, place: Place, lost: threading.Event, settings: Settings, hold: Callable[[], None]
@@ -122,6 +124,10 @@ class Rehearsal:
     def overdue(self, now_ns: int) -> bool:
         """Tell whether no marker came for longer than allowed."""
         return now_ns - self._sign_ns > self._allowed_s * 1e9
+
+    def diagnose(self, event: Event, seen: Evidence) -> GuestlaunchError | None:
+        """Return why the guest ended."""
+        return diagnose(event, seen)
 
 
 def _carry_out(guest: Guest, commands: Iterable[Command]) -> None:

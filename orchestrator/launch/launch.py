@@ -24,18 +24,17 @@ from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import DeadlineError, DiskError, GuestlaunchError
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
-from orchestrator.launch.boot import Boot
 from orchestrator.launch.context import LaunchContext, LaunchSpec, Place, new_id
 from orchestrator.launch.diagnosis import deadline_variable, defect, system_error
 from orchestrator.launch.lifecycle import Event, Instruction, drive
 from orchestrator.launch.plan import Plan, appliance_versions, make_plan
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.start import Choose, StartPath, choose_start
-from orchestrator.launch.watch import Watch
+from orchestrator.launch.watch import FollowedLaunch, Watch
 from orchestrator.records.provenance import provenance
 from orchestrator.records.record import FwCfg, LaunchRecord
 from orchestrator.settings import Settings
-from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start
+from orchestrator.timeline.phases import TRANSFER_PHASES, Kind, Phase, Start
 from orchestrator.timeline.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -57,6 +56,7 @@ class Launch:
     :param pool: clones that are kept ready.
     :param cold_reason: why it boots, whatever could be cloned for it; None lets `choose` decide.
     :param plan: makes the plan; `choose` decides the start path of a launch that is planned.
+    :param kind: what is launched.
     """
 
     def __init__(
@@ -70,10 +70,11 @@ class Launch:
         cold_reason: str | None = None,
         plan: Callable[[LaunchRequest, Settings], Plan] = make_plan,
         choose: Choose = choose_start,
+        kind: Kind = Kind.LAUNCH,
     ) -> None:
         self.id = context.launch_id
         self.request, self.settings, self.context = request, settings, context
-        self.recorder = Recorder(origin_ns)
+        self.recorder = Recorder(origin_ns, kind=kind)
         self._stop, self._emit = context.stop, context.emit
         self._pool, self._cold_reason = pool, cold_reason
         self._make_plan, self._choose = plan, choose
@@ -84,7 +85,7 @@ class Launch:
         self._connection: Connection | None = None
         self._guest: Guest | None = None
         self._watch: Watch | None = None
-        self._boot: Boot | None = None
+        self._boot: FollowedLaunch | None = None
         self._empty = ConsoleRing(1)
         self._ended = False  # the guest is gone, or was never there
         self._stop_phase: Phase | None = None  # where it was when it was asked to end before it was ready
@@ -108,6 +109,7 @@ class Launch:
             cold_reason=cold_reason,
             plan=self._make_plan,
             choose=self._choose,
+            kind=self.recorder.kind,
         )
 
     @property
@@ -235,9 +237,11 @@ class Launch:
             self._tell()
 
     def _let_through(self) -> None:
-        """Answer a clone's guest at its gate. Only then is the start logged: until then the guest waits for us."""
-        _there(self._start).let_through(_there(self._guest), _there(self._place))
-        self._tell()
+        """Answer a guest that waits for us. The start of a clone is logged only then."""
+        start = _there(self._start)
+        start.let_through(_there(self._guest), _there(self._place))
+        if start.kind is not Start.COLD:
+            self._tell()
 
     def _tell(self) -> None:
         """Log what was started and why so; the guest boots meanwhile, and structlog is imported."""
@@ -262,7 +266,7 @@ class Launch:
         )
 
     def _note_ready(self) -> None:
-        """The tool has its launch flag: from here on, nothing is measured until the end."""
+        """The tool has its launch flag, or the command runs: from here on, nothing is measured until the end."""
         self.ready = True
         _there(self._boot).settle()
         _there(self._watch).stop_tracing()
@@ -270,7 +274,7 @@ class Launch:
     def _terminate(self) -> None:
         """Have QEMU write back what it holds and exit."""
         guest, before = _there(self._guest), self.recorder.current()
-        self.recorder.begin(Phase.SHUTDOWN, f"stop requested: {self._stop.reason}")
+        self.recorder.begin(Phase.SHUTDOWN, f"stop requested: {self._stop.reason or self.error}")
         guest.terminate()
         seconds = self.settings.deadlines.shutdown
         try:
@@ -357,7 +361,8 @@ class Launch:
         """Return what it was, how it came about and how it ended. It must be over; nothing more is measured."""
         plan, domain, error = self.spec.plan if self.spec else None, self._domain, self.error
         facts = self._start.facts() if self._start else {}
-        outcome = "failure" if error else "success" if self.ready else "cancelled"
+        done = self.ready and (self._boot is None or self._boot.done)
+        outcome = "failure" if error else "success" if done else "cancelled"
         sizes = dict(zip(TRANSFER_PHASES, (plan.kernel_bytes, plan.initrd_bytes), strict=True)) if plan else {}
         self.recorder.finish()
         return LaunchRecord(
@@ -392,6 +397,7 @@ class Launch:
             extra_args=self.request.extra_args,
             proof_failures=self._proof_failures,
             provenance=provenance(),
+            kind=self.recorder.kind,
         )
 
     def _versions(self) -> dict[str, str | None]:

@@ -26,7 +26,7 @@ from orchestrator.records.log import EventLog, write_timeline
 from orchestrator.records.record import LaunchRecord, phase_event, to_event
 from orchestrator.settings import Settings, private_state
 from orchestrator.template import store as templates
-from orchestrator.timeline.phases import Phase
+from orchestrator.timeline.phases import Kind, Phase
 
 if TYPE_CHECKING:
     from orchestrator.launch.standby import Pool, Waiting
@@ -53,6 +53,7 @@ class Launcher:
 
     :param standby: how many clones to keep ready for each kind of launch.
     :param plan: decides what is launched for a request; `choose` how that starts.
+    :param kind: what all its launches are; `conclude` adds to a record what is said of that kind alone.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Launcher:
         standby: int = 0,
         plan: Callable[[LaunchRequest, Settings], Plan] = make_plan,
         choose: Choose = choose_start,
+        kind: Kind = Kind.LAUNCH,
+        conclude: Callable[[Launch, LaunchRecord], LaunchRecord] = lambda _, record: record,
     ) -> None:
-        self.settings = settings
+        self.settings, self._kind, self._conclude = settings, kind, conclude
         private_state(settings.state_dir)
         self._make_plan, self._choose = plan, choose
         self.log = EventLog(settings.log_target)
@@ -152,6 +155,7 @@ class Launcher:
             pool=self._pool,
             plan=self._make_plan,
             choose=self._choose,
+            kind=self._kind,
         )
         try:
             self._carry_out(launch, tell)
@@ -166,7 +170,7 @@ class Launcher:
                 self._distrust(broken)
         finally:
             # Whatever was raised, each launch has its one line.
-            record = launch.record()
+            record = self._conclude(launch, launch.record())
             self._write(record, launch.settings)
         return record
 

@@ -36,8 +36,8 @@ class Event(StrEnum):
 
     BEGIN = auto()
     DONE = auto()  # the last instruction succeeded
-    ANSWERED = auto()  # the guest said what we waited for: it is at its gate, has rehearsed, or wants the time
-    LAUNCH_FLAG = auto()  # guestfsd sent its launch flag
+    ANSWERED = auto()  # the guest said what we waited for: it is at its gate, has rehearsed, wants the time, is done
+    LAUNCH_FLAG = auto()  # guestfsd sent its launch flag; in a kernel's run, user space is there
     STOP = auto()  # the client asked for the end, or is gone
     DEADLINE = auto()  # the current phase has lasted too long
     FAILED = auto()  # an instruction failed, or the boot did
@@ -54,7 +54,7 @@ class Instruction(StrEnum):
     CREATE = auto()
     PREPARE = auto()
     RESUME = auto()
-    LET_THROUGH = auto()  # a clone's guest, through its gate
+    LET_THROUGH = auto()  # a clone's guest, through its gate; one whose command has ended, to its end
     NOTE_READY = auto()
     REHEARSE = auto()  # have the guest do what a launch will
     HOLD = auto()  # stop it there
@@ -93,6 +93,9 @@ TABLE: Mapping[tuple[State, Event], Step] = {
     (_S.BOOTING, _E.DEADLINE): (_S.STOPPING, (_I.REAP,)),
     (_S.BOOTING, _E.QEMU_GONE): (_S.STOPPING, (_I.REAP,)),
     (_S.READY, _E.QEMU_GONE): (_S.STOPPING, (_I.REAP,)),
+    # A kernel's run goes on: its command ends and says so, in time or not.
+    (_S.READY, _E.ANSWERED): (_S.READY, (_I.LET_THROUGH,)),
+    (_S.READY, _E.DEADLINE): (_S.STOPPING, (_I.TERMINATE, _I.REAP)),
     (_S.READY, _E.FAILED): (_S.STOPPING, (_I.TERMINATE, _I.REAP)),
     # What was written before is still worth being flushed.
     (_S.BOOTING, _E.DISK_ERROR): (_S.STOPPING, (_I.TERMINATE, _I.REAP)),

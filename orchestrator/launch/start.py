@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from orchestrator.domain.model import Domain
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
-from orchestrator.launch.boot import Boot
 from orchestrator.launch.cold import ColdStart
 from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
 from orchestrator.launch.eligibility import template_facts, why_not_warm
 from orchestrator.launch.warm import StandbyStart, WarmStart
+from orchestrator.launch.watch import FollowedLaunch
 from orchestrator.records.record import FwCfg
 from orchestrator.template import store as templates
 from orchestrator.timeline.phases import Start
@@ -57,7 +57,7 @@ class StartPath(Protocol):
     def prepare(self, guest: Guest, place: Place) -> FwCfg:
         """Do what must be done before the guest runs; return what is known of its fw_cfg transfer."""
 
-    def boot(self, place: Place) -> Boot:
+    def boot(self, place: Place) -> FollowedLaunch:
         """Return what follows the guest."""
 
     def run(self, guest: Guest, place: Place) -> None:

@@ -22,7 +22,7 @@ from orchestrator.hypervisor.events import EventSource, GuestEvent
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.hypervisor.written import Written
 from orchestrator.launch.context import Place
-from orchestrator.launch.diagnosis import Evidence, diagnose
+from orchestrator.launch.diagnosis import Evidence
 from orchestrator.launch.lifecycle import Event
 from orchestrator.launch.stop import Stop
 from orchestrator.timeline.phases import Phase
@@ -40,6 +40,10 @@ _HUNG_UP = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 class Following(Protocol):
     """What follows a guest by what is seen of it: a boot (`boot.Boot`), or a rehearsal (`gate.Rehearsal`)."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the guest is followed on once it is ready: there is an end of its own to wait for."""
 
     @property
     def flag_due(self) -> bool:
@@ -63,6 +67,32 @@ class Following(Protocol):
     def overdue(self, now_ns: int) -> bool:
         """Tell whether the guest has made no progress for longer than allowed."""
 
+    def diagnose(self, event: Event, seen: Evidence) -> GuestlaunchError | None:
+        """Return why a guest ended; None for one that had done what it was for."""
+
+
+class FollowedLaunch(Following, Protocol):
+    """What follows the guest of a launch; beside what is seen of it, it knows what that means for the launch."""
+
+    @property
+    def done(self) -> bool:
+        """Whether a launch that became ready has come to the end that it was for."""
+
+    def current(self) -> Phase:
+        """Return the latest phase whose beginning was seen."""
+
+    def allowed_s(self, phase: Phase) -> float | None:
+        """Return how long a phase may take, in seconds; None: no bound."""
+
+    def served(self, until_ns: int) -> bool:
+        """Tell, once QEMU is gone, whether the launch became ready before its end was asked for."""
+
+    def settle(self) -> None:
+        """Take the last of what dates the launch."""
+
+    def proof_failures(self) -> tuple[str, ...]:
+        """Return why the dates of a launch that was ready prove nothing; no reasons if all is well."""
+
 
 class Watch:
     """Waits for the next event of one guest; a context manager.
@@ -76,7 +106,7 @@ class Watch:
         self, guest: Guest, place: Place, boot: Following, stop: Stop, lost: threading.Event, *, trace: Path | None
     ) -> None:
         self._guest, self._boot, self._stop, self._lost = guest, boot, stop, lost
-        self._console, self._control = place.console, place.control.port
+        self._console, self._control, self._streams = place.console, place.control.port, place.streams
         self._written = Written(guest, trace)
         place.control.listener = boot.on_control_line
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -115,6 +145,8 @@ class Watch:
         """Take what the guest sent before it ended."""
         self._console.port.drain()
         self._console.flush()
+        if self._streams is not None:
+            self._streams.drain()
         self._control.drain()
 
     def explain(
@@ -141,7 +173,7 @@ class Watch:
             allowed_s=allowed_s,
             uri=uri,
         )
-        return diagnose(event, evidence)
+        return self._boot.diagnose(event, evidence)
 
     def _pending(self) -> Event | None:
         """Look at how things stand, in order of importance."""
@@ -167,7 +199,7 @@ class Watch:
             return Event.STOP
         if self._lost.is_set():
             return Event.FAILED
-        if self._ready:
+        if self._ready and not self._boot.goes_on:
             return None
         if self._boot.answered():
             return Event.ANSWERED
@@ -176,17 +208,22 @@ class Watch:
     def _poll(self) -> None:
         """Sleep until a descriptor is ready or the next look is due, and serve what is ready."""
         poll = select.poll()
-        actions = self._actions()
-        for descriptor in actions:
-            poll.register(descriptor, select.POLLIN)
-        behind = self._console.output_fd
-        if behind >= 0:  # libguestfs's socket carries both directions: it may be registered already
-            poll.register(behind, select.POLLOUT | (select.POLLIN if behind in actions else 0))
+        reading = self._actions()
+        writing: dict[int, Callable[[], object]] = {self._console.output_fd: self._console.flush}
+        writing.pop(-1, None)
+        if self._streams is not None:
+            self._streams.stdin.advance()
+            more, behind = self._streams.waits()
+            reading |= more
+            writing |= behind
+        for descriptor in reading.keys() | writing.keys():  # libguestfs's socket carries both directions
+            wanted = select.POLLIN if descriptor in reading else 0
+            poll.register(descriptor, wanted | (select.POLLOUT if descriptor in writing else 0))
         for descriptor, flags in poll.poll(self._timeout_ms()):
-            if descriptor == behind and flags & (select.POLLOUT | _HUNG_UP):
-                self._console.flush()
-            if descriptor in actions and flags & (select.POLLIN | _HUNG_UP):
-                actions[descriptor]()
+            if descriptor in writing and flags & (select.POLLOUT | _HUNG_UP):
+                writing[descriptor]()
+            if descriptor in reading and flags & (select.POLLIN | _HUNG_UP):
+                reading[descriptor]()
 
     def _actions(self) -> dict[int, Callable[[], object]]:
         """Return what to do when a descriptor is readable."""
@@ -203,10 +240,12 @@ class Watch:
         return {descriptor: action for descriptor, action in wanted.items() if descriptor >= 0}
 
     def _timeout_ms(self) -> float:
-        """Return how long to sleep; a guest that is ready is not followed any more."""
+        """Return how long to sleep; most guests that are ready are not followed any more."""
         if self._written.suspicious:
             return self._written.look_ms
-        if self._ready:
+        if self._streams is not None and self._streams.closing:
+            return _FLAG_TICK_MS
+        if self._ready and not self._boot.goes_on:
             return _LOST_TICK_MS
         return _FLAG_TICK_MS if self._boot.flag_due else _TICK_MS
 

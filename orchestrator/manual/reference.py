@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.errors import GuestlaunchError, UsageError
+from orchestrator.kernel import verdict
 from orchestrator.manual.page import Paragraph, Section, entry
 from orchestrator.settings import OWN_VARIABLES, SYSTEM_CONFIG
 from orchestrator.timeline.phases import Phase
@@ -46,6 +47,11 @@ PHASES = Section(
         ),
         *(entry(f"`{phase}`", f"Begins when {begins} ({seen}).") for phase, (begins, seen) in BEGINS.items()),
         Paragraph(
+            "Of a kernel that is tried (`guestlaunch kernel`), `workload` begins when its command starts, and"
+            " `shutdown` when the command's exit record is acknowledged; there is no `init`, `guestfsd` or `ready`."
+            " Where no marker tells of `kernel` and `initrd`, the time stamps on the console date them."
+        ),
+        Paragraph(
             "A boot counts as one by DMA only after three witnesses were asked: QEMU's property dma_enabled, the"
             " register window in the guest's device tree, and the DMA register itself. Times under TCG and KVM are"
             " never put together, nor are those of cold, warm and standby launches."
@@ -72,6 +78,25 @@ STATUS = Section(
         entry(f"`{jobs.TIMED_OUT}`", "A job was not done by its deadline (`guestlaunch run`)."),
         entry(f"`{tools.NOT_EXECUTABLE}`, `{tools.NOT_FOUND}`", "The program cannot be executed, or is not there."),
         entry("`130`, `141`, `143`", "Interrupted; nobody read the output; ended by SIGTERM."),
+        Paragraph(
+            "`guestlaunch kernel run` ends with the status of the command that ran in the guest, if the guest's record"
+            " of that has come and was acknowledged. Otherwise:"
+        ),
+        entry(f"`{verdict.PANIC}`", "The kernel panicked: by its panic device, or its console."),
+        entry(f"`{verdict.REFUSED}`", "The firmware did not start the kernel, and went on to other things."),
+        entry(f"`{verdict.NO_USER_SPACE}`", "No user space within the deadline of a phase."),
+        entry(f"`{verdict.TIMED_OUT}`", "The run was not over within `--timeout`."),
+        entry(
+            f"`{verdict.UNJUDGED}`",
+            "It cannot be judged: the guest ended without a record, a file or something on the host is missing, an"
+            " option is wrong, or `--tap` found no test.",
+        ),
+        entry(f"`{verdict.FAILED}`", "QEMU or libvirt failed. `git bisect run` stops there."),
+        Paragraph(
+            "A program of your own may write the record, too, where no COMMAND is given: the line"
+            " `guestlaunch-exit STATUS` to the virtio-serial port org.guestlaunch.control.0. It should wait there for"
+            " the answer, a line that begins with `acknowledged`, before it switches the power off."
+        ),
     ),
 )
 

@@ -22,7 +22,7 @@ PACKAGE = TOP / "orchestrator"
 ROOMS = (
     "errors", "distributions", "surroundings", "files", "locks", "sockets", "published", "settings", "program",
     "images", "timeline", "records",
-    "appliance", "firmware", "domain", "hypervisor", "channel", "template", "launch", "wrapper", "workload",
+    "appliance", "firmware", "domain", "hypervisor", "channel", "template", "launch", "kernel", "wrapper", "workload",
     "telemetry", "daemon", "bench", "report", "manual", "cli",
 )  # fmt: skip
 

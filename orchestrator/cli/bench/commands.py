@@ -13,6 +13,7 @@ import click
 from orchestrator.bench import trapcost
 from orchestrator.bench.firmware import firmware_file, with_firmware
 from orchestrator.bench.sides import Work, direct, make_work, ours, plugin_parameter, stock
+from orchestrator.cli.axes import cells
 from orchestrator.cli.bench import results
 from orchestrator.cli.bench.options import RunPlan, plan_options
 from orchestrator.cli.bench.seed import seed
@@ -147,7 +148,7 @@ def launch(settings: Settings, plan: RunPlan, against: str) -> int:
 )  # fmt: skip
 def matrix(settings: Settings, plan: RunPlan, axes: Sequence[str]) -> int:
     """Every combination of the axes' values, interleaved. Figures side by side, no verdict."""
-    grid = cells(axes)
+    grid = cells(axes, AXES)
     with recorded("matrix", settings, plan, None) as (recording, folder):
         work = make_work(folder, disk=plan.disk)
         sides = [
@@ -185,23 +186,6 @@ def sweep(settings: Settings, plan: RunPlan, sizes: str, trap_cost: str | None) 
             plugin=plugin, time_budget_s=plan.time_budget, deadline_s=plan.deadline, progress=tell,
         )  # fmt: skip
     return show(recording, plan)
-
-
-def cells(axes: Sequence[str]) -> list[dict[str, str]]:
-    """Return the combinations of `SETTING=A,B` axes.
-
-    :raise UsageError: an axis is not of that form, or its setting cannot be varied, or is named twice.
-    """
-    grid: list[dict[str, str]] = [{}]
-    for axis in axes:
-        key, equals, values = axis.partition("=")
-        key = key.replace("_", "-")
-        if not equals or key not in AXES or not all(values.split(",")):
-            raise UsageError("bad axis", axis, "expected SETTING=A,B,…", f"settings: {', '.join(AXES)}")
-        if key in grid[0] or len(set(values.split(","))) < len(values.split(",")):
-            raise UsageError("bad axis", axis, "a setting or a value is there twice", "name each once")
-        grid = [cell | {key: value} for cell in grid for value in values.split(",")]
-    return grid
 
 
 def _cell(cell: Mapping[str, str], work: Work, settings: Settings, folder: Path) -> tuple[Side, ...]:

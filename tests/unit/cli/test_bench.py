@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from orchestrator.cli import main
-from orchestrator.cli.bench.commands import bench, cells
+from orchestrator.cli.axes import cells
+from orchestrator.cli.bench.commands import AXES, bench
 from orchestrator.errors import UsageError
 from tests import simulated_results
 
@@ -25,7 +26,7 @@ def bench_result(*arguments: str | Path) -> Result:
 
 def test_cells_are_the_grid() -> None:
     """Every combination, in the order of the axes."""
-    assert cells(["profile=a,b", "memory_mib=1,2"]) == [
+    assert cells(["profile=a,b", "memory_mib=1,2"], AXES) == [
         {"profile": "a", "memory-mib": "1"},
         {"profile": "a", "memory-mib": "2"},
         {"profile": "b", "memory-mib": "1"},
@@ -37,9 +38,9 @@ def test_cells_are_the_grid() -> None:
 def test_bad_axes(axis: str) -> None:
     """What cannot be varied is refused with what can."""
     with pytest.raises(UsageError, match="bad axis"):
-        cells([axis])
+        cells([axis], AXES)
     with pytest.raises(UsageError, match="twice"):
-        cells(["cpu=a", "cpu=b"])
+        cells(["cpu=a", "cpu=b"], AXES)
 
 
 @pytest.mark.parametrize(

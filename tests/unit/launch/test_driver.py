@@ -40,6 +40,7 @@ from orchestrator.settings import Deadlines, Settings
 from orchestrator.timeline.phases import Start
 from orchestrator.timeline.recorder import Recorder
 from tests.golden.domains import bare_minimum
+from tests.unit.kernel.test_lifecycle import Tried, ends_and_stays_on
 from tests.unit.launch.fakes import PLAN, REQUEST, FakeGuest, FakeLauncher, FakeStart, Story, serve_a_tool
 
 _E = Event
@@ -314,6 +315,7 @@ def test_no_row_is_without_a_launch(
         carry_out(case, settings, monkeypatch)
     for held in HELD.values():
         hold(held, settings)
+    Tried(dataclasses.replace(settings, deadlines=IN_TIME), ends_and_stays_on)
     assert set(rows) == set(TABLE)
 
 

@@ -110,12 +110,13 @@ def test_a_client_that_does_not_read_is_waited_for_asleep(tmp_path: Path, stop: 
     """While the guest says nothing and its client takes nothing, the launch's thread does nothing."""
     ours, theirs = stuck_client()
     follower = SimpleNamespace(
-        follow=lambda: None, flag_sent=lambda: True, overdue=lambda _: False, flag_due=False, on_control_line=None
-    )
+        follow=lambda: None, flag_sent=lambda: True, overdue=lambda _: False, flag_due=False, on_control_line=None,
+        goes_on=False,
+    )  # fmt: skip
     with listening(tmp_path / "c") as listener, listening(tmp_path / "d") as other, ours, theirs:
         console = Console(listener, ConsoleRing(1024), (ours.fileno(), ours.fileno()))
         console._from_guest(bytes(1 << 20))
-        place: Any = SimpleNamespace(console=console, control=Control(other))
+        place: Any = SimpleNamespace(console=console, control=Control(other), streams=None)
         with Watch(
             silent_guest(log_file=None), place, cast("Any", follower), stop, threading.Event(), trace=None
         ) as watch:

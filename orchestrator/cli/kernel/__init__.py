@@ -1,0 +1,1 @@
+"""guestlaunch kernel: any kernel, tried under UEFI or without, with a verdict."""

@@ -1,0 +1,125 @@
+"""Tests that a guest tells of: leaves are counted, whatever nests them; announced and not there is missing."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from orchestrator.kernel.tap import TestOutcome, TestReader, summed_up
+
+KUNIT = b"""KTAP version 1
+1..2
+    KTAP version 1
+    # Subtest: list
+    # module: list_test
+    1..3
+    ok 1 init
+    # add: EXPECTATION FAILED at lib/list-test.c:1
+    not ok 2 add
+    ok 3 del # SKIP no memory
+# list: pass:1 fail:1 skip:1 total:3
+not ok 1 list
+    KTAP version 1
+    1..1
+        KTAP version 1
+        # Subtest: params
+        ok 1 a
+        ok 2 b
+    ok 1 params
+ok 2 hash
+"""
+
+
+def read(*blocks: bytes, stamped: bool = False) -> TestReader:
+    reader = TestReader(stamped=stamped)
+    for block in blocks:
+        reader.feed(block)
+    reader.finish()
+    return reader
+
+
+def outcomes(reader: TestReader) -> dict[str, str]:
+    return {test.name: str(test.outcome) for test in reader.tests}
+
+
+@pytest.mark.parametrize("stamped", [True, False])
+def test_leaves_are_counted(*, stamped: bool) -> None:
+    """A suite is not a test; its tests bear its name."""
+    lines = KUNIT.splitlines(keepends=True)
+    text = b"".join(b"[    1.234567] " + line for line in lines) if stamped else KUNIT
+    reader = read(text, stamped=stamped)
+    assert outcomes(reader) == {
+        "list/init": "passed",
+        "list/add": "failed",
+        "list/del": "skipped",
+        "hash/params/a": "passed",
+        "hash/params/b": "passed",
+    }
+    assert reader.failed
+    assert summed_up(reader) == "tests: 3 passed, 1 failed, 1 skipped: list/add"
+
+
+def test_in_whatever_pieces_it_comes() -> None:
+    """A stream has no lines."""
+    choice, at, blocks = random.Random(1), 0, []
+    while at < len(KUNIT):
+        size = choice.randrange(1, 9)
+        blocks.append(KUNIT[at : at + size])
+        at += size
+    assert outcomes(read(*blocks)) == outcomes(read(KUNIT))
+
+
+@pytest.mark.parametrize(
+    ("text", "passed", "failed", "missing"),
+    [
+        (b"1..2\nok 1 - a\nok 2 - b\n", 2, 0, 0),
+        (b"ok 1 - a\nnot ok 2\n1..2\n", 1, 1, 0),
+        (b"1..3\nok 1 - a", 1, 0, 2),  # it stopped in the middle
+        (b"TAP version 13\n1..1\nok 1 a\nTAP version 13\n1..1\nnot ok 1 a\n", 1, 1, 0),
+        (b"1..0 # SKIP nothing to do\n", 0, 0, 0),
+        (b"not ok 1 - known # TODO later\nnot ok 2 x # XFAIL\nok 3 # SKIP\n", 0, 0, 0),
+        (b"    ok 1 a\n    ok 2 b\nnot ok 1 suite\n", 2, 1, 0),  # failed for itself, as in its exit
+        (b"okay\nnot okay\nbook 1\n ok \xff\xfe\n", 1, 0, 0),
+    ],
+)
+def test_kinds_of_tap(text: bytes, passed: int, failed: int, missing: int) -> None:
+    """Plans before or behind, none, several documents, known failures."""
+    reader = read(text)
+    assert (reader.counts[TestOutcome.PASSED], reader.counts[TestOutcome.FAILED], reader.missing) == (
+        passed,
+        failed,
+        missing,
+    )
+    assert reader.failed is bool(failed or missing)
+
+
+def test_giving_up_is_failure() -> None:
+    """Whatever passed before."""
+    reader = read(b"ok 1\nBail out! no network\n")
+    assert reader.failed
+    assert summed_up(reader).endswith("; gave up: no network")
+
+
+def test_no_tests_are_no_success() -> None:
+    """Nothing is summed up where nothing was said, nor on a console whose `ok` begins no tests."""
+    assert not read(b"hello\n").seen
+    assert not read(b"[    1.000000] ok\n", stamped=True).seen
+    assert summed_up(read(b"hello\n")) == ""
+
+
+def test_numbers() -> None:
+    """Lines of their own, the last of a name; what is no number is nothing."""
+    text = b"metric boot_ms 12.5\nmetric x -3e2\nmetric boot_ms 13\nmetric y nan\nmetric z\n metric w 1\nmetric 1 2\n"
+    assert read(text).metrics == {"boot_ms": 13.0, "x": -300.0}
+
+
+def test_what_a_guest_says_is_bounded() -> None:
+    """Any number of tests and names costs a bounded amount; all are counted."""
+    reader = TestReader()
+    for number in range(12_000):
+        reader.feed(b"ok %d x\nmetric m%d 1\n" % (number, number))
+    reader.feed(b" " * 40 + b"ok 1 deep\n" + b"1..999999999\n")
+    reader.finish()
+    assert reader.counts[TestOutcome.PASSED] == 12_000
+    assert len(reader.tests) == len(reader.metrics) == 10_000
