@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 import orchestrator
 from orchestrator.records.filters import is_modelled
 from orchestrator.records.provenance import of_event
-from orchestrator.records.record import EVENT, LaunchEvent, PhaseEntry
-from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Start
+from orchestrator.records.record import EVENT, EVENTS, LaunchEvent, PhaseEntry
+from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Kind, Phase, Start
 
 # From a hot-plug under KVM (milliseconds) to a guest that hangs until its deadline under TCG (minutes).
 PHASE_BUCKETS = (
@@ -108,6 +108,7 @@ class LaunchMetrics:
         self._versions_lock = threading.Lock()
         self._count_launches()
         self._time_launches()
+        self._count_kernel_runs()
         self._describe()
         if in_flight is not None:
             gauge = Gauge("guestlaunch_launches_in_flight", "Launches under way now.", registry=self.registry)
@@ -171,6 +172,22 @@ class LaunchMetrics:
             buckets=RATE_BUCKETS,
         )
 
+    def _count_kernel_runs(self) -> None:
+        kind = ("profile", "accel", "made_on")
+        self._kernel_runs = Counter(
+            "guestlaunch_kernel_runs_total",
+            "Kernels that were tried, by what came of them; `command` is the end of the command, with any status.",
+            (*kind, "verdict"),
+            registry=self.registry,
+        )
+        self._kernel_seconds = Histogram(
+            "guestlaunch_kernel_boot_duration_seconds",
+            "From the start of the virtual CPUs until the command began.",
+            (*kind, "fw_cfg_dma"),
+            registry=self.registry,
+            buckets=LAUNCH_BUCKETS,
+        )
+
     def _describe(self) -> None:
         build = Gauge("guestlaunch_build_info", "Always 1.", ("version", "python_version"), registry=self.registry)
         build.labels(orchestrator.__version__, platform.python_version()).set(1)
@@ -207,6 +224,26 @@ class LaunchMetrics:
         self._time(facts)
         self._last.labels(facts.outcome).set(facts.finished_at)
         self._show_versions(facts.versions)
+
+    def observe_kernel_run(self, event: LaunchEvent) -> None:
+        """Count one kernel that was tried; it is no launch.
+
+        :raise ValueError: when the event is not one; nothing is counted then.
+        """
+        try:
+            run = event["kernel_run"]
+            if event["event"] != EVENTS[Kind.KERNEL] or event["schema_version"] != 1 or run is None:
+                raise ValueError(f"not a {EVENTS[Kind.KERNEL]} event of schema version 1")
+            kind = {name: str(event[name] or "unknown") for name in ("profile", "accel")}
+            kind["made_on"] = of_event(event).label
+            starts = {phase["name"]: phase["start_ns"] for phase in event["phases"]}
+            dma, verdict = DMA[event["fw_cfg_dma"]], run["verdict"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"an incomplete {EVENTS[Kind.KERNEL]} event: {error!r}") from error
+        self._kernel_runs.labels(**kind, verdict=verdict).inc()
+        began, booted = starts.get(Phase.FIRMWARE), starts.get(Phase.WORKLOAD)
+        if began is not None and booted is not None:
+            self._kernel_seconds.labels(**kind, fw_cfg_dma=dma).observe((booted - began) / 1e9)
 
     def _announce(self, kind: Mapping[str, str]) -> None:
         """Show the counters of a kind of launch from 0 on: Prometheus sees no increase in one that appears at 1."""

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,9 +19,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from orchestrator import files, locks
 from orchestrator.errors import GuestlaunchError, UsageError
-from orchestrator.records.record import EVENT
+from orchestrator.records.record import EVENT, EVENTS, LaunchEvent
 from orchestrator.telemetry.metrics import LAUNCH_BUCKETS, PHASE_BUCKETS, RATE_BUCKETS, LaunchMetrics
 from orchestrator.telemetry.totals import Totals
+from orchestrator.timeline.phases import Kind
 
 STATE_VERSION = 1
 # Enough for a line or two, with their launch ids and times.
@@ -75,10 +76,11 @@ def count(log: Path, state: Path) -> Counted:
         launches = broken = 0
         with _opened(log) as (current, rotated):
             for line in _unread(current, rotated, cursor):
-                if not _is_launch(line):
+                observe = _observer(metrics, line)
+                if observe is None:
                     continue
                 try:
-                    metrics.observe(json.loads(line))
+                    observe(json.loads(line))
                     launches += 1
                 except (ValueError, RecursionError):
                     broken += 1
@@ -213,6 +215,8 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _is_launch(line: bytes) -> bool:
-    """Tell launch lines from the other events without parsing those."""
-    return EVENT.encode() in line
+def _observer(metrics: LaunchMetrics, line: bytes) -> Callable[[LaunchEvent], None] | None:
+    """Return what counts a line, told from the other events without parsing those."""
+    if EVENT.encode() in line:
+        return metrics.observe
+    return metrics.observe_kernel_run if EVENTS[Kind.KERNEL].encode() in line else None

@@ -8,6 +8,9 @@ from panel import Panel, Row
 LAUNCH_LINES = '{job=~"$job"} |= `"launch_finished"`'
 PHASE_LINES = '{job=~"$job"} |= `"phase_finished"`'
 
+# Kernels that are tried have an event of their own: no panel of launches counts them.
+KERNEL_LINES = '{job=~"$job"} |= `"kernel_run_finished"`'
+
 KIND = ("profile", "accel", "host", "clock", "start")
 
 
@@ -26,6 +29,10 @@ def _launches(*names: str, **renamed: str) -> str:
     return f"{LAUNCH_LINES} {fields} {_kind('launch_finished')}"
 
 
+def _kernels(*names: str, **renamed: str) -> str:
+    return f"{KERNEL_LINES} {_fields(*KIND, *names, **renamed)} {_kind('kernel_run_finished')}"
+
+
 def _over_time(function: str, field: str, by: str, *names: str, **renamed: str) -> str:
     """Return a range aggregation of a field; launches in which it is null drop out."""
     lines = f'{_launches(field, *names, **renamed)} | {field}!="" | unwrap {field} | __error__=""'
@@ -36,6 +43,11 @@ PHASES = (
     f"avg_over_time({PHASE_LINES} {_fields(*KIND, 'phase', 'duration_ns')} "
     f"{_kind('phase_finished')} "
     '| duration_ns!="" | unwrap duration_ns | __error__="" [$window]) by (phase)'
+)
+
+KERNEL_BOOT = (
+    f"quantile_over_time(0.5, {_kernels('launch_ns', 'fw_cfg_dma')}"
+    ' | launch_ns!="" | unwrap launch_ns | __error__="" [$window]) by (accel, fw_cfg_dma)'
 )
 
 ROWS = (
@@ -89,6 +101,50 @@ ROWS = (
                     )
                 ],
                 unit="ns",
+            ),
+        ),
+    ),
+    Row(
+        title="Kernels that were tried",
+        panels=(
+            Panel(
+                title="Runs by verdict",
+                why="guestlaunch kernel: `command` is the end of the command that was run, with whatever status.",
+                shape="bars",
+                queries=[
+                    (
+                        "sum by (verdict) (count_over_time("
+                        + _kernels(verdict="kernel_run.verdict")
+                        + " [$__interval]))",
+                        "{{verdict}}",
+                    ),
+                ],
+            ),
+            Panel(
+                title="Time to the command",
+                why="From the start of the run until its command began: median.",
+                shape="lines",
+                queries=[
+                    (
+                        KERNEL_BOOT,
+                        "{{accel}}, DMA {{fw_cfg_dma}}",
+                    )
+                ],
+                unit="ns",
+            ),
+            Panel(
+                title="Runs without the command's end",
+                why="Verdict, id, profile and reason of each.",
+                shape="logs",
+                queries=[
+                    (
+                        _kernels("launch_id", "outcome", "error", verdict="kernel_run.verdict")
+                        + ' | outcome="failure" '
+                        + "| line_format `{{.verdict}} {{.launch_id}} {{.profile}}: {{.error}}`",
+                        "",
+                    )
+                ],
+                width=24,
             ),
         ),
     ),

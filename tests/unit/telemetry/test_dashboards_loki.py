@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.records.log import EventLog
-from orchestrator.records.record import phase_event, to_event
+from orchestrator.records.provenance import Clock, HostKind, Provenance
+from orchestrator.records.record import FwCfg, phase_event, to_event
 from tests.dashboards import LOKI, Query, at_path, lets_through, load, log_fields, queries
 from tests.simulated_launches import records
+from tests.unit.kernel.test_series import record
 
+BARE = Provenance(host=HostKind.BARE, clock=Clock.HOST)
 VARIABLES = {
     "job": "guestlaunch",
     "profile": ".+",
@@ -33,6 +37,8 @@ def written(path: Path) -> list[dict[str, Any]]:
         for tile in launch.tiles:
             log.emit(**phase_event(launch, tile))
         log.emit(**to_event(launch))
+    for run in (record(), replace(record(121, verdict="panic"), outcome="failure", error="said: why")):
+        log.emit(**to_event(replace(run, provenance=BARE, fw_cfg=FwCfg(requested=True, dma_property=True))))
     log.emit("client_refused", level="warning", error="for a test")
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -14,7 +14,7 @@ from orchestrator import __version__
 from orchestrator.errors import CapabilityError, SettingsError
 from orchestrator.records.filters import INSTRUMENT_MARK
 from orchestrator.records.provenance import LABELS, NOWHERE
-from orchestrator.records.record import schema
+from orchestrator.records.record import schema, to_event
 from orchestrator.telemetry.http import parse_address, serve
 from orchestrator.telemetry.metrics import LaunchMetrics
 from orchestrator.telemetry.textfile import exposition
@@ -29,6 +29,7 @@ from tests.simulated_launches import (
     event,
     mixture,
 )
+from tests.unit.kernel.test_series import record
 
 TCG_COLD = {"profile": "aarch64-uefi", "accel": "tcg", "start": "cold", "made_on": "bare"}
 
@@ -264,3 +265,21 @@ def test_other_addresses_are_refused(address: str) -> None:
     """What is no address is named."""
     with pytest.raises(SettingsError, match="not an address"):
         parse_address(address)
+
+
+def test_kernels_that_were_tried_are_no_launches() -> None:
+    """They are counted by their verdict and timed by their boot, and nothing of them is among launches."""
+    metrics = LaunchMetrics()
+    for run in (record(), record(3), record(121, verdict="panic")):
+        metrics.observe_kernel_run(to_event(run))
+    kind = {"profile": "aarch64-uefi", "accel": "tcg", "made_on": "unknown"}
+    name = "guestlaunch_kernel_runs_total"
+    assert value(metrics, name, **kind, verdict="command") == 2
+    assert value(metrics, name, **kind, verdict="panic") == 1
+    assert value(metrics, "guestlaunch_kernel_boot_duration_seconds_sum", **kind, fw_cfg_dma="unknown") == 9
+    families = [one for one in metrics.registry.collect() if one.name.startswith("guestlaunch_launch")]
+    assert not [sample for family in families for sample in family.samples if sample.labels.get("profile")]
+    with pytest.raises(ValueError, match="not a launch_finished"):
+        metrics.observe(to_event(record()))
+    with pytest.raises(ValueError, match="incomplete kernel_run_finished"):
+        metrics.observe_kernel_run({"event": "kernel_run_finished"})  # type: ignore[typeddict-item]
