@@ -1,0 +1,258 @@
+"""guestlaunch kernel: the distribution's kernels under every profile, and each way in which a run can end."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.disks import DiskFactory
+from tests.processes import qemus
+from tests.records import records, seen
+from tests.running import Guestlaunch, Result
+
+PROFILES = ("aarch64-uefi", "aarch64-bare", "x86_64-seabios", "x86_64-bare", "x86_64-ovmf")
+# The quickest way to a user space.
+QUICK = "x86_64-bare"
+
+
+def tried(guestlaunch: Guestlaunch, *arguments: str | Path, **options: Any) -> Result:  # noqa: ANN401 - those of run()
+    """Run a kernel by TCG, which every host of a test has."""
+    return guestlaunch("kernel", "run", "--accel", "tcg", *arguments, **options)
+
+
+def kernel_of(appliance: dict[str, Path], profile: str) -> Path:
+    """Return the distribution's kernel for a profile."""
+    return appliance[profile.partition("-")[0]] / "kernel"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_command_under_each_profile(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path, profile: str
+) -> None:
+    """Its input, output, error and status are its own; every phase that there is has its date."""
+    script = "cat; uname -m >&2; exit 7"
+    text = "".join(f"line {number}\n" for number in range(5000))
+    said = tried(guestlaunch, "--profile", profile, kernel_of(appliance, profile), "--", "sh", "-c", script, stdin=text)
+    assert (said.status, said.stdout, said.stderr) == (7, text, profile.partition("-")[0] + "\n")
+    (record,) = records(evidence)
+    assert (record["event"], record["kind"], record["outcome"]) == ("kernel_run_finished", "kernel", "success")
+    run = record["kernel_run"]
+    assert (run["verdict"], run["exit_status"], run["command"]) == ("command", 7, ["sh", "-c", script])
+    assert run["version"] == record["versions"]["kernel"]
+    expected = {"firmware", "kernel", "initrd", "workload", "shutdown"}
+    if not profile.endswith("-bare"):
+        expected |= {"fw_cfg_kernel", "fw_cfg_initrd"}
+    assert expected <= seen(record)
+
+
+def test_what_a_guest_is_told(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], disk_image: DiskFactory, evidence: Path, tmp_path: Path
+) -> None:
+    """fw_cfg, a credential, disks, a directory that cannot be written to: over slow transfers, of a packed kernel."""
+    share = tmp_path / "share"
+    share.mkdir()
+    (share / "file").write_text("shared\n")
+    script = share / "run"
+    script.write_text(
+        "#!/bin/sh\ncat file; touch new 2>/dev/null && echo written\n"
+        "cat /sys/firmware/qemu_fw_cfg/by_name/opt/org.example/a/raw; echo\n"
+        'strings /sys/firmware/dmi/entries/11-*/raw | grep -F credential\necho "$@"\n'
+        "for disk in /sys/block/sd?; do cat $disk/ro; done | sort\n"
+    )
+    script.chmod(0o755)
+    packed = tmp_path / "Image.gz"
+    packed.write_bytes(gzip.compress((appliance["aarch64"] / "kernel").read_bytes(), 1))
+    said = tried(
+        guestlaunch, "--fw-cfg-dma", "off", "--share", share, "--fw-cfg", "opt/org.example/a=x,y=z",
+        "--credential", "my.secret=se,cret", "--disk", disk_image("a.img"), "--disk-ro", disk_image("b.img"), packed,
+        "--", "./run", "a b", "",
+    ).ok()  # fmt: skip
+    assert said.stdout.splitlines() == [
+        "shared", "x,y=z", "io.systemd.credential:my.secret=se,cret", "a b ", "0", "1",
+    ]  # fmt: skip
+    (record,) = records(evidence)
+    assert record["fw_cfg_dma"] is False
+    assert (record["kernel_run"]["form"], record["kernel_run"]["started_as"]) == ("Image packed by gzip", "Image")
+    log = (evidence / "events.jsonl").read_text()
+    assert "se,cret" not in log
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "verdict"),
+    [
+        ("echo c >/proc/sysrq-trigger", 121, "panic"),
+        ("poweroff -f", 125, "unjudged"),
+        ("reboot -f", 125, "unjudged"),
+        ("exec nosuchprogram", 127, "command"),
+        ("kill -9 $$", 137, "command"),
+    ],
+)
+def test_ways_to_end(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path, script: str, status: int, verdict: str
+) -> None:
+    """Only the command's own end is a verdict of the command's."""
+    kernel = kernel_of(appliance, QUICK)
+    said = tried(guestlaunch, "--profile", QUICK, "--timeout", "150", kernel, "--", "sh", "-c", script)
+    assert said.status == status, str(said)
+    assert records(evidence)[0]["kernel_run"]["verdict"] == verdict
+
+
+def test_a_kernel_that_firmware_refuses(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path, tmp_path: Path
+) -> None:
+    """A truncated one: the firmware's own line says that it goes on to other things."""
+    cut = tmp_path / "Image"
+    cut.write_bytes((appliance["aarch64"] / "kernel").read_bytes()[:3_000_000])
+    said = tried(guestlaunch, cut, "--", "true")
+    assert said.status == 122, str(said)
+    assert "the firmware did not start the kernel" in said.stderr
+    assert records(evidence)[0]["error_phase"] == "firmware_handoff"
+
+
+def test_a_user_space_that_never_comes(guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path) -> None:
+    """Soon enough: what cannot be seen of a quiet kernel has one deadline, that of all its phases."""
+    phases = ("FIRMWARE", "TRANSFER", "HANDOFF", "KERNEL")
+    environ = {f"GUESTLAUNCH_DEADLINE_{phase}": "0.05" for phase in phases}
+    kernel = kernel_of(appliance, QUICK)
+    said = tried(guestlaunch, "--profile", QUICK, "--cmdline", "quiet", kernel, "--", "true", environ=environ)
+    assert said.status == 123, str(said)
+    assert "no user space" in said.stderr
+    assert records(evidence)[0]["ready"] is False
+
+
+@pytest.mark.parametrize("victim", ["qemu", "us"])
+def test_what_is_ended_from_outside(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path, session_dir: Path, tmp_path: Path, victim: str
+) -> None:
+    """QEMU's death is QEMU's failure, a signal to us an interruption; nothing stays either way."""
+    kernel, out = kernel_of(appliance, QUICK), tmp_path / "out"
+    script = "echo here; exec sleep 1000"
+    command = f'exec guestlaunch kernel run --accel tcg --profile {QUICK} {kernel} -- sh -c "{script}" >{out}'
+    process = guestlaunch.start("sh", "-c", command)
+    end = time.monotonic() + 150
+    while not (out.exists() and out.read_text() == "here\n"):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    if victim == "us":
+        process.send_signal(signal.SIGTERM)
+    else:
+        os.kill(qemus(session_dir)[0], signal.SIGKILL)
+    assert process.wait(60) == (143 if victim == "us" else 128)
+    record = records(evidence)[0]
+    assert record["kernel_run"]["verdict"] == ("interrupted" if victim == "us" else "hypervisor")
+    assert record["outcome"] == ("cancelled" if victim == "us" else "failure")
+
+
+def test_tests_numbers_and_several_runs(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path, tmp_path: Path
+) -> None:
+    """TAP is summed up and judged, numbers are kept; a grid has a line for each cell, and a JUnit file all of it."""
+    junit = tmp_path / "junit.xml"
+    script = "echo 1..2; echo ok 1 a; echo not ok 2 b; echo metric answer 42"
+    said = guestlaunch(
+        "kernel", "matrix", "--accel", "tcg", "--profile", QUICK, "--axis", "memory-mib=512,768", "--tap",
+        "--junit", junit, kernel_of(appliance, QUICK), "--", "sh", "-c", script,
+    )  # fmt: skip
+    assert said.status == 1, str(said)
+    assert [line.partition("  ")[0] for line in said.stdout.splitlines()[1:]] == ["memory-mib=512", "memory-mib=768"]
+    assert said.stderr.count("tests: 1 passed, 1 failed: b") == 2
+    assert [record["memory_mib"] for record in records(evidence)] in ([512, 768], [768, 512])
+    assert all(record["kernel_run"]["metrics"] == {"answer": 42} for record in records(evidence))
+    suites = ET.fromstring(junit.read_bytes())
+    assert [suite.get("failures") for suite in suites] == ["2", "2"]
+
+
+def test_a_user_space_of_the_users_own(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path, tmp_path: Path
+) -> None:
+    """Its own init writes the record; the console is ours to read, and is kept."""
+    from orchestrator.appliance.initrd import CpioEntry, write_cpio
+    from orchestrator.appliance.store import resolve
+    from orchestrator.domain.model import Arch
+    from orchestrator.kernel.builtin import busybox
+    from orchestrator.kernel.modules import module_entries, wanted
+
+    made = resolve(appliance["x86_64"].parent.parent, Arch.X86_64)
+    assert made.manifest is not None
+    modules = module_entries(None, made.kernel, made.manifest.kernel, made, wanted())
+    init = (
+        "#!/bin/busybox sh\nb=/bin/busybox\n$b mount -t sysfs s /sys; $b mount -t devtmpfs d /dev\n"
+        "for m in /guestlaunch/modules/*; do $b insmod $m 2>/dev/null; done\n"
+        "until [ -c /dev/vport0p1 ] || [ -c /dev/vport1p1 ]; do $b sleep 0.05; done\n"
+        "echo hello from init\nfor port in /dev/vport?p1; do exec 9<>$port; done\n"
+        "echo guestlaunch-exit 5 >&9; read -r answer <&9; echo $answer\n$b poweroff -f\n"
+    )
+    initrd = tmp_path / "initrd"
+    entries = [
+        *(CpioEntry(name=name, mode=0o40755) for name in ("bin", "dev", "sys", "guestlaunch")),
+        CpioEntry(name="dev/console", mode=0o20600, device=(5, 1)),
+        CpioEntry(name="bin/busybox", mode=0o100755, data=busybox(Arch.X86_64, made)),
+        CpioEntry(name="init", mode=0o100755, data=init.encode()),
+        *modules,
+    ]
+    with initrd.open("wb") as out:
+        write_cpio(entries, out)
+    kept = tmp_path / "console"
+    said = tried(guestlaunch, "--profile", QUICK, "--initrd", initrd, "--console", kept, made.kernel)
+    assert said.status == 5, str(said)
+    assert "hello from init" in said.stdout
+    assert "acknowledged" in kept.read_text("utf-8", "replace")
+    (record,) = records(evidence)
+    assert {"kernel", "initrd"} <= seen(record)  # by the console's time stamps
+    assert record["kernel_run"]["console_bytes"] == kept.stat().st_size
+
+
+def test_a_shell_on_the_console(guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path) -> None:
+    """On a terminal each key is the guest's, and the shell's end is the run's; Ctrl-] ends it from outside."""
+    for typed, status in ((b"exit 4\r", 4), (b"\x1d", 130)):
+        ours, theirs = os.openpty()
+        command = (guestlaunch.bin_dir / "guestlaunch", "kernel", "run", "--accel", "tcg", "--profile", QUICK)
+        process = subprocess.Popen(
+            [*command, "--initrd", "builtin", "--cmdline", "quiet", kernel_of(appliance, QUICK)],
+            stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=guestlaunch.environ, start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs)
+        try:
+            said = b""
+            end = time.monotonic() + 150
+            while b"# " not in said:
+                assert time.monotonic() < end, said
+                if select.select([ours], [], [], 1)[0]:
+                    said += os.read(ours, 4096)
+            os.write(ours, typed)
+            while process.poll() is None:  # a terminal that nobody reads fills up
+                assert time.monotonic() < end, said
+                if select.select([ours], [], [], 0.1)[0]:
+                    with contextlib.suppress(OSError):
+                        said += os.read(ours, 4096)
+        finally:
+            process.kill()
+            process.wait()
+            os.close(ours)
+        assert process.returncode == status, said
+    assert [record["kernel_run"]["verdict"] for record in records(evidence)] == ["command", "interrupted"]
+
+
+def test_secure_boot_refuses_a_kernel_without_a_signature(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path
+) -> None:
+    """With firmware that has keys enrolled; Debian's own kernel is signed, the appliance's copy of arm64's is not."""
+    folder = Path("/usr/share/AAVMF")
+    code, variables = folder / "AAVMF_CODE.ms.fd", folder / "AAVMF_VARS.ms.fd"
+    if not (code.exists() and variables.exists()):
+        pytest.skip("qemu-efi-aarch64 has no firmware with enrolled keys")
+    kernel = kernel_of(appliance, "aarch64-uefi")
+    said = tried(guestlaunch, "--firmware", code, "--firmware-vars", variables, kernel, "--", "true")
+    assert said.status == 122, str(said)
+    assert records(evidence)[0]["kernel_run"]["verdict"] == "refused"
