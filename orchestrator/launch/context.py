@@ -66,9 +66,16 @@ class LaunchSpec:
         return self.settings.measure or Phase.GUESTFSD not in self.markers
 
     def without_tool(self) -> LaunchSpec:
-        """Return what a template is made from: the same without anything that a clone is given later."""
+        """Return what a template is made from: the same without anything that a clone is given later.
+
+        Firmware that the client named is the one that was found for it: its own copy of the variables goes with it.
+        """
+        pflash, firmware = self.request.pflash, self.plan.firmware
+        if pflash is not None and firmware is not None:
+            pflash = firmware.code, firmware.nvram_template
         request = replace(
             self.request,
+            pflash=pflash,
             cmdline=split_cmdline(self.request.cmdline)[0],
             disks=(),
             guestfsd_path=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import pytest
 from orchestrator.domain.profiles import load_profile
 from orchestrator.firmware.descriptors import Firmware
 from orchestrator.launch import plan
+from orchestrator.launch.context import LaunchSpec
 from orchestrator.launch.request import LaunchRequest
+from orchestrator.settings import Settings
+from tests.unit.launch.fakes import PLAN
 
 MIB = 1 << 20
 
@@ -53,6 +57,25 @@ def test_a_copy_of_the_installed_variables(installed: tuple[Path, Path], tmp_pat
         copy.parent.mkdir()
         copy.write_bytes(variables.read_bytes())
         assert chosen(code, copy).nvram_template == str(variables)
+
+
+def test_what_a_template_remembers_holds_when_the_copy_is_gone(installed: tuple[Path, Path], tmp_path: Path) -> None:
+    """A daemon that starts later plans the same launch anew, by the request that the template was made for."""
+    code, variables = installed
+    copy = tmp_path / "libguestfsAbCd12/vars1.fd"
+    copy.parent.mkdir()
+    copy.write_bytes(variables.read_bytes())
+    found = chosen(code, copy)
+    request = LaunchRequest(kernel="/k", initrd="/i", cmdline="", pflash=(str(code), str(copy)))
+    spec = LaunchSpec(
+        request=request, settings=Settings(state_dir=tmp_path, runtime_dir=tmp_path), plan=replace(PLAN, firmware=found)
+    )
+    remembered = spec.without_tool().request
+    copy.unlink()
+    assert remembered.pflash is not None
+    later = chosen(*map(Path, remembered.pflash))
+    assert (later.code, later.nvram_template) == (found.code, found.nvram_template)
+    assert replace(spec, plan=replace(PLAN, firmware=None)).without_tool().request.pflash == request.pflash
 
 
 def test_variables_of_the_users_own(installed: tuple[Path, Path], tmp_path: Path) -> None:
