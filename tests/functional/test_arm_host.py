@@ -1,7 +1,8 @@
 """On an Arm host with KVM, emulated or not: each way to launch, what fw_cfg costs there, and a daemon that is killed.
 
-Not part of a plain run: `tools/test --on arm-host -m arm_host -s` does it in an emulated host, and on hardware
-`tools/test -m arm_host -s`. With -s it says what each took.
+Not part of a plain run: `tools/test --on arm-host tests/functional/test_arm_host.py -m arm_host -s` does it in an
+emulated host, and `tools/test tests/functional/test_arm_host.py -m arm_host -s` on hardware. With -s it says what
+each took.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ KVM_COUNTS = Path("/sys/kernel/debug/kvm")
 def kvm_on_arm() -> None:
     """Skip where guests of this arch have no KVM."""
     if platform.machine() != "aarch64" or not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        pytest.skip("no Arm host with KVM (tools/test --on arm-host -m arm_host)")
+        pytest.skip("no Arm host with KVM (its module says how to have one)")
 
 
 def say(text: str) -> None:
@@ -132,7 +133,7 @@ def test_each_access_traps_without_dma(guestlaunch: Guestlaunch, evidence: Path)
     if not os.access(KVM_COUNTS, os.R_OK | os.X_OK):
         pytest.skip(f"KVM's counts are not to be seen: {KVM_COUNTS} (mount debugfs, as root)")
     out = evidence / "sweep.json"
-    words = ("--accel", "kvm", "--sizes", "1", "--runs", "1", "--out", out, "--json")
+    words = ("--accel", "kvm", "--sizes", "1", "--runs", "1", "--warm-ups", "0", "--out", out, "--json")
     with watching_exits() as counts:
         guestlaunch("bench", "sweep", *words, timeout_s=600).ok()
     took = {sample["side"]: sample["metrics"]["transfer"] or 0 for sample in result.load(out)["samples"]}

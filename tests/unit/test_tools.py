@@ -65,20 +65,29 @@ sh -c 'echo $$ >inside; exec sleep 600'
 """
 
 
-def test_an_interrupted_run_ends_what_runs_beside_it(tmp_path: Path) -> None:
-    """The set-up on the other release ends with the command, though its first process waits for the others."""
+def made_of_stubs(top: Path, on: str) -> dict[str, str]:
+    """Make a checkout in which tools/test alone is real; return the variables that it needs.
+
+    :param on: text of its tools/on.
+    """
     programs = {
         **dict.fromkeys((".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/guestlaunch", "bin/shellcheck"), "#!/bin/sh\n"),
+        ".venv/bin/pytest": '#!/bin/sh\necho "pytest $*"\n',
         "tools/test": (TOP / "tools/test").read_text(encoding="utf-8"),
         "tools/setup": "#!/bin/sh\nmkdir -p .build\n",
-        "tools/on": SET_UP_ELSEWHERE,
+        "tools/on": on,
     }
     for name, text in programs.items():
-        program = tmp_path / name
+        program = top / name
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(text, encoding="utf-8")
         program.chmod(0o755)
-    environ = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    return {"PATH": f"{top / 'bin'}:{os.environ['PATH']}"}
+
+
+def test_an_interrupted_run_ends_what_runs_beside_it(tmp_path: Path) -> None:
+    """The set-up on the other release ends with the command, though its first process waits for the others."""
+    environ = os.environ | made_of_stubs(tmp_path, SET_UP_ELSEWHERE)
     command: list[str | Path] = [tmp_path / "tools/test", "--all"]
     process = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL, start_new_session=True)
     inside = tmp_path / "inside"
@@ -99,6 +108,21 @@ def test_an_interrupted_run_ends_what_runs_beside_it(tmp_path: Path) -> None:
         process.wait()
         if inside.exists() and (pid := inside.read_text(encoding="utf-8").strip()) and Path("/proc", pid).exists():
             os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("arguments", [["--arm-host"], ["--all", "--arm-host"], ["--arm-host", "-k", "xml"]])
+def test_the_smoke_test_of_an_arm_host_comes_first(tmp_path: Path, arguments: list[str]) -> None:
+    """It runs where it is asked for, before everything else that pytest does; and nothing else does when it fails."""
+    on = '#!/bin/sh\necho "on $*"\n[ "$1" != arm-host ] || exit "$FAILS"\n'
+    environ = os.environ | made_of_stubs(tmp_path, on)
+    smoke = "on arm-host .venv/bin/python -m pytest tests/functional/test_arm_host.py -m arm_host -s"
+    for fails in (0, 1):
+        command: list[str | Path] = [tmp_path / "tools/test", *arguments]
+        variables = environ | {"FAILS": str(fails)}
+        run = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
+        ours = [line for line in run.stdout.splitlines() if line.startswith(("pytest", "on arm-host"))]
+        assert ours[0] == smoke
+        assert (run.returncode, len(ours)) == ((1, 1) if fails else (0, 2))
 
 
 def test_package_list_is_well_formed() -> None:
