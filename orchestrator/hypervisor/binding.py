@@ -6,6 +6,7 @@ being imported; without any it writes to stderr. A user's own LIBVIRT_LOG_OUTPUT
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -26,7 +27,8 @@ finally:
         del os.environ[_LOG_VARIABLE]
 
 _lock = threading.Lock()
-_started = threading.Event()
+_started, _over = threading.Event(), threading.Event()
+_END_SECONDS = 2.0
 
 
 def _quiet(_context: object, _error: list[object]) -> None:
@@ -37,7 +39,7 @@ libvirt.registerErrorHandler(_quiet, None)
 
 
 def _run_loop() -> None:
-    while True:
+    while not _over.is_set():
         try:
             libvirt.virEventRunDefaultImpl()
         except libvirt.libvirtError:
@@ -54,5 +56,20 @@ def start_event_loop() -> None:
     with _lock:
         if not _started.is_set():
             libvirt.virEventRegisterDefaultImpl()
-            threading.Thread(target=_run_loop, name="libvirt-events", daemon=True).start()
+            waker = libvirt.virEventAddTimeout(-1, lambda *_: None, None)
+            thread = threading.Thread(target=_run_loop, name="libvirt-events", daemon=True)
+            thread.start()
+            atexit.register(_end_loop, os.getpid(), thread, waker)
             _started.set()
+
+
+def _end_loop(process: int, thread: threading.Thread, waker: int) -> None:
+    """Have the loop's thread gone before the interpreter is: what it called afterwards would be no longer there.
+
+    In a child that this process has forked there is no such thread, and libvirt's lock may be held for ever.
+    """
+    if os.getpid() != process:
+        return
+    _over.set()
+    libvirt.virEventUpdateTimeout(waker, 0)
+    thread.join(_END_SECONDS)
