@@ -12,10 +12,11 @@ from orchestrator.settings import keys
 MIB = 1024 * 1024
 
 
-def host(*args: str | Path, stdin: str = "") -> None:
-    """Run a program of the host; fail the test with what it said."""
+def host(*args: str | Path, stdin: str = "") -> str:
+    """Run a program of the host and return what it printed; fail the test with what it said."""
     run = subprocess.run(list(map(str, args)), input=stdin, text=True, capture_output=True, timeout=120, check=False)
     assert run.returncode == 0, f"{args[0]}: {run.stdout}{run.stderr}"
+    return run.stdout
 
 
 def encrypted(path: Path, passphrase: str, size_mib: int = 60) -> None:
@@ -128,3 +129,4 @@ def in_cwd(cwd: Path, *args: str | Path) -> None:
     """Run a program of the host in a directory; fail the test with what it said."""
     run = subprocess.run(list(map(str, args)), text=True, capture_output=True, timeout=120, check=False, cwd=cwd)
     assert run.returncode == 0, f"{args[0]}: {run.stdout}{run.stderr}"
+    return run.stdout

@@ -5,15 +5,11 @@ An instrument, not a measurement of hardware: whoever uses it labels its figures
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import shutil
 import subprocess
-import tempfile
-from importlib import resources
 from pathlib import Path
 
+from orchestrator.compiled import shared_object
 from orchestrator.domain.model import Arch, FirmwareKind, Profile
 from orchestrator.errors import CapabilityError, UsageError
 from orchestrator.records.filters import INSTRUMENT_MARK
@@ -26,8 +22,6 @@ PLUGIN_NAME = INSTRUMENT_MARK
 _UNITS = {"ns": 1.0, "us": 1e3, "µs": 1e3, "ms": 1e6}
 _COST = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|µs|ms)")
 _MAX_NS = 10_000_000
-_COMPILE_SECONDS = 120
-_FLAGS = ("-shared", "-fPIC", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra")
 
 
 def parse_cost(text: str) -> int:
@@ -63,21 +57,7 @@ def build(cache: Path, emulator: str) -> Path:
     :raise CapabilityError: no C compiler, it failed, or this QEMU takes no plugins.
     """
     _require_plugins(emulator)
-    source = resources.files(__package__).joinpath("trapcost.c").read_bytes()
-    compiler = os.environ.get("CC") or "cc"
-    identity = hashlib.sha256(source + compiler.encode() + " ".join(_FLAGS).encode()).hexdigest()[:16]
-    plugin = cache / f"{PLUGIN_NAME}-{identity}.so"
-    if not plugin.exists():
-        if shutil.which(compiler) is None:
-            why = f"there is no C compiler '{compiler}' to build the model with"
-            hint = "install gcc and libc6-dev, or set CC"
-            raise CapabilityError("cannot model the trap cost", "trapcost.c", why, hint)
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            _compile(compiler, source, plugin)
-        except OSError as error:
-            raise CapabilityError("cannot build the trap cost model", plugin, error.strerror or error) from error
-    return plugin
+    return shared_object(__package__, "trapcost.c", cache, name=PLUGIN_NAME, purpose="cannot model the trap cost")
 
 
 def plugin_value(plugin: Path, cost_ns: int) -> str:
@@ -97,18 +77,3 @@ def _require_plugins(emulator: str) -> None:
         raise CapabilityError("cannot run QEMU", emulator, error, "install it") from error
     if "\n-plugin " not in answer:
         raise CapabilityError("cannot model the trap cost", emulator, "this QEMU was built without TCG plugins")
-
-
-def _compile(compiler: str, source: bytes, plugin: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".trapcost-", dir=plugin.parent) as folder:
-        c_file, built = Path(folder, "trapcost.c"), Path(folder, "trapcost.so")
-        c_file.write_bytes(source)
-        command = [compiler, *_FLAGS, "-o", str(built), str(c_file)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise CapabilityError("cannot build the trap cost model", compiler, "it takes too long") from error
-        if done.returncode != 0:
-            why = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-200:])
-            raise CapabilityError("cannot build the trap cost model", compiler, why, "install gcc and libc6-dev")
-        built.replace(plugin)

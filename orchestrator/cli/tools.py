@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import click
@@ -12,6 +12,7 @@ import click
 from orchestrator.cli import session
 from orchestrator.cli.main import PROGRAM
 from orchestrator.cli.options import describe, examples, json_option, settings_options, verbose_option
+from orchestrator.errors import CapabilityError
 from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.workload import tools
@@ -46,6 +47,7 @@ def guestfish(*, settings: Settings, as_json: bool, verbose: bool, arguments: tu
     epilog=examples(
         "guestlaunch exec -- virt-df -h -a disk.img",
         "guestlaunch exec -- virt-cat -a disk.img /etc/fstab",
+        "guestlaunch exec -- virt-customize -a arm64.img --install nginx      (on any host)",
         "guestlaunch exec -- python3 my-script-that-imports-guestfs.py",
         "guestlaunch exec -- guestmount -a disk.img -i --ro /mnt      (returns; ends with guestunmount)",
     ),
@@ -55,7 +57,12 @@ def guestfish(*, settings: Settings, as_json: bool, verbose: bool, arguments: tu
 @verbose_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(*, settings: Settings, as_json: bool, verbose: bool, command: tuple[str, ...]) -> int:
-    """Run COMMAND, any program that uses libguestfs, with launches going through guestlaunch."""
+    """Run COMMAND, any program that uses libguestfs, with launches going through guestlaunch.
+
+    virt-customize, virt-builder and virt-sysprep, which refuse to run anything in a guest of another architecture
+    than the host's, run it in an appliance of that architecture. That takes a small library, which a C compiler
+    makes on first use.
+    """
     return _run(command, settings, as_json=as_json, verbose=verbose)
 
 
@@ -71,33 +78,55 @@ def _run(command: Sequence[str], settings: Settings, *, as_json: bool, verbose: 
             from orchestrator.workload.checked_qemu_img import first_in_path  # here: most launches trust their images
 
             environ = first_in_path(environ, settings)
+        environ = {**environ, **_preload(command[0], environ, settings)}
         status = tools.run(command, environ)
         session.report(opened.finished(), settings, as_json=as_json)
     return status
+
+
+def _preload(program: str, environ: Mapping[str, str], settings: Settings) -> Mapping[str, str]:
+    """Return what lets a program run commands in a guest of another architecture; say why it cannot be had."""
+    from orchestrator.workload import foreign  # here: it is no part of a launch
+
+    try:
+        return foreign.preload(environ, settings) if foreign.wants(program, settings) else {}
+    except CapabilityError as error:
+        complain(PROGRAM, f"warning: {error}")
+        return {}
 
 
 @click.command(
     epilog=examples(
         'eval "$(guestlaunch env)"; virt-filesystems -a disk.img -l',
         'eval "$(guestlaunch env --unset)"',
+        'eval "$(guestlaunch env --foreign)"; virt-customize -a arm64.img --run-command "uname -m"',
     )
 )
 @settings_options
 @json_option
+@click.option(
+    "--foreign", is_flag=True, help="Have virt-customize, -builder and -sysprep run commands in foreign guests, too."
+)
 @click.option("--unset", is_flag=True, help="Print what takes the variables away again.")
-def env(*, settings: Settings, as_json: bool, unset: bool) -> int:
+def env(*, settings: Settings, as_json: bool, foreign: bool, unset: bool) -> int:
     """Print shell exports, so that libguestfs programs started plainly launch through guestlaunch.
 
-    A daemon is used when one runs at the time of a launch; else each launch serves itself.
+    A daemon is used when one runs at the time of a launch; else each launch serves itself. With --foreign, LD_PRELOAD
+    is among them (see guestlaunch exec --help).
     """
     made = tool_environment(os.environ, settings, everything=False)
     for line in made.warnings:
         complain(PROGRAM, f"warning: {line}")
+    ours = dict(made.ours)
+    if foreign:
+        from orchestrator.workload.foreign import preload  # here: few ask for it
+
+        ours |= preload(os.environ, settings)
     if as_json:
         import json  # here: the usual output is shell
 
-        click.echo(json.dumps(dict(made.ours), indent=2))
+        click.echo(json.dumps(ours, indent=2))
         return 0
-    for name, value in made.ours.items():
+    for name, value in ours.items():
         click.echo(f"unset {name}" if unset else f"export {name}={shlex.quote(value)}")
     return 0
