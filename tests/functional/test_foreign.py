@@ -55,7 +55,7 @@ def test_what_cannot_be_had_is_said_before_the_tool_runs(guestlaunch: Guestlaunc
     command = ("sh", "-c", 'echo "[$LD_PRELOAD]"')
     without = guestlaunch("exec", *TCG, "--", *command, environ={"CC": "no-such-cc"}).ok()
     assert without.stdout == "[]\n"
-    assert without.error_line.startswith(
+    assert without.stderr.startswith(
         "guestlaunch: warning: cannot run commands in a foreign guest: guest_arch.c: there is no C compiler"
     )
     assert "guest-arch-" in guestlaunch("exec", *TCG, "--", *command).ok().stdout
