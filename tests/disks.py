@@ -129,4 +129,3 @@ def in_cwd(cwd: Path, *args: str | Path) -> None:
     """Run a program of the host in a directory; fail the test with what it said."""
     run = subprocess.run(list(map(str, args)), text=True, capture_output=True, timeout=120, check=False, cwd=cwd)
     assert run.returncode == 0, f"{args[0]}: {run.stdout}{run.stderr}"
-    return run.stdout
