@@ -82,6 +82,7 @@ def parts() -> Mapping[str, tuple[str, Section]]:
     return {
         "phases": ("What a launch is made of, and who sees it.", reference.PHASES),
         "jobs": ("The files that guestlaunch run carries out.", format_),
+        "proof": ("Three commands that prove it on your machine.", reference.PROOF),
         "exit-status": ("What exit statuses mean.", reference.STATUS),
         "environment": ("Variables that are read or set.", reference.environment()),
         "files": ("Where things are kept.", reference.FILES),

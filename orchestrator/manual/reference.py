@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.kernel import verdict
-from orchestrator.manual.page import Paragraph, Section, entry
+from orchestrator.manual.page import Lines, Paragraph, Section, entry
 from orchestrator.settings import OWN_VARIABLES, SYSTEM_CONFIG
 from orchestrator.timeline.phases import Phase
 from orchestrator.workload import jobs, tools
@@ -96,6 +96,37 @@ STATUS = Section(
             "A program of your own may write the record, too, where no COMMAND is given: the line"
             " `guestlaunch-exit STATUS` to the virtio-serial port org.guestlaunch.control.0. It should wait there for"
             " the answer, a line that begins with `acknowledged`, before it switches the power off."
+        ),
+    ),
+)
+
+PROOF = Section(
+    "PROVE IT ON YOUR MACHINE",
+    (
+        Paragraph(
+            "DMA pays where an access to fw_cfg traps: under KVM on Arm. Whoever has such a host proves it in three"
+            " commands, once `guestlaunch doctor` finds nothing missing:"
+        ),
+        Lines(
+            (
+                "guestlaunch bench seed --quick",
+                "guestlaunch report --submit-file ours.json",
+                "guestlaunch report ours.json theirs-*.json",
+            )
+        ),
+        Paragraph(
+            "The first repeats the experiment of 2015: stock libguestfs, a plain UEFI launch of its appliance, and"
+            " guestlaunch's own. With `--quick` it takes minutes: transfers are small, and a line through them tells"
+            " what a launch without DMA takes. Without it, ten rounds in which each access traps take half an hour and"
+            " more, and `--resume FILE` goes on with what was interrupted."
+        ),
+        Paragraph(
+            "The second shows the newest result as it would be sent to others, without names, paths and ids, and"
+            " writes it when you agree. The third is a table of any number of them, a machine a row."
+        ),
+        Paragraph(
+            "A result says on what kind of host it was made (bare, virtualised, emulated) and by which clock. The kinds"
+            " are never put together."
         ),
     ),
 )
