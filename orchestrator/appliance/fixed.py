@@ -12,7 +12,7 @@ from orchestrator.appliance.probe import check_initrd, kernel_arch, root_format
 from orchestrator.errors import ApplianceError, NotFoundError
 
 if TYPE_CHECKING:
-    from orchestrator.appliance.verified import Verified
+    from orchestrator.remembered import Remembered
 
 _MARKERS = {Init.LEAN: frozenset({"initrd", "init", "guestfsd"}), Init.STOCK: frozenset({"initrd"})}
 
@@ -54,7 +54,7 @@ def open_appliance(path: Path) -> Appliance:
     )
 
 
-def verify(appliance: Appliance, *, deep: bool = False, verified: Verified | None = None) -> None:
+def verify(appliance: Appliance, *, deep: bool = False, verified: Remembered | None = None) -> None:
     """Check an appliance's files against its manifest; one without a manifest passes, it has nothing to compare.
 
     :param deep: compare all digests (seconds), not only where size, mtime or inode differ (microseconds).

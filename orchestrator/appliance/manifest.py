@@ -21,7 +21,7 @@ from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
 
 if TYPE_CHECKING:
-    from orchestrator.appliance.verified import Verified
+    from orchestrator.remembered import Remembered
 
 NAME = "manifest.json"
 SCHEMA_VERSION = 1
@@ -172,7 +172,7 @@ def has_digest(path: Path, wanted: str) -> bool:
         return f"{_PLAIN}:{hashlib.file_digest(file, 'sha256').hexdigest()}" == wanted
 
 
-def check_file(path: Path, record: FileRecord, *, deep: bool, verified: Verified | None = None) -> None:
+def check_file(path: Path, record: FileRecord, *, deep: bool, verified: Remembered | None = None) -> None:
     """Check one file against its record; reads it whole only if `deep` or if it looks touched.
 
     :param verified: knows of files that look touched and were read whole before.
@@ -185,7 +185,7 @@ def check_file(path: Path, record: FileRecord, *, deep: bool, verified: Verified
             kind = "truncated" if status.st_size < record.size else "grown"
             why = f"{kind}: {status.st_size} bytes, built with {record.size}"
             raise ApplianceError("the appliance is damaged", path, why, REBUILD)
-        if not deep and (record.unchanged(status) or (verified and verified.knows(status, record.digest))):
+        if not deep and (record.unchanged(status) or (verified and verified.of(status) == record.digest)):
             return
         if not has_digest(path, record.digest):
             raise ApplianceError("the appliance is damaged", path, "changed since it was built", REBUILD)

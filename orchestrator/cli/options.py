@@ -26,7 +26,7 @@ _SETTINGS = (
         "--profile",
         metavar="NAME",
         shell_complete=_profiles,
-        help="Kind of guest: aarch64-uefi (default), aarch64-bare, x86_64-...",
+        help="Kind of guest: aarch64-uefi (default), aarch64-bare, x86_64-...; exec also takes auto.",
     ),
     click.option("-c", "--connect", metavar="URI", help="libvirt connection; a private qemu:///embed by default."),
     click.option("--fw-cfg-dma", type=click.Choice(["on", "off"]), help="How QEMU hands kernel and initrd over."),

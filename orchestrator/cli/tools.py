@@ -6,17 +6,21 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli import session
 from orchestrator.cli.main import PROGRAM
 from orchestrator.cli.options import describe, examples, json_option, settings_options, verbose_option
-from orchestrator.errors import CapabilityError
+from orchestrator.errors import CapabilityError, WorkloadError
 from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.workload import tools
 from orchestrator.workload.environment import tool_environment
+
+if TYPE_CHECKING:
+    from orchestrator.workload.job import Job
 
 _PASS_THROUGH = {"allow_interspersed_args": False}
 _timelines_option = click.option(
@@ -47,7 +51,7 @@ def guestfish(*, settings: Settings, as_json: bool, verbose: bool, arguments: tu
     epilog=examples(
         "guestlaunch exec -- virt-df -h -a disk.img",
         "guestlaunch exec -- virt-cat -a disk.img /etc/fstab",
-        "guestlaunch exec -- virt-customize -a arm64.img --install nginx      (on any host)",
+        "guestlaunch exec --profile auto -- virt-customize -a arm64.img --install nginx      (on any host)",
         "guestlaunch exec -- python3 my-script-that-imports-guestfs.py",
         "guestlaunch exec -- guestmount -a disk.img -i --ro /mnt      (returns; ends with guestunmount)",
     ),
@@ -62,8 +66,28 @@ def exec_(*, settings: Settings, as_json: bool, verbose: bool, command: tuple[st
     virt-customize, virt-builder and virt-sysprep, which refuse to run anything in a guest of another architecture
     than the host's, run it in an appliance of that architecture. That takes a small library, which a C compiler
     makes on first use.
+
+    With --profile auto, the kind of guest is chosen by the architecture of the system in the image (-a FILE), which
+    is read in a launch of its own and remembered until the image changes.
     """
+    if settings.profile == "auto":
+        settings = _with_profile(command, settings)
     return _run(command, settings, as_json=as_json, verbose=verbose)
+
+
+def _with_profile(command: Sequence[str], settings: Settings) -> Settings:
+    """Return settings with the profile for a command's image."""
+    from orchestrator.workload import guest_profile, jobs  # here: few ask for it
+
+    def read(job: Job, plain: Settings) -> object:
+        with session.opened(plain) as opened:
+            outcome = jobs.carry_out(job, opened.environment.variables)
+            session.report(opened.finished(), plain, as_json=False)
+        if outcome.error is not None:
+            raise WorkloadError("cannot choose the profile", command[0], outcome.error)
+        return outcome.result
+
+    return replace(settings, profile=guest_profile.choose(command, settings, read))
 
 
 def _run(command: Sequence[str], settings: Settings, *, as_json: bool, verbose: bool) -> int:

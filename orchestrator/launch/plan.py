@@ -15,7 +15,6 @@ from orchestrator.appliance.fixed import check_version, open_appliance, verify
 from orchestrator.appliance.kernel_form import plain_kernel
 from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.probe import check_initrd, require_kernel_arch
-from orchestrator.appliance.verified import Verified
 from orchestrator.appliance.version import host_version
 from orchestrator.domain.cmdline import Change, fix_cmdline
 from orchestrator.domain.model import Accel, Arch, Disk, FileSource, FirmwareKind, Profile
@@ -29,6 +28,7 @@ from orchestrator.hypervisor.emulator import find_emulator, host_arch
 from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.images.chain import read_chain
 from orchestrator.launch.request import LaunchRequest, in_libguestfs_folder
+from orchestrator.remembered import Remembered
 from orchestrator.settings import Settings
 
 _LIBGUESTFS_VARIABLES = re.compile(r"vars\d+\.fd")
@@ -137,7 +137,7 @@ def _appliance(request: LaunchRequest, settings: Settings, profile: Profile) -> 
             "set LIBGUESTFS_PATH to a fixed appliance, see guestlaunch appliance build",
         )
     appliance = open_appliance(directories.pop())
-    verify(appliance, verified=Verified(settings.state_dir / "cache"))
+    verify(appliance, verified=Remembered(settings.state_dir / "cache/verified.json"))
     if appliance.arch is not profile.arch:
         raise ApplianceError(
             "cannot use the appliance",

@@ -21,7 +21,7 @@ PACKAGE = TOP / "orchestrator"
 # In the order data flows: a room imports from itself and from those before it.
 ROOMS = (
     "errors", "distributions", "surroundings", "files", "locks", "sockets", "published", "compiled",
-    "settings", "program", "images", "timeline", "records",
+    "remembered",    "settings", "program", "images", "timeline", "records",
     "appliance", "firmware", "domain", "hypervisor", "channel", "template", "launch", "kernel", "wrapper", "workload",
     "telemetry", "daemon", "bench", "report", "manual", "cli",
 )  # fmt: skip

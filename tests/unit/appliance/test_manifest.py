@@ -11,9 +11,9 @@ import pytest
 
 from orchestrator.appliance import manifest as manifests
 from orchestrator.appliance.manifest import FileRecord, Init, Manifest, check_file, digest, load, short_version
-from orchestrator.appliance.verified import Verified
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
+from orchestrator.remembered import Remembered
 
 
 def sample(files: dict[str, FileRecord]) -> Manifest:
@@ -146,16 +146,16 @@ def test_a_copy_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(manifests, "has_digest", has_digest)
     for _ in range(3):
-        check_file(tmp_path / "kernel", record, deep=False, verified=Verified(tmp_path / "cache"))
+        check_file(tmp_path / "kernel", record, deep=False, verified=Remembered(tmp_path / "cache/verified.json"))
     assert len(read) == 1
     os.utime(tmp_path / "kernel", (1, 1))  # its ctime tells
-    check_file(tmp_path / "kernel", record, deep=False, verified=Verified(tmp_path / "cache"))
+    check_file(tmp_path / "kernel", record, deep=False, verified=Remembered(tmp_path / "cache/verified.json"))
     assert len(read) == 2
     with (tmp_path / "kernel").open("r+b") as file:
         file.write(b"K")
     os.utime(tmp_path / "kernel", (1, 1))
     with pytest.raises(ApplianceError, match="changed"):
-        check_file(tmp_path / "kernel", record, deep=False, verified=Verified(tmp_path / "cache"))
+        check_file(tmp_path / "kernel", record, deep=False, verified=Remembered(tmp_path / "cache/verified.json"))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', "x" * 100_000])
@@ -165,11 +165,11 @@ def test_what_is_remembered_may_be_damaged(tmp_path: Path, text: str) -> None:
     os.utime(tmp_path / "kernel", (1, 1))
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/verified.json").write_text(text)
-    check_file(tmp_path / "kernel", record, deep=False, verified=Verified(tmp_path / "cache"))
+    check_file(tmp_path / "kernel", record, deep=False, verified=Remembered(tmp_path / "cache/verified.json"))
     status = (tmp_path / "kernel").stat()
-    assert Verified(tmp_path / "cache").knows(status, record.digest)
+    assert Remembered(tmp_path / "cache/verified.json").of(status) == record.digest
     (tmp_path / "cache").chmod(0o777)
-    assert not Verified(tmp_path / "cache").knows(status, record.digest)
+    assert Remembered(tmp_path / "cache/verified.json").of(status) is None
 
 
 def test_changed_file_is_refused(tmp_path: Path) -> None:

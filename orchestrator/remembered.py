@@ -1,7 +1,7 @@
-"""Remembers which files had their digest: a copied appliance looks touched at each launch, and is read whole only once.
+"""Remembers what was found out about files at some cost, such as their digest, for as long as they do not change.
 
-What is remembered is the file as the kernel knows it, with the time of its last change, which no program can set back.
-It is believed only where nobody else can have written it.
+A file is known as the kernel knows it, with the time of its last change, which no program can set back. What is
+remembered is believed only where nobody else can have written it.
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ from pathlib import Path
 
 from orchestrator import files
 
-NAME = "verified.json"
 _MOST = 100
 _LONGEST_BYTES = 1 << 16
 
 
-class Verified:
-    """What was verified, kept in a file below a folder of ours.
+class Remembered:
+    """One fact about each of the last files that it was found out of, kept in a file of our own.
 
-    :param folder: made when there is something to remember.
+    :param file: made, with its folder, when there is something to remember.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / NAME
+    def __init__(self, file: Path) -> None:
+        self._file = file
 
-    def knows(self, status: os.stat_result, digest: str) -> bool:
-        """Tell whether a file with this status once had this digest, and is unchanged since."""
-        return self._load().get(_identity(status)) == digest
+    def of(self, status: os.stat_result) -> str | None:
+        """Return what is known of the file with this status, None where nothing is, or it has changed since."""
+        return self._load().get(_identity(status))
 
-    def note(self, status: os.stat_result, digest: str) -> None:
-        """Remember it; where that cannot be written down, it is verified again the next time."""
-        known = self._load() | {_identity(status): digest}
+    def note(self, status: os.stat_result, fact: str) -> None:
+        """Remember a fact; where that cannot be written down, it is to be found out again the next time."""
+        known = self._load() | {_identity(status): fact}
         text = json.dumps(dict(list(known.items())[-_MOST:]))
         with contextlib.suppress(OSError):
             os.close(files.open_folder(self._file.parent, make=True))
@@ -43,7 +42,9 @@ class Verified:
         try:
             folder = files.open_folder(self._file.parent)
             try:
-                descriptor = os.open(NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+                descriptor = os.open(
+                    self._file.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
+                )
             finally:
                 os.close(folder)
             with os.fdopen(descriptor, "rb") as file:
