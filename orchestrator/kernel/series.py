@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from orchestrator.kernel.junit import SuiteRun
 from orchestrator.kernel.request import KernelRequest
-from orchestrator.kernel.run import KernelRun, KernelRunner
+from orchestrator.kernel.run import KernelRun
+from orchestrator.kernel.runner import Runner
 from orchestrator.kernel.start import Attached
 from orchestrator.kernel.tap import TestReader
 from orchestrator.kernel.verdict import UNJUDGED, Cause
@@ -82,7 +83,7 @@ class Ran:
 def carry_out(
     variants: Sequence[Variant],
     rounds: int,
-    runner: KernelRunner,
+    runner: Runner,
     stop: Stop,
     *,
     attached: Attached,

@@ -22,6 +22,7 @@ from orchestrator.kernel.tap import summed_up
 from orchestrator.kernel.verdict import Cause
 from orchestrator.program import complain
 from orchestrator.settings import Settings
+from orchestrator.timeline.phases import Kind
 
 if TYPE_CHECKING:  # libvirt comes with them: help, completion and bad options do without
     from orchestrator.kernel.series import Ran
@@ -74,7 +75,8 @@ def run(
         complain(PROGRAM, describe(settings))
     from orchestrator.kernel.console_file import ConsoleFile
     from orchestrator.kernel.junit import write_junit
-    from orchestrator.kernel.run import KernelRun, KernelRunner
+    from orchestrator.kernel.run import KernelRun
+    from orchestrator.kernel.runner import Runner
     from orchestrator.kernel.series import Ran, exit_status
     from orchestrator.records.record import to_event
 
@@ -82,7 +84,7 @@ def run(
     with contextlib.ExitStack() as stack:
         stop, came = stack.enter_context(stopping())
         kept = stack.enter_context(ConsoleFile(console_file)) if console_file is not None else None
-        runner = stack.enter_context(KernelRunner(settings))
+        runner = stack.enter_context(Runner(settings, Kind.KERNEL))
         ends = _Ends.of(request, verbose=verbose, as_json=as_json)
         while len(runs) < repeat and not stop.requested:
             attached = ends.attached(first=not runs, take_console=None if kept is None else kept.write)

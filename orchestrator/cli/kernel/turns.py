@@ -14,6 +14,7 @@ from orchestrator.cli.kernel.terminal import SIGNAL_BASE, stopping
 from orchestrator.cli.main import PROGRAM
 from orchestrator.program import complain
 from orchestrator.settings import Settings
+from orchestrator.timeline.phases import Kind
 
 if TYPE_CHECKING:  # libvirt comes with it
     from orchestrator.kernel.series import Ran, Variant
@@ -73,14 +74,14 @@ class Turns:
 
 def take_turns(variants: Sequence[Variant], rounds: int, settings: Settings, *, as_json: bool) -> Turns:
     """Run all variants so often, and say on standard error how far it is."""
-    from orchestrator.kernel.run import KernelRunner
+    from orchestrator.kernel.runner import Runner
     from orchestrator.kernel.series import carry_out, causes
     from orchestrator.kernel.start import Attached
 
     for variant in variants:
         variant.request.check()
     runs: list[Ran] = []
-    with stopping() as (stop, came), KernelRunner(settings) as runner:
+    with stopping() as (stop, came), Runner(settings, Kind.KERNEL) as runner:
         for one in carry_out(
             variants, rounds, runner, stop, attached=Attached(), tell=lambda text: complain(PROGRAM, text)
         ):

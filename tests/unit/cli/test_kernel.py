@@ -72,7 +72,7 @@ def test_a_defect_of_ours_is_no_verdict(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr("orchestrator.kernel.run.KernelRunner.carry_out", broken)
+    monkeypatch.setattr("orchestrator.kernel.runner.Runner.carry_out", broken)
     assert own_state.parent.exists()
     assert guarded("guestlaunch", lambda: invoke(["kernel", "run", "Image", "--", "true"])) == 125
     assert "this is a bug" in capsys.readouterr().err

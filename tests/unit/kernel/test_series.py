@@ -8,8 +8,9 @@ from typing import cast
 
 import pytest
 
+from orchestrator.kernel import runner as runners
 from orchestrator.kernel.request import KernelRequest
-from orchestrator.kernel.run import KernelRun, KernelRunner
+from orchestrator.kernel.run import KernelRun
 from orchestrator.kernel.series import BOOT, TRANSFER, Ran, Variant, carry_out, causes, columns, exit_status
 from orchestrator.kernel.start import Attached
 from orchestrator.kernel.tap import TestReader
@@ -69,7 +70,7 @@ def variants(tmp_path: Path) -> list[Variant]:
 
 
 def run_all(runner: Runner, made: list[Variant], rounds: int, stop: Stop) -> list[Ran]:
-    return list(carry_out(made, rounds, cast("KernelRunner", runner), stop, attached=Attached()))
+    return list(carry_out(made, rounds, cast("runners.Runner", runner), stop, attached=Attached()))
 
 
 def test_each_round_runs_everything_once(tmp_path: Path) -> None:
