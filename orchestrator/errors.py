@@ -126,6 +126,14 @@ class NoRecordError(LaunchError):
     """A guest ended without saying how its command did: nothing can be said of it."""
 
 
+class LocationError(GuestlaunchError):
+    """A tree to install from cannot be had, is not known, or is not what its checksums and signatures say."""
+
+
+class InstallationError(LaunchError):
+    """An installer did not come to its good end, or what it installed does not boot."""
+
+
 class QemuExitedError(LaunchError):
     """QEMU ended before the launch or the workload did."""
 

@@ -56,6 +56,8 @@ def headline(event: Event) -> str:
     """Return what a launch was, on one line."""
     if kind_of(event) == Kind.KERNEL:
         return _kernel_headline(event)
+    if kind_of(event) == Kind.INSTALL:
+        return _step_headline(event)
     dma = {True: "DMA on", False: "DMA off", None: "DMA not verified"}[event["fw_cfg_dma"]]
     way = dma if event["start"] == "cold" else event["start"]  # nothing of a clone crosses fw_cfg
     launched = (
@@ -73,6 +75,13 @@ def _kernel_headline(event: Event) -> str:
     began = f", its command after {milliseconds(event['launch_ns'])}" if event["launch_ns"] is not None else ""
     version = f" of Linux {run['version']}" if run and run["version"] else ""
     return f"{event['launch_id']}: kernel run{version}, {event['profile']}, {accel_of(event)}, {dma}, {came}{began}"
+
+
+def _step_headline(event: Event) -> str:
+    """Return which step of an installation it was, and what came of it."""
+    step = event.get("install")
+    said = f"{step['step'].replace('_', ' ')} of {step['tree']}, {step['verdict']}" if step else event["outcome"]
+    return f"{event['launch_id']}: {said}, {event['profile']}, {accel_of(event)}, {milliseconds(event['total_ns'])}"
 
 
 def _unlaunched(event: Event) -> str:

@@ -55,7 +55,7 @@ def report(
     """Report on launches: from LOGs (log files, timelines, results of bench), or from the store of launches.
 
     Results that others have sent are LOGs, too: all of them, with results of bench, are shown as a table of machines.
-    Runs of kernels are reported on with --kind kernel, never together with launches.
+    Runs of kernels and installations are reported on with --kind, never together with launches.
     """
     filters = replace(filters, kind=filters.kind or str(Kind.LAUNCH))
     if (figure is None) != (out is None):

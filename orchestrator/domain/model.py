@@ -242,6 +242,7 @@ class Domain:
     ram: Ram | None = None
     slot: bool = False  # the first disk's place is taken by a disk behind which the tool's is put later
     incoming: Incoming | None = None
+    restarts: bool = False  # when its guest does; otherwise it ends then
     kept: bool = False  # a user's own domain: it restarts when its guest does, and has a console to connect to
     run_as: tuple[int, int] | None = None  # uid and gid of QEMU, where libvirt's daemon would choose another user
     fw_cfg_files: tuple[FwCfgFile, ...] = ()

@@ -41,9 +41,10 @@ def domain_xml(domain: Domain) -> str:
         root.append(features)
     root.append(cpu_element(domain.cpu))
     root.append(clock_element(domain.profile.arch))
+    restarts = domain.kept or domain.restarts
     # libguestfs passes -no-reboot: a guest that reboots, which it does one second after a panic, has ended.
     for event in ("on_poweroff", "on_reboot", "on_crash"):
-        ET.SubElement(root, event).text = "restart" if domain.kept and event == "on_reboot" else "destroy"
+        ET.SubElement(root, event).text = "restart" if restarts and event == "on_reboot" else "destroy"
     root.append(devices_element(domain, layout))
     if domain.run_as is not None:
         root.append(seclabel_element(domain.run_as))

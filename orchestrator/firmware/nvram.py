@@ -27,6 +27,26 @@ _CHUNK = 256 * 1024  # fits the L2 cache; fastest of 4 KiB to 4 MiB when compari
 _MODE = 0o600
 
 
+def keep_nvram(template: str | Path, target: Path, *, cache: str | Path | None = None) -> None:
+    """Make a variable store that stays, under a name that nothing has yet.
+
+    :raise FirmwareError: the template cannot be read, or the store not be written.
+    """
+    source = Path(template)
+    try:
+        origin = _sparse_twin(source, Path(cache)) if cache is not None else source
+        descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+    except OSError as e:
+        raise FirmwareError("cannot make the NVRAM", target, e.strerror or e) from e
+    try:
+        _copy_into(origin, descriptor)
+    except OSError as e:
+        target.unlink(missing_ok=True)
+        raise FirmwareError("cannot make the NVRAM", target, e.strerror or e) from e
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def copy_nvram(template: str | Path, directory: str | Path, *, cache: str | Path | None = None) -> Iterator[Path]:
     """Yield the path of a writable copy of template in directory, and remove the copy afterwards.

@@ -19,8 +19,12 @@ from orchestrator.timeline.phases import TRANSFER_PHASES, Kind, Phase, Start, Ti
 EVENT = "launch_finished"
 PHASE_EVENT = "phase_finished"
 # Other kinds have names of their own: who counts launches by the name, as dashboards do, counts nothing else.
-EVENTS = {Kind.LAUNCH: EVENT, Kind.KERNEL: "kernel_run_finished"}
-PHASE_EVENTS = {Kind.LAUNCH: PHASE_EVENT, Kind.KERNEL: "kernel_phase_finished"}
+EVENTS = {Kind.LAUNCH: EVENT, Kind.KERNEL: "kernel_run_finished", Kind.INSTALL: "install_step_finished"}
+PHASE_EVENTS = {
+    Kind.LAUNCH: PHASE_EVENT,
+    Kind.KERNEL: "kernel_phase_finished",
+    Kind.INSTALL: "install_phase_finished",
+}
 CANONICAL = frozenset(EVENTS.values())
 SCHEMA_VERSION = 1
 
@@ -80,6 +84,31 @@ class KernelRunRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InstallStepRecord:
+    """What came of a step of an installation.
+
+    :ivar installation: the same for all steps of one; `step` is installer or first_boot.
+    :ivar verdict: done, or why not: failed (the installer says so), or one of `orchestrator.kernel.verdict.Cause`.
+    :ivar location: the tree's; `tree` is what it says that it is, `verification` why it is believed.
+    :ivar cmdline: the installer's whole command line.
+    :ivar fetched_bytes: how much came over the network, in `fetch_ns`.
+    :ivar told_by: what showed that the step was done; `boot_entry` what the firmware said that it starts.
+    """
+
+    installation: str
+    step: str
+    verdict: str
+    location: str
+    tree: str
+    verification: str
+    cmdline: str = ""
+    fetched_bytes: int = 0
+    fetch_ns: int = 0
+    told_by: str | None = None
+    boot_entry: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchRecord:
     """Everything that is known of one finished launch. Sizes in bytes unless named otherwise."""
 
@@ -114,6 +143,7 @@ class LaunchRecord:
     provenance: Provenance = NOWHERE
     kind: Kind = Kind.LAUNCH
     kernel_run: KernelRunRecord | None = None  # for that kind of launch
+    install: InstallStepRecord | None = None  # likewise
 
     @property
     def total_ns(self) -> int:
@@ -170,6 +200,22 @@ class KernelRunEntry(TypedDict):
     metrics: dict[str, float]
 
 
+class InstallStepEntry(TypedDict):
+    """What came of a step of an installation."""
+
+    installation: str
+    step: str
+    verdict: str
+    location: str
+    tree: str
+    verification: str
+    cmdline: str
+    fetched_bytes: int
+    fetch_ns: int
+    told_by: str | None
+    boot_entry: str | None
+
+
 class LaunchEvent(TypedDict):
     """The canonical line. Older lines lack what is not required; what the keys mean is said in the schema."""
 
@@ -213,6 +259,7 @@ class LaunchEvent(TypedDict):
     clock: NotRequired[str | None]
     proof_failures: NotRequired[list[str]]
     kernel_run: NotRequired[KernelRunEntry | None]
+    install: NotRequired[InstallStepEntry | None]
 
 
 def to_event(record: LaunchRecord) -> LaunchEvent:
@@ -270,6 +317,7 @@ def to_event(record: LaunchRecord) -> LaunchEvent:
         "clock": _value(record.provenance.clock),
         "proof_failures": list(record.proof_failures),
         "kernel_run": None if record.kernel_run is None else _run_to_dict(record.kernel_run),
+        "install": None if record.install is None else _step_to_dict(record.install),
     }
 
 
@@ -286,6 +334,22 @@ def _run_to_dict(run: KernelRunRecord) -> KernelRunEntry:
         "console_bytes": run.console_bytes,
         "tests": dict(run.tests),
         "metrics": dict(run.metrics),
+    }
+
+
+def _step_to_dict(step: InstallStepRecord) -> InstallStepEntry:
+    return {
+        "installation": step.installation,
+        "step": step.step,
+        "verdict": step.verdict,
+        "location": step.location,
+        "tree": step.tree,
+        "verification": step.verification,
+        "cmdline": step.cmdline,
+        "fetched_bytes": step.fetched_bytes,
+        "fetch_ns": step.fetch_ns,
+        "told_by": step.told_by,
+        "boot_entry": step.boot_entry,
     }
 
 

@@ -36,6 +36,7 @@ class Kind(StrEnum):
 
     LAUNCH = "launch"  # an appliance, for a tool
     KERNEL = "kernel"  # a kernel that somebody tries
+    INSTALL = "install"  # a step of an installation: the installer, or the first boot of what it made
 
 
 class Start(StrEnum):

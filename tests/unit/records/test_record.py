@@ -16,6 +16,8 @@ from orchestrator.records.log import EventLog, write_timeline
 from orchestrator.records.record import (
     FwCfg,
     FwCfgEntry,
+    InstallStepEntry,
+    InstallStepRecord,
     KernelRunEntry,
     KernelRunRecord,
     LaunchEvent,
@@ -124,6 +126,7 @@ def test_the_types_are_those_of_the_schema() -> None:
     assert_typed(PhaseEntry, described["properties"]["phases"]["items"])
     assert_typed(FwCfgEntry, described["properties"]["fw_cfg"])
     assert_typed(KernelRunEntry, described["properties"]["kernel_run"])
+    assert_typed(InstallStepEntry, described["properties"]["install"])
 
 
 def test_a_kernels_run_fits_the_schema_and_is_no_launch() -> None:
@@ -144,6 +147,19 @@ def test_a_kernels_run_fits_the_schema_and_is_no_launch() -> None:
     assert event["total_ns"] == len(recorder.sequence) * 1_000_000
     assert {"init", "guestfsd", "ready"}.isdisjoint(phase["name"] for phase in event["phases"])
     assert phase_event(record, record.tiles[0])["event"] == "kernel_phase_finished"
+
+
+@pytest.mark.parametrize(("step", "verdict"), [("installer", "failed"), ("first_boot", "done")])
+def test_a_step_of_an_installation_fits_the_schema(step: str, verdict: str) -> None:
+    """It is neither a launch nor a kernel's run."""
+    said = InstallStepRecord(
+        installation="1", step=step, verdict=verdict, location="/tree", tree="T", verification="checksums"
+    )
+    record = replace(recorded(), kind=Kind.INSTALL, install=said)
+    event = to_event(record)
+    jsonschema.validate(event, schema())
+    assert (event["event"], event["kind"], event["kernel_run"]) == ("install_step_finished", "install", None)
+    assert phase_event(record, record.tiles[0])["event"] == "install_phase_finished"
 
 
 def test_only_one_process_puts_the_log_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
