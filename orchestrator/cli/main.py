@@ -49,6 +49,9 @@ COMMANDS: Mapping[str, Lazy] = {
     "kernel": Lazy(
         "orchestrator.cli.kernel.commands", "kernel", "Try a kernel: boot it, run a command, tell how that ended."
     ),
+    "install": Lazy(
+        "orchestrator.cli.install", "install", "Install a system from a distribution's tree, and boot it once."
+    ),
     "domain": Lazy("orchestrator.cli.domain", "domain", "Print, define or start a libvirt domain."),
     "help": Lazy("orchestrator.cli.help", "help_", "Show the manual: commands, settings, the daemon."),
     "completion": Lazy("orchestrator.cli.completion", "completion", "Print shell completion."),

@@ -54,6 +54,7 @@ class Expected:
 
     :ivar number: the run's own.
     :ivar own_init: our init is the guest's first program, so that markers and a record will come.
+    :ivar numbered: whoever writes the record knows the number.
     :ivar program: what is started is an EFI program: firmware goes on behind it.
     :ivar transfers: firmware loads what there is over fw_cfg; `initrd` tells whether there is one.
     :ivar traced: QEMU's trace is on.
@@ -65,6 +66,7 @@ class Expected:
     transfers: bool
     initrd: bool
     traced: bool
+    numbered: bool = False
 
     @property
     def blobs(self) -> frozenset[Blob]:
@@ -103,6 +105,7 @@ class KernelBoot:
 
     flag_due = False
     goes_on = True
+    falls_back = _FALLS_BACK
 
     def __init__(
         self,
@@ -167,7 +170,9 @@ class KernelBoot:
         record = _RECORD.fullmatch(line)
         if record is None or int(record[1]) > 255 or self.acknowledged:
             return
-        if self._expected.own_init and (record[2] or b"").decode() != self._expected.number:
+        if (self._expected.own_init or self._expected.numbered) and (
+            record[2] or b""
+        ).decode() != self._expected.number:
             return
         self._panic = None  # what was printed was no panic: the guest lives
         self._record_ns, self.status = now, int(record[1])
@@ -198,7 +203,7 @@ class KernelBoot:
             self._panic = (now, escape(panic[1]))
         if stub := _STUB.match(line):
             self._stub = escape(stub[0])
-        if self._refused is None and self._kernel_seen_ns is None and _FALLS_BACK.search(escape(line).encode()):
+        if self._refused is None and self._kernel_seen_ns is None and self.falls_back.search(escape(line).encode()):
             self._refused = (now, escape(line).strip())
 
     def port_opened(self, alias: str, at_ns: int, source: str, *, opened: bool = True) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from orchestrator.channel.port import listening
 from orchestrator.channel.streams import Input, Marks, Output, Streams
-from orchestrator.domain.model import Channel, Domain, FirmwareKind, FwCfgFile, Share
+from orchestrator.domain.model import Channel, Domain, FirmwareKind, FwCfgFile, Loader, Share
 from orchestrator.errors import LaunchError
 from orchestrator.firmware.flash import fitting
 from orchestrator.hypervisor import confinement
@@ -33,7 +33,7 @@ from orchestrator.timeline.trace import TraceFile
 
 STREAMS = ("stdin", "stdout", "stderr")
 _SHARE_TAG = "guestlaunch"
-_PANICS = {(EventSource.QEMU, "GUEST_PANICKED"), (EventSource.LIBVIRT, "crashed")}
+PANICS = {(EventSource.QEMU, "GUEST_PANICKED"), (EventSource.LIBVIRT, "crashed")}
 _SAY_SECONDS = 10.0
 _FLUSH_SECONDS = 10.0
 
@@ -81,7 +81,7 @@ class KernelStart(ColdStart):
         place = make_place(spec.settings, self._context, self._owned)
         if run.request.command:
             place = replace(place, streams=self._make_streams(place))
-        loader = make_loader(self._with_fitting_firmware(), place, self._owned)
+        loader = self._make_loader(place)
         initrd = ""
         if run.plan.initrd_bytes:
             initrd = os.fspath(place.data / "initrd")
@@ -89,6 +89,10 @@ class KernelStart(ColdStart):
         spec = replace(spec, request=replace(spec.request, initrd=initrd))
         domain = describe(spec, place, loader=loader, root=None, verbatim=True)
         return self._with_more(domain, place), place
+
+    def _make_loader(self, place: Place) -> Loader | None:
+        """Return the firmware, with a variable store of this run's own."""
+        return make_loader(self._with_fitting_firmware(), place, self._owned)
 
     def _with_fitting_firmware(self) -> LaunchSpec:
         """Return the launch with the firmware files that the user named as the machine's flash wants them."""
@@ -160,15 +164,18 @@ class KernelStart(ColdStart):
         )
         self._explain_what_is_not_seen(expected)
         trace = TraceFile(place.trace) if settings.measure else None
-        boot = KernelBoot(
-            self._recorder, trace, settings.deadlines, expected, place.streams, timeout_s=run.request.timeout_s
-        )
+        boot = self._followed(trace, expected, place)
         place.console.take = self._on_console(boot)
         if self._attached.escape is not None:
             stop = self._context.stop
             place.console.escape = (self._attached.escape, lambda: stop.request("ended at its console"))
         self.following = boot
         return boot
+
+    def _followed(self, trace: TraceFile | None, expected: Expected, place: Place) -> KernelBoot:
+        """Return what follows the guest."""
+        deadlines, timeout_s = self._spec.settings.deadlines, self._run.request.timeout_s
+        return KernelBoot(self._recorder, trace, deadlines, expected, place.streams, timeout_s=timeout_s)
 
     def _on_console(self, boot: KernelBoot) -> Callable[[bytes], None]:
         more = self._attached.take_console
@@ -187,7 +194,7 @@ class KernelStart(ColdStart):
         assert boot is not None  # `boot` comes first
 
         def note(event: GuestEvent) -> None:
-            if (event.source, event.name) in _PANICS:
+            if (event.source, event.name) in PANICS:
                 boot.on_panic()
 
         self._owned.callback(guest.on_event(note))

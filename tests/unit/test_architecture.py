@@ -22,8 +22,8 @@ PACKAGE = TOP / "orchestrator"
 ROOMS = (
     "errors", "distributions", "surroundings", "files", "locks", "sockets", "published", "compiled",
     "remembered",    "settings", "program", "images", "timeline", "records",
-    "appliance", "firmware", "domain", "hypervisor", "channel", "template", "launch", "kernel", "wrapper", "workload",
-    "telemetry", "daemon", "bench", "report", "manual", "cli",
+    "appliance", "firmware", "domain", "hypervisor", "channel", "template", "launch", "kernel", "install", "wrapper",
+    "workload", "telemetry", "daemon", "bench", "report", "manual", "cli",
 )  # fmt: skip
 
 # Foreign packages that only one room, or one module, may touch.

@@ -21,6 +21,7 @@ DOCUMENTS = [
         "configs/dashboards/README.md",
         "orchestrator/SECURITY.md",
         "orchestrator/launch/README.md",
+        "orchestrator/install/README.md",
         "orchestrator/kernel/README.md",
         "tests/performance/RESULTS.md",
     )

@@ -1,0 +1,1 @@
+"""guestlaunch install: systems installed from a distribution's tree, until they have booted from their disks."""

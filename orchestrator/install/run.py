@@ -1,0 +1,157 @@
+"""An installation from beginning to end: media, disks and NVRAM, installer, first boot; or nothing left of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.model import Arch, FirmwareKind
+from orchestrator.domain.profiles import load_profile
+from orchestrator.errors import CapabilityError, DiskError, UsageError
+from orchestrator.firmware.descriptors import find_firmware
+from orchestrator.firmware.nvram import keep_nvram
+from orchestrator.hypervisor.pflash import flash_formats
+from orchestrator.install.media import Media, get_media
+from orchestrator.install.request import InstallRequest
+from orchestrator.install.steps import DONE, FirstBootStep, Installation, InstallerStep
+from orchestrator.kernel.runner import Runner
+from orchestrator.kernel.start import Attached
+from orchestrator.records.record import LaunchRecord
+from orchestrator.settings import Settings
+from orchestrator.timeline.phases import Kind
+
+if TYPE_CHECKING:
+    from orchestrator.install.download import Tell
+    from orchestrator.launch.stop import Stop
+
+_PROFILES = {Arch.AARCH64: "aarch64-uefi", Arch.X86_64: "x86_64-ovmf"}
+_DEFAULT_PROFILE = "aarch64-uefi"
+# Installers unpack themselves into memory: no profile, which is an appliance's, has enough for that.
+_MEMORY_MIB = 2048
+_QEMU_IMG_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """What came of an installation: a record for each step that was begun."""
+
+    media: Media
+    steps: tuple[LaunchRecord, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether the system is installed, and boots."""
+        verdicts = [step.install.verdict for step in self.steps if step.install is not None]
+        return verdicts == [DONE, DONE]
+
+
+def settings_for(arch: Arch, settings: Settings) -> Settings:
+    """Return settings with the profile that a tree's architecture asks for, and memory enough.
+
+    :raise UsageError: another profile was asked for.
+    """
+    profile = load_profile(settings.profile)
+    if (profile.arch, profile.firmware) != (arch, FirmwareKind.UEFI):
+        if settings.profile != _DEFAULT_PROFILE:
+            hint = f"--profile {_PROFILES[arch]} fits"
+            raise UsageError("cannot install", f"profile {profile.name}", f"the tree is for {arch} with UEFI", hint)
+        settings = replace(settings, profile=_PROFILES[arch])
+    return replace(settings, memory_mib=settings.memory_mib or _MEMORY_MIB)
+
+
+def carry_out(
+    request: InstallRequest,
+    settings: Settings,
+    stop: Stop,
+    *,
+    attached: Attached,
+    console: tuple[int, int] | None,
+    progress: Tell,
+    tell: Callable[[str], None],
+) -> Installed:
+    """Install, and boot what was installed. What failed is in the last record.
+
+    :param progress: takes that of downloads.
+    :param tell: takes what the user should know meanwhile.
+    :raise GuestlaunchError: there is nothing to install from or on.
+    """
+    request.check()
+    media = get_media(request, settings.state_dir / "cache" / "trees", progress, stop)
+    request.answers.check(media.tree.family)
+    settings = settings_for(media.tree.arch, settings)
+    tell(f"{media.tree.name}, {media.tree.arch}: {_SPOKEN_FOR[str(media.verification)]}")
+    made = Installation(
+        request=request, settings=settings, media=media, number=secrets.token_hex(16), attached=attached
+    )
+    with _made(request, settings) as keep, Runner(settings, Kind.INSTALL) as runner:
+        installer = InstallerStep(made)
+        steps = [runner.carry_out(installer, stop, console=console, tell=tell)]
+        if _done(steps[0]):
+            tell(f"the installer is done; now {request.disks[0]} boots")
+            steps.append(runner.carry_out(FirstBootStep(made, installer), stop, console=console, tell=tell))
+        result = Installed(media=media, steps=tuple(steps))
+        if result.good or request.keep:
+            keep()
+    return result
+
+
+_SPOKEN_FOR = {
+    "signature": "signed for by a key of the distribution's",
+    "package": "checked by apt",
+    "checksums": "as its checksums say",
+    "named": "named, not checked",
+    "none": "not verified",
+}
+
+
+def _done(record: LaunchRecord) -> bool:
+    return record.install is not None and record.install.verdict == DONE
+
+
+@contextlib.contextmanager
+def _made(request: InstallRequest, settings: Settings) -> Iterator[Callable[[], object]]:
+    """Make disks that are not there, and the NVRAM; yields what has them stay. Without that, they go again."""
+    with contextlib.ExitStack() as stack:
+        for disk in request.disks:
+            if not disk.exists():
+                _make_disk(disk, request.size_bytes)
+                stack.callback(disk.unlink, missing_ok=True)
+        profile = load_profile(settings.profile)
+        firmware = find_firmware(profile.arch, profile.machine, formats=flash_formats())
+        nvram = request.kept_nvram
+        if nvram.exists():
+            why = "it is there already, from an earlier installation"
+            raise UsageError("cannot make the NVRAM", nvram, why, "remove it, or name another by --nvram")
+        cache = settings.state_dir / "cache"
+        keep_nvram(firmware.nvram_template, nvram, cache=cache)
+        stack.callback(nvram.unlink, missing_ok=True)
+        yield stack.pop_all
+
+
+def _make_disk(path: Path, size_bytes: int | None) -> None:
+    """Make an empty image, qcow2 by its name or else raw.
+
+    :raise DiskError: it cannot be made, or nothing says how large it is to be.
+    """
+    if size_bytes is None:
+        raise DiskError("cannot open the disk", path, "no such file", "--size makes one")
+    kind = "qcow2" if path.suffix == ".qcow2" else "raw"
+    program = shutil.which("qemu-img")
+    if program is None:
+        raise CapabilityError("cannot make the disk", path, "qemu-img is not installed")
+    command = [program, "create", "-q", "-f", kind, os.fspath(path), str(size_bytes)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_QEMU_IMG_SECONDS)
+    except subprocess.CalledProcessError as error:
+        path.unlink(missing_ok=True)
+        raise DiskError("cannot make the disk", path, error.stderr.strip()) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        path.unlink(missing_ok=True)
+        raise DiskError("cannot make the disk", path, error) from error

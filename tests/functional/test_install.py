@@ -1,0 +1,152 @@
+"""guestlaunch install: a tree that installs in seconds, and each way in which an installation can come to nothing."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.model import Arch
+from tests.install_tree import make_tree
+from tests.processes import qemus
+from tests.records import seen
+from tests.running import Guestlaunch, Result
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory, state_dir: Path, appliance: dict[str, Path]) -> Path:
+    """The tree."""
+    del appliance  # only: it is there
+    return make_tree(tmp_path_factory.mktemp("tree") / "tree", state_dir / "appliances", Arch.AARCH64)
+
+
+@pytest.fixture
+def site(tree: Path) -> Iterator[str]:
+    """The tree on a web server."""
+    handler = partial(QuietHandler, directory=os.fspath(tree))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves files."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Say nothing."""
+
+
+class Bench:
+    """Installs on a disk of its own; answers are what the installer does otherwise than usual."""
+
+    def __init__(self, guestlaunch: Guestlaunch, folder: Path, evidence: Path) -> None:
+        self.guestlaunch, self.folder, self.evidence = guestlaunch, folder, evidence
+        self.disk = folder / "disk.img"
+
+    def words(self, location: str | Path, *more: str, answers: str = "") -> list[str]:
+        """Return the command's arguments."""
+        if answers:
+            file = self.folder / "answers"
+            file.write_text(answers)
+            more = (*more, "--inject", os.fspath(file))
+        return [
+            "install", "--location", os.fspath(location), "--disk", os.fspath(self.disk), "--size", "100M",
+            "--accel", "tcg", "--memory-mib", "512", "--no-network", *more,
+        ]  # fmt: skip
+
+    def __call__(self, location: str | Path, *more: str, answers: str = "") -> Result:
+        return self.guestlaunch(*self.words(location, *more, answers=answers))
+
+    def left(self) -> list[str]:
+        """Return what is left of an installation."""
+        return sorted(path.name for path in self.folder.glob("disk*"))
+
+    def steps(self) -> list[dict[str, Any]]:
+        """Return the records of the steps."""
+        lines = map(json.loads, (self.evidence / "events.jsonl").read_text().splitlines())
+        return [line for line in lines if line["event"] == "install_step_finished"]
+
+
+@pytest.fixture
+def bench(guestlaunch: Guestlaunch, tmp_path: Path, evidence: Path) -> Bench:
+    """Somewhere to install."""
+    return Bench(guestlaunch, tmp_path, evidence)
+
+
+def test_a_system_that_is_installed_and_boots(bench: Bench, site: str, tree: Path) -> None:
+    """From a web server: both steps with their phases, the second by the boot entry that the first made."""
+    refused = bench(site)
+    assert refused.status == 1
+    assert "not signed" in refused.error_line
+    said = bench(site, "--unverified").ok()
+    assert "installed, and boots" in said.stdout
+    assert bench.left() == ["disk.img", "disk.img.nvram.fd"]
+    installer, first_boot = bench.steps()
+    assert [step["install"]["verdict"] for step in (installer, first_boot)] == ["done", "done"]
+    assert (installer["kind"], installer["install"]["tree"], installer["install"]["verification"]) == (
+        "install", "Tiny 1", "none",
+    )  # fmt: skip
+    assert installer["install"]["fetched_bytes"] == sum(
+        path.stat().st_size for path in (tree / "images/pxeboot").iterdir()
+    )
+    assert {"firmware", "fw_cfg_kernel", "fw_cfg_initrd", "kernel", "initrd", "shutdown"} <= seen(installer)
+    assert installer["fw_cfg_dma"] is True
+    assert first_boot["install"]["boot_entry"] == 'Boot0007 "Tiny"'
+    assert first_boot["install"]["told_by"] == "a login prompt"
+    assert {"firmware", "kernel", "initrd", "workload", "shutdown"} <= seen(first_boot)
+    again = bench(site, "--unverified")
+    assert "disk.img.nvram.fd: it is there already" in again.error_line
+
+
+def test_an_installer_that_fails(bench: Bench, tree: Path) -> None:
+    """By its own word: nothing boots, and nothing is left."""
+    said = bench(tree, answers="record=3")
+    assert said.status == 1, str(said)
+    assert "the installer failed: phase workload: its record says status 3" in said.stderr
+    assert "  | " in said.stderr  # the console's tail
+    assert [step["outcome"] for step in bench.steps()] == ["failure"]
+    assert bench.left() == []
+
+
+def test_a_disk_that_does_not_boot(bench: Bench, tree: Path) -> None:
+    """An installer may say that all went well; what it made is kept if that is wanted."""
+    said = bench(tree, "--keep", answers="write=")
+    assert said.status == 1, str(said)
+    assert "the disk does not boot: phase firmware" in said.stderr
+    assert [step["install"]["verdict"] for step in bench.steps()] == ["done", "unjudged"]
+    assert bench.left() == ["disk.img", "disk.img.nvram.fd"]
+
+
+def test_an_installer_that_does_not_end(bench: Bench, tree: Path, session_dir: Path, guestlaunch: Guestlaunch) -> None:
+    """Its time is over, or a signal comes before that. Nothing is left either way."""
+    said = bench(tree, "--timeout", "3")
+    assert said.status == 1, str(said)
+    assert "the installer was not done in time" in said.stderr
+    process = guestlaunch.start("guestlaunch", *bench.words(tree))
+    wait_for_qemu(session_dir, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert [step["install"]["verdict"] for step in bench.steps()] == ["timed_out", "interrupted"]
+    assert bench.left() == []
+
+
+def wait_for_qemu(session_dir: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a guest is there."""
+    end = time.monotonic() + 120
+    while not qemus(session_dir):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)

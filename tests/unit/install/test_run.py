@@ -1,0 +1,92 @@
+"""An installation's frame: which machine it gets, what is made for it, and what of that is left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from orchestrator.domain.model import Arch
+from orchestrator.errors import DiskError, FirmwareError, UsageError
+from orchestrator.install import run
+from orchestrator.install.request import InstallRequest
+from orchestrator.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings with folders of their own."""
+    return Settings(state_dir=tmp_path / "s", runtime_dir=tmp_path / "r")
+
+
+@pytest.fixture
+def firmware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The template of the firmware's variables."""
+    template = tmp_path / "vars"
+    template.write_bytes(b"variables" + bytes(1 << 20))
+    monkeypatch.setattr(run, "find_firmware", lambda *_, **__: SimpleNamespace(nvram_template=str(template)))
+    monkeypatch.setattr(run, "flash_formats", lambda: ("raw",))
+    return template
+
+
+def test_the_machine_is_the_trees(settings: Settings) -> None:
+    """A profile that says otherwise is refused, unless it is only the default; memory suits an installer."""
+    assert run.settings_for(Arch.AARCH64, settings).profile == "aarch64-uefi"
+    found = run.settings_for(Arch.X86_64, settings)
+    assert (found.profile, found.memory_mib) == ("x86_64-ovmf", 2048)
+    assert run.settings_for(Arch.AARCH64, replace(settings, memory_mib=512)).memory_mib == 512
+    for profile in ("x86_64-ovmf", "x86_64-bare"):
+        with pytest.raises(UsageError, match="the tree is for aarch64 with UEFI"):
+            run.settings_for(Arch.AARCH64, replace(settings, profile=profile))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("name", ["d.img", "d.qcow2"])
+def test_what_is_made_goes_again_unless_it_is_to_stay(
+    settings: Settings, firmware: Path, tmp_path: Path, name: str, *, kept: bool
+) -> None:
+    """Disks that were not there, and the NVRAM; a disk of the user's always stays."""
+    own, made = tmp_path / "own.img", tmp_path / name
+    own.write_bytes(b"data")
+    request = InstallRequest(location="x", disks=(made, own), size_bytes=1 << 20)
+    with run._made(request, settings) as keep:
+        assert made.read_bytes()[:3] == (b"QFI" if name.endswith("qcow2") else bytes(3))
+        assert request.kept_nvram == tmp_path / f"{name}.nvram.fd"
+        assert request.kept_nvram.read_bytes() == firmware.read_bytes()
+        if kept:
+            keep()
+    assert (made.exists(), request.kept_nvram.exists()) == (kept, kept)
+    assert own.read_bytes() == b"data"
+
+
+def test_what_cannot_be_made(settings: Settings, firmware: Path, tmp_path: Path) -> None:
+    """Nothing is left of it; an NVRAM that is there is somebody's."""
+    request = InstallRequest(location="x", disks=(tmp_path / "d.img",))
+    with pytest.raises(DiskError, match="--size makes one"), run._made(request, settings):
+        pass
+    sized = replace(request, size_bytes=1 << 20)
+    sized.kept_nvram.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="it is there already"), run._made(sized, settings):
+        pass
+    assert sized.kept_nvram.read_bytes() == b"mine"
+    sized.kept_nvram.unlink()
+    firmware.unlink()
+    with pytest.raises(FirmwareError), run._made(sized, settings):
+        pass
+    assert not list(tmp_path.glob("d.img*"))
+
+
+@pytest.mark.parametrize(
+    ("request_", "what"),
+    [
+        (InstallRequest(disks=(Path("/d"),)), "nothing to install from"),
+        (InstallRequest(location="x", files=(Path("/k"), Path("/i")), disks=(Path("/d"),)), "nothing to install from"),
+        (InstallRequest(location="x"), "nothing to install on"),
+    ],
+)
+def test_requests_that_cannot_work(request_: InstallRequest, what: str) -> None:
+    """They are refused before anything is fetched."""
+    with pytest.raises(UsageError, match=what):
+        request_.check()
