@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -120,13 +121,17 @@ _options = collected(
         "guestlaunch install --location https://deb.debian.org/debian/dists/bookworm/main/installer-arm64/ "
         "--disk d.img --size 8G",
         "guestlaunch install --location Fedora-Server.iso --kickstart ks.cfg --disk d.qcow2 --size 20G",
+        "guestlaunch install -c qemu:///system --name vm1 --location TREE --kickstart ks.cfg --disk /srv/vm1.qcow2",
     ),
 )
 @settings_options
 @_options
+@click.option(
+    "--name", metavar="NAME", help="Define the system in libvirt on --connect under this name, once it boots."
+)
 @json_option
 @verbose_option
-def install(*, settings: Settings, request: InstallRequest, as_json: bool, verbose: bool) -> int:
+def install(*, settings: Settings, request: InstallRequest, name: str | None, as_json: bool, verbose: bool) -> int:
     """Install a system on a disk, from the kernel and initrd of a distribution's tree, and boot it once from there.
 
     The firmware loads the installer over fw_cfg, as it does kernels that are tried. Only what checksums, a signature
@@ -142,22 +147,29 @@ def install(*, settings: Settings, request: InstallRequest, as_json: bool, verbo
     On a terminal, the installer has it; Ctrl-] ends the installation.
     """
     request.check()
-    from orchestrator.install.run import carry_out
+    from orchestrator.install.run import carry_out, settings_for
+    from orchestrator.workload import installed_domain
+
+    if name is not None:
+        installed_domain.require_free(name, settings)
 
     terminal = os.isatty(0) and os.isatty(1) and not as_json
     with stopping() as (stop, came), _DownloadLine() as progress:
         try:
-            with raw_terminal():
-                done = carry_out(
-                    request, settings, stop, attached=_attached(terminal=terminal),
-                    console=(0, 1) if terminal else (-1, 2) if verbose else None, progress=progress.show,
-                    tell=lambda text: complain(PROGRAM, text),
-                )  # fmt: skip
+            done = carry_out(
+                request, settings, stop, attached=_attached(terminal=terminal),
+                console=(0, 1) if terminal else (-1, 2) if verbose else None,
+                terminal=raw_terminal if terminal else contextlib.nullcontext, progress=progress.show,
+                tell=lambda text: complain(PROGRAM, text),
+            )  # fmt: skip
         except GuestlaunchError:
             if came:
                 return SIGNAL_BASE + came[0]
             raise
     _tell(done, request, as_json=as_json)
+    if name is not None and done.good:
+        installed_domain.define(name, request, settings_for(done.media.tree.arch, settings))
+        complain(PROGRAM, f"{name}: defined on {settings.connect}")
     if came:
         return SIGNAL_BASE + came[0]
     return 0 if done.good else GuestlaunchError.exit_status

@@ -18,6 +18,7 @@ from orchestrator.errors import CapabilityError, DiskError, UsageError
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.firmware.nvram import keep_nvram
 from orchestrator.hypervisor.pflash import flash_formats
+from orchestrator.install.answers import arguments
 from orchestrator.install.media import Media, get_media
 from orchestrator.install.request import InstallRequest
 from orchestrator.install.steps import DONE, FirstBootStep, Installation, InstallerStep
@@ -73,11 +74,13 @@ def carry_out(
     *,
     attached: Attached,
     console: tuple[int, int] | None,
+    terminal: Callable[[], contextlib.AbstractContextManager[None]],
     progress: Tell,
     tell: Callable[[str], None],
 ) -> Installed:
     """Install, and boot what was installed. What failed is in the last record.
 
+    :param terminal: makes the user's terminal the guest's, as long as there is one.
     :param progress: takes that of downloads.
     :param tell: takes what the user should know meanwhile.
     :raise GuestlaunchError: there is nothing to install from or on.
@@ -87,10 +90,13 @@ def carry_out(
     request.answers.check(media.tree.family)
     settings = settings_for(media.tree.arch, settings)
     tell(f"{media.tree.name}, {media.tree.arch}: {_SPOKEN_FOR[str(media.verification)]}")
+    added = arguments(request.answers, request.cmdline)
+    if added:
+        tell(f"added to the installer's command line: {' '.join(added)}")
     made = Installation(
         request=request, settings=settings, media=media, number=secrets.token_hex(16), attached=attached
     )
-    with _made(request, settings) as keep, Runner(settings, Kind.INSTALL) as runner:
+    with _made(request, settings) as keep, Runner(settings, Kind.INSTALL) as runner, terminal():
         installer = InstallerStep(made)
         steps = [runner.carry_out(installer, stop, console=console, tell=tell)]
         if _done(steps[0]):

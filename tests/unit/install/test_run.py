@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Self, cast
 
 import pytest
 
 from orchestrator.domain.model import Arch
 from orchestrator.errors import DiskError, FirmwareError, UsageError
 from orchestrator.install import run
+from orchestrator.install.answers import Answers
+from orchestrator.install.digest import Verification
+from orchestrator.install.media import Media
 from orchestrator.install.request import InstallRequest
+from orchestrator.install.steps import FirstBootStep, InstallerStep, InstallStep
+from orchestrator.install.tree import Family, Tree
+from orchestrator.kernel.start import Attached
+from orchestrator.launch.stop import Stop
+from orchestrator.records.record import LaunchRecord
 from orchestrator.settings import Settings
+from orchestrator.timeline.phases import Kind
+from tests.unit.records.test_record import recorded
 
 
 @pytest.fixture
@@ -90,3 +102,60 @@ def test_requests_that_cannot_work(request_: InstallRequest, what: str) -> None:
     """They are refused before anything is fetched."""
     with pytest.raises(UsageError, match=what):
         request_.check()
+
+
+class PretendedRunner:
+    """Carries out steps with verdicts that are known before."""
+
+    verdicts: tuple[str, ...] = ()
+
+    def __init__(self, *_: object) -> None:
+        self.left = list(self.verdicts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def carry_out(self, step: InstallerStep | FirstBootStep, *_: object, **__: object) -> LaunchRecord:
+        """Return the record of a step."""
+        if isinstance(step, InstallerStep):
+            name, step.plan_made, step.machine = InstallStep.INSTALLER, cast("Any", True), cast("Any", True)
+        else:
+            name = InstallStep.FIRST_BOOT
+        said = step.installation.step_record(name, self.left.pop(0))
+        return replace(recorded(), kind=Kind.INSTALL, install=said)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "good"), [(("done", "done"), True), (("failed",), False), (("done", "timed_out"), False)]
+)
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_comes_of_an_installation(
+    settings: Settings, firmware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdicts: tuple[str, ...],
+    *, good: bool, keep: bool,
+) -> None:  # fmt: skip
+    """The disk boots only if the installer is done; what was made stays only if both are, or it is to be kept."""
+    assert firmware.exists()
+    tree = Tree(family=Family.DEBIAN, name="T", arch=Arch.AARCH64, kernel="k", initrd="i", told_by="x")
+    media = Media(tree=tree, kernel=Path("/k"), initrd=Path("/i"), verification=Verification.SIGNATURE)
+    monkeypatch.setattr(run, "get_media", lambda *_: media)
+    monkeypatch.setattr(run, "Runner", PretendedRunner)
+    monkeypatch.setattr(PretendedRunner, "verdicts", verdicts)
+    answers = Answers(preseed=Path("/p"))
+    request = InstallRequest(location="x", disks=(tmp_path / "d.img",), size_bytes=1 << 20, keep=keep, answers=answers)
+    told: list[str] = []
+    with Stop() as stop:
+        found = run.carry_out(
+            request, settings, stop, attached=Attached(), console=None, terminal=contextlib.nullcontext,
+            progress=lambda _: None, tell=told.append,
+        )  # fmt: skip
+    assert found.good is good
+    assert [step.install.verdict for step in found.steps if step.install] == list(verdicts)
+    assert len({step.install.installation for step in found.steps if step.install}) == 1
+    assert told[:2] == [
+        "T, aarch64: signed for by a key of the distribution's",
+        "added to the installer's command line: auto=true priority=critical",
+    ]
+    assert (request.kept_nvram.exists(), (tmp_path / "d.img").exists()) == (good or keep, good or keep)

@@ -1,0 +1,84 @@
+"""The domain of a system that was installed: under a free name, with the variables that its installation left."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from orchestrator.domain.model import Loader
+from orchestrator.errors import UsageError
+from orchestrator.install.request import InstallRequest
+from orchestrator.settings import Settings
+from orchestrator.workload import installed_domain
+from tests.golden.domains import kernel_run
+
+
+class PretendedConnection:
+    """libvirt, with one domain that it knows."""
+
+    def __init__(self) -> None:
+        self.defined: list[str] = []
+
+    def list_names(self) -> list[str]:
+        """Return the domain."""
+        return ["taken"]
+
+    def define(self, xml: str) -> None:
+        """Take a domain."""
+        self.defined.append(xml)
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> PretendedConnection:
+    """The connection that is opened."""
+    one = PretendedConnection()
+
+    @contextlib.contextmanager
+    def connected(_: Settings) -> Iterator[Any]:
+        yield one
+
+    monkeypatch.setattr(installed_domain, "_connected", connected)
+    return one
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings with a daemon."""
+    return Settings(state_dir=tmp_path, runtime_dir=tmp_path, connect="qemu:///session")
+
+
+def test_names_that_cannot_be_had(settings: Settings, connection: PretendedConnection) -> None:
+    """One that is taken, and any where no daemon keeps domains."""
+    installed_domain.require_free("free", settings)
+    with pytest.raises(UsageError, match="there is one of that name"):
+        installed_domain.require_free("taken", settings)
+    for uri in (None, "qemu:///embed"):
+        with pytest.raises(UsageError, match="no libvirt daemon named"):
+            installed_domain.require_free("free", replace(settings, connect=uri))
+    assert not connection.defined
+
+
+def test_what_is_defined(
+    settings: Settings, connection: PretendedConnection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Disks and kept variables, no template of others, no kernel; it restarts with its guest."""
+    planned = replace(
+        kernel_run(), name="vm", kernel=None, initrd=None, cmdline="", kept=True,
+        loader=Loader(code="/code", template="/vars"),
+    )  # fmt: skip
+    monkeypatch.setattr(installed_domain, "plan_domain", lambda *_: planned)
+    request = InstallRequest(location="x", disks=(tmp_path / "d.img",))
+    installed_domain.define("vm", request, settings)
+    (xml,) = connection.defined
+    assert f"<nvram>{tmp_path}/d.img.nvram.fd</nvram>" in xml
+    assert "template=" not in xml
+    assert "<kernel>" not in xml
+    assert "<on_reboot>restart</on_reboot>" in xml
+    assert "virtio-net-pci" in xml
+    alone = installed_domain.installed_domain("vm", replace(request, network=False), settings)
+    assert cast("Any", alone).network is None
