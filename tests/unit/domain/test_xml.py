@@ -53,6 +53,12 @@ def test_every_end_is_the_end() -> None:
     assert [text(root, f"on_{event}") for event in ("poweroff", "reboot", "crash")] == ["destroy"] * 3
 
 
+def test_a_guest_that_may_restart() -> None:
+    """Its own resets are no end; anything else is."""
+    root = parsed(restarts=True)
+    assert [text(root, f"on_{event}") for event in ("poweroff", "reboot", "crash")] == ["destroy", "restart", "destroy"]
+
+
 @pytest.mark.parametrize(
     ("profile", "accel", "vcpus", "loader", "gic", "acpi"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import FirmwareError
-from orchestrator.firmware.nvram import copy_nvram
+from orchestrator.firmware.nvram import copy_nvram, keep_nvram
 
 MIB = 1024 * 1024
 CONTENT = b"\xff" * 5000 + bytes(3 * MIB) + b"variables" + bytes(MIB + 1) + b"end" + bytes(700_000)
@@ -106,3 +106,17 @@ def test_errors_are_one_line(tmp_path: Path, template: Path, cached: bool) -> No
     with pytest.raises(FirmwareError, match="No such file"), copy_nvram(template, tmp_path / "no", cache=cache):
         pass
     assert {path.name for path in tmp_path.iterdir()} <= {"template.fd", "cache"}
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_variables_that_stay(tmp_path: Path, *, cached: bool) -> None:
+    """They are a copy like any other, under a name that nothing had; nothing is overwritten."""
+    template, target = tmp_path / "vars", tmp_path / "kept"
+    template.write_bytes(b"variables" + bytes(1 << 20))
+    keep_nvram(template, target, cache=tmp_path / "cache" if cached else None)
+    assert target.read_bytes() == template.read_bytes()
+    assert target.stat().st_mode & 0o777 == 0o600
+    target.write_bytes(b"mine")
+    with pytest.raises(FirmwareError, match="cannot make the NVRAM"):
+        keep_nvram(template, target)
+    assert target.read_bytes() == b"mine"
