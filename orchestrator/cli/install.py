@@ -118,8 +118,7 @@ _options = collected(
     epilog=examples(
         "guestlaunch install --location deb:debian-installer-12-netboot-arm64 --preseed auto.cfg --disk d.qcow2 "
         "--size 8G",
-        "guestlaunch install --location https://deb.debian.org/debian/dists/bookworm/main/installer-arm64/ "
-        "--disk d.img --size 8G",
+        "guestlaunch install --location https://deb.debian.org/debian/dists/bookworm --arch aarch64 --disk d.img",
         "guestlaunch install --location Fedora-Server.iso --kickstart ks.cfg --disk d.qcow2 --size 20G",
         "guestlaunch install -c qemu:///system --name vm1 --location TREE --kickstart ks.cfg --disk /srv/vm1.qcow2",
     ),
