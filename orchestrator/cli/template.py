@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,7 @@ _WORK = ("guestfish", "scratch", "1M", ":", "run")
         "guestlaunch template build --profile x86_64-seabios --memory-mib 2048",
         "guestlaunch template list",
         "guestlaunch template remove --stale",
+        "guestlaunch template prune --unused-days 30",
     )
 )
 def template() -> None:
@@ -99,7 +101,8 @@ def list_(*, settings: Settings, as_json: bool) -> int:
         click.echo(json.dumps([_facts(one) for one in found], indent=2))
         return 0
     for one in found:
-        click.echo(_line(one))
+        used = _time(one.used_s)
+        click.echo(f"{_line(one)}\n{'':<18}{'last cloned ' + used if used > one.built else 'not cloned yet'}")
     if not found:
         click.echo(f"none in {store.home(settings.state_dir)} (guestlaunch template build makes one)", err=True)
     return 0
@@ -149,6 +152,31 @@ def remove(*, key: Sequence[str], stale: bool, every: bool, settings: Settings, 
     return 0
 
 
+@template.command(
+    epilog=examples("guestlaunch template prune --unused-days 30", "guestlaunch template prune --most-mib 1000")
+)
+@click.option("--unused-days", metavar="N", type=click.IntRange(min=0), help="Remove those not cloned for N days.")
+@click.option(
+    "--most-mib", metavar="N", type=click.IntRange(min=0), help="Then the least recently used, down to N MiB."
+)
+@_state_options
+@json_option
+def prune(*, unused_days: int | None, most_mib: int | None, settings: Settings, as_json: bool) -> int:
+    """Remove the templates that were not cloned for longest. Those in use stay."""
+    if unused_days is None and most_mib is None:
+        raise click.UsageError("say --unused-days or --most-mib")
+    removed = store.prune(
+        settings.state_dir,
+        most_bytes=None if most_mib is None else most_mib * _MIB,
+        unused_s=None if unused_days is None else unused_days * 86_400.0,
+    )
+    if as_json:
+        click.echo(json.dumps({"removed": [one.key for one in removed]}, indent=2))
+    for one in () if as_json else removed:
+        click.echo(f"removed {one.path.name}")
+    return 0
+
+
 def _named(settings: Settings, keys: Sequence[str]) -> list[Template]:
     """Return the templates that are named, all when none is.
 
@@ -173,6 +201,10 @@ def _line(one: Template) -> str:
     )
 
 
+def _time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
 def _facts(one: Template) -> dict[str, Any]:
     """Return a template as it is printed with --json."""
     return {
@@ -181,6 +213,7 @@ def _facts(one: Template) -> dict[str, Any]:
         "stale": _outdated(one),
         "built": one.built,
         "seconds": one.seconds,
+        "used": _time(one.used_s),
         "disk_bytes": one.disk_bytes,
         "facts": dict(one.facts),
     }

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -88,13 +89,20 @@ class Template:
         """The space that it takes on disk."""
         return sum(file.stat().st_blocks * 512 for file in self.path.iterdir())
 
+    @property
+    def used_s(self) -> float:
+        """When it was last cloned, in seconds since the epoch; when it was built, if it never was."""
+        return self.path.stat().st_mtime
+
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep the template from being removed while it is in use.
+        """Keep the template from being removed while it is in use, and note that it is used.
 
         :raise NotFoundError: it has been removed meanwhile.
         """
         with locks.locked(self.path, exclusive=False) as lock:
             if not lock:
                 raise NotFoundError("cannot use the template", self.key, "it has just been removed")
+            with suppress(OSError):  # on a file system that has become read-only, a clone has no use for this
+                os.utime(self.path)
             yield

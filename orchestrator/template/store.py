@@ -150,6 +150,25 @@ def remove(template: Template) -> bool:
     return published.remove(template.path)
 
 
+def prune(state_dir: Path, *, most_bytes: int | None = None, unused_s: float | None = None) -> list[Template]:
+    """Remove templates that were not used for so long, then those not used for longest, until the rest fits.
+
+    Those in use stay.
+
+    :param most_bytes: the space that they may take together.
+    :return: what was removed.
+    """
+    left = sorted(templates(state_dir), key=lambda one: one.used_s)
+    takes = {one.key: one.disk_bytes for one in left}
+    now, removed = time.time(), []
+    for one in left:
+        old = unused_s is not None and now - one.used_s > unused_s
+        if (old or (most_bytes is not None and sum(takes.values()) > most_bytes)) and remove(one):
+            removed.append(one)
+            del takes[one.key]
+    return removed
+
+
 def lookup(state_dir: Path, name: str) -> Template:
     """Return the template whose key, or directory, starts with name.
 

@@ -288,3 +288,18 @@ def test_identity_of_a_file(tmp_path: Path) -> None:
     assert identity(file) != identity(tmp_path)
     with pytest.raises(FileNotFoundError):
         identity(tmp_path / "none")
+
+
+def test_what_was_not_cloned_for_longest_goes_first(tmp_path: Path) -> None:
+    """Down to the space that is allowed, and after the days that are; what is in use stays."""
+    made = [publish(tmp_path, {**FACTS, "memory_mib": size}) for size in (1, 2, 3, 4)]
+    for days, one in zip((40, 30, 20, 10), made, strict=True):
+        used = time.time() - days * 86_400
+        os.utime(one.path, (used, used))
+    with made[2].hold():  # which is a use
+        assert store.prune(tmp_path) == []
+        assert store.prune(tmp_path, unused_s=35 * 86_400) == [made[0]]
+        assert store.prune(tmp_path, most_bytes=2 * made[1].disk_bytes) == [made[1]]
+        assert store.prune(tmp_path, most_bytes=0) == [made[3]]
+    assert store.templates(tmp_path) == [made[2]]
+    assert store.prune(tmp_path, most_bytes=made[2].disk_bytes, unused_s=3_600) == []
