@@ -68,6 +68,12 @@ def create(embedded: Connection) -> Iterator[Create]:
 
 
 @pytest.fixture
+def without_firmware(guestlaunch: Guestlaunch) -> None:
+    """Guests that say nothing else have no firmware, which costs a third of a cold launch: for what is not about it."""
+    guestlaunch.environ["GUESTLAUNCH_PROFILE"] = "aarch64-bare"
+
+
+@pytest.fixture
 def start(evidence: Path) -> Iterator[Start]:
     """Start orchestrators; those that still run at the end of a test are killed."""
     with starting(evidence) as begin:
@@ -149,6 +155,12 @@ def template(module_template: Path, first_template: Path) -> Path:
     if not module_template.exists():
         copy(first_template, module_template)
     return module_template
+
+
+@pytest.fixture
+def cloned(guestlaunch: Guestlaunch, template: Path) -> None:
+    """Launches that say nothing else are clones, a quarter of the work: for what is about tools, not launches."""
+    guestlaunch.environ["GUESTLAUNCH_START"] = "auto"
 
 
 def copy(template: Path, target: Path) -> None:

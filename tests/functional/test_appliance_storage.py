@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.disks import MIB, DiskFactory
+from tests.disks import MIB, DiskFactory, bus_is_passed_on
 from tests.running import Guestlaunch
 from tests.storage import commands
 
@@ -42,26 +42,32 @@ def web_server(answer: bytes) -> Iterator[int]:
             thread.join()
 
 
-def test_surroundings_of_the_daemon(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
+def test_surroundings_of_the_daemon(guestlaunch: Guestlaunch, disk_image: DiskFactory, tmp_path: Path) -> None:
     """What guestfsd and its programs rely on: network and DNS, machine-id, /dev/fd, links, time-outs, virtio disks."""
     disk = disk_image("first.img")
     virtio = disk_image("second.img", size_mib=32, filesystem=False)
+    virtio_disk = "/dev/vda" if bus_is_passed_on() else "/dev/sdb"
+    fetch = tmp_path / "fetch"  # newer appliances have no curl
     with web_server(b"from the host\n") as port:
+        fetch.write_text(
+            f"exec 3<>/dev/tcp/169.254.2.2/{port}\nprintf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3\ntail -n 1 <&3\n"
+        )
         script = commands(
             f"add-drive {disk} readonly:true format:raw",
             f"add-drive {virtio} readonly:true format:raw iface:virtio",
             "set-network true",
             "run",
             "blockdev-getsize64 /dev/sdb",
-            f'debug sh "curl --silent --show-error --max-time 30 http://169.254.2.2:{port}/"',
+            f"debug-upload {fetch} /tmp/fetch 0755",
+            'debug sh "bash /tmp/fetch"',
             'debug sh "cat /etc/resolv.conf"',
             'debug sh "cat /etc/machine-id /etc/machine-id | tr -d 0-9a-f | wc -c; wc -c </etc/machine-id"',
-            'debug sh "echo through | cat /dev/fd/0; ls -d /dev/vda"',
+            f'debug sh "echo through | cat /dev/fd/0; ls -d {virtio_disk}"',
             'debug sh "readlink /var/run /var/lock; sort -u /sys/block/sd*/device/timeout"',
         )
         lines = guestlaunch("guestfish", *TCG, stdin=script).ok().stdout.split()
     assert lines == [
-        str(32 * MIB), "from", "the", "host", "nameserver", "169.254.2.3", "2", "33", "through", "/dev/vda",
+        str(32 * MIB), "from", "the", "host", "nameserver", "169.254.2.3", "2", "33", "through", virtio_disk,
         "../run", "../run/lock", "300",
     ]  # fmt: skip
 

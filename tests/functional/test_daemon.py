@@ -16,6 +16,8 @@ from tests.disks import DiskFactory
 from tests.leftovers import GONE_WITHIN_S, Trace, left_behind, look
 from tests.running import Guestlaunch, Result
 
+pytestmark = pytest.mark.usefixtures("without_firmware")
+
 TCG = ("--accel", "tcg")
 
 

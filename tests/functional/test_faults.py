@@ -255,6 +255,7 @@ def test_no_space_in_the_state_directory(
     assert "No space left on device" in result.error_line
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_kernel_panic(
     guestlaunch: Guestlaunch, damaged: Callable[..., Path], disk_image: DiskFactory, evidence: Path
 ) -> None:
@@ -295,6 +296,7 @@ def launching(guestlaunch: Guestlaunch, *arguments: str | Path) -> Iterator[subp
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_qemu_killed_in_mid_launch(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path) -> None:
     """A QEMU that dies while it boots is noticed at once and told with its status."""
     with launching(guestlaunch, "--", "--ro", "-a", disk_image(), *RUN) as process:
@@ -305,6 +307,7 @@ def test_qemu_killed_in_mid_launch(guestlaunch: Guestlaunch, disk_image: DiskFac
     assert "exit status 137" in stderr
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_qemu_killed_in_mid_workload(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path) -> None:
     """A QEMU that dies under a ready tool fails the tool and the launch."""
     with launching(guestlaunch, "--", "--ro", "-a", disk_image()) as process:
@@ -320,6 +323,7 @@ def test_qemu_killed_in_mid_workload(guestlaunch: Guestlaunch, disk_image: DiskF
     assert last_record(evidence)["outcome"] == "failure"
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_a_guest_that_writes_nonsense_to_its_control_port(
     guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path
 ) -> None:
@@ -346,6 +350,7 @@ def test_socket_path_too_long(guestlaunch: Guestlaunch, disk_image: DiskFactory,
     shutil.rmtree(tmp_path / ("d" * 90), ignore_errors=True)
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_paths_with_every_awkward_character(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
     """Spaces, commas, colons, quotes, newlines and non-ASCII letters in disk names are data, in order."""
     names = ["a space", "comma,comma", "colon:x", "quote'\"", "new\nline", "Grüße-日本", "percent%20", "back\\slash"]
@@ -366,6 +371,7 @@ def test_paths_with_every_awkward_character(guestlaunch: Guestlaunch, disk_image
     assert result.stdout.split() == [str((8 + i) * 1024 * 1024) for i in range(len(names))]
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_environment_that_sets_libguestfs_already(
     guestlaunch: Guestlaunch, appliance: dict[str, Path], disk_image: DiskFactory
 ) -> None:

@@ -13,6 +13,8 @@ from tests.disks import MIB, naming_relatively
 from tests.images import qcow2
 from tests.running import Guestlaunch
 
+pytestmark = pytest.mark.usefixtures("without_firmware")
+
 TCG = ("--accel", "tcg")
 
 # Run COMMAND where A is B: by a bind mount, and in a chroot that is a copy of the host but for that.

@@ -5,8 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.disks import DiskFactory
 from tests.running import Guestlaunch
+
+pytestmark = pytest.mark.usefixtures("without_firmware")
 
 
 def test_directories_with_every_awkward_character(

@@ -65,7 +65,7 @@ class Session:
 
     :ivar output: what each feature printed, settled; `errors` what was said on standard error meanwhile.
     :ivar touched: shared disks that are not as they were.
-    :ivar left: what another launch, cold and read-only, then found on the session's own disks, in the order of LEFT.
+    :ivar left: what another launch, read-only, then found on the session's own disks, in the order of LEFT.
     """
 
     folder: Path
@@ -136,7 +136,7 @@ def read_again(guestlaunch: Guestlaunch, folder: Path, *, added: str) -> list[st
     for number, (place, question, _) in enumerate(LEFT):
         lines += [f"mount-ro {place} /", f"echo == {number}", question, 'echo ""', "umount /"]
     text = Template(commands(*lines)).substitute(devices, added=added)
-    command = (*COMMAND, "cold", "--", "--keys-from-stdin", "--ro")
+    command = (*COMMAND, "warm", "--", "--keys-from-stdin", "--ro")
     result = guestlaunch(*command, *attached(disks.values()), stdin=text, timeout_s=SESSION_S).ok()
     return [text.strip() for text in split(result.stdout).values()][1:]
 

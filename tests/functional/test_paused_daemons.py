@@ -15,6 +15,8 @@ from tests.daemons import daemon
 from tests.disks import DiskFactory
 from tests.running import DEADLINE_S, Guestlaunch
 
+pytestmark = pytest.mark.usefixtures("without_firmware")
+
 TCG = ("--accel", "tcg")
 HEARD_S = 20.0  # it is 4 s, and the start of the programs on a busy machine
 

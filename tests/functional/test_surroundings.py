@@ -7,9 +7,13 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.daemons import daemon
 from tests.disks import DiskFactory
 from tests.running import Guestlaunch
+
+pytestmark = pytest.mark.usefixtures("without_firmware")
 
 TCG = ("--accel", "tcg")
 ANSWER = ("run", ":", "list-filesystems")

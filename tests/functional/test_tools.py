@@ -45,6 +45,7 @@ def test_guestfish_inspects_a_disk(guestlaunch: Guestlaunch, system_disk: Path) 
     assert result.stdout.splitlines() == ["small-guest", "", "aarch64", "/sys/firmware/efi/fw_platform_size"]
 
 
+@pytest.mark.usefixtures("cloned")
 def test_plain_programs_under_the_exports(guestlaunch: Guestlaunch, system_disk: Path) -> None:
     """With the exports of `guestlaunch env`, programs started plainly launch through us, without a daemon."""
     exports = guestlaunch.exports(*TCG)
@@ -55,6 +56,7 @@ def test_plain_programs_under_the_exports(guestlaunch: Guestlaunch, system_disk:
     assert script.stdout == "{'/dev/sda1': 'ext4'} aarch64\n"
 
 
+@pytest.mark.usefixtures("cloned")
 def test_virt_tools(guestlaunch: Guestlaunch, system_disk: Path) -> None:
     """virt-df, virt-filesystems and virt-cat, each with a launch of its own, served by one command."""
     tools = 'virt-filesystems -a "$1" && virt-cat -a "$1" /srv/data.txt && virt-df --csv -a "$1"'
@@ -88,6 +90,7 @@ def test_failed_launch_says_why(guestlaunch: Guestlaunch, system_disk: Path) -> 
     assert "no-such-cpu" in result.error_line
 
 
+@pytest.mark.usefixtures("cloned")
 def test_guestmount_returns_and_stays(guestlaunch: Guestlaunch, system_disk: Path, tmp_path: Path) -> None:
     """Guestmount goes into the background: the command returns, its guest lives on until it is unmounted."""
     if not Path("/dev/fuse").exists():
@@ -162,6 +165,7 @@ def test_sudden_death_leaves_nothing(
     assert not sockets.exists()
 
 
+@pytest.mark.usefixtures("cloned")
 def test_sigterm_ends_the_tool(guestlaunch: Guestlaunch, system_disk: Path, session_dir: Path) -> None:
     """Ending the command ends the tool, as if it had been meant itself."""
     before = look(session_dir)

@@ -12,6 +12,8 @@ import pytest
 from tests.disks import DiskFactory
 from tests.running import Guestlaunch
 
+pytestmark = pytest.mark.usefixtures("without_firmware")
+
 # Process 1 of a namespace: runs a command, waits for that one alone, and says who is left.
 FIRST = """
 import json, subprocess, sys, time

@@ -20,7 +20,7 @@ RECORDED = json.loads((Path(__file__).parents[2] / "data" / "same_against_same.j
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer resamples for simulations of many experiments: coarser p-values, the same error rates."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 999)
+    monkeypatch.setattr(statistics, "RESAMPLES", 499)
 
 
 def _side(seed: int, *, launch: float, transfer: float, count: int = 10, spread: float = 0.05) -> Side:
