@@ -182,6 +182,7 @@ def test_libguestfs_own_init(
         assert "libguestfs's own" in phases[name]["reason"]
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_outdated_appliance_launches(
     guestlaunch: Guestlaunch, appliance: dict[str, Path], disk_image: DiskFactory, tmp_path: Path
 ) -> None:
@@ -210,6 +211,7 @@ def test_fixed_appliance_made_elsewhere(
     assert "has no manifest" in guestlaunch("appliance", "verify", foreign).ok().stdout
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_appliance_in_use_is_not_removed(
     guestlaunch: Guestlaunch, own_state: dict[str, str], appliance: dict[str, Path], disk_image: DiskFactory
 ) -> None:

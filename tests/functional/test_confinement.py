@@ -247,6 +247,7 @@ def test_what_cannot_be_handed_over_is_opened_at_the_start(
     assert (started["confinement"]["network"], started["confinement"]["reason"]) == (False, record["start_reason"])
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_a_guests_addresses_can_be_random(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path) -> None:
     """With guest_aslr, a template of its own is built; programs that its clones start lie elsewhere in each."""
     disk = disk_image()

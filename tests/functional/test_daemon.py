@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemons import daemon, socket_path
+from tests.daemons import daemon, socket_path, wait_for_status
 from tests.disks import DiskFactory
 from tests.leftovers import GONE_WITHIN_S, Trace, left_behind, look
+from tests.records import wait_for_event
 from tests.running import Guestlaunch, Result
 
 pytestmark = pytest.mark.usefixtures("without_firmware")
@@ -22,14 +23,9 @@ TCG = ("--accel", "tcg")
 
 
 def wait_for_phase(guestlaunch: Guestlaunch, *, ready: bool) -> None:
-    """Wait until the daemon has a launch under way, or one whose tool is at work."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        launches = guestlaunch("status", "--json").json()["launches"]
-        if launches and launches[0]["ready"] is ready:
-            return
-        time.sleep(0.3)
-    pytest.fail("the launch did not come so far")
+    """Wait until the daemon has a launch whose QEMU is about to start, or one whose tool is at work."""
+    wait_for_event(guestlaunch.evidence, "launch_started")
+    wait_for_status(guestlaunch, lambda status: [one["ready"] for one in status["launches"]] == [ready], 120)
 
 
 def test_several_launches_at_once(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path) -> None:
@@ -47,11 +43,9 @@ def test_several_launches_at_once(guestlaunch: Guestlaunch, disk_image: DiskFact
         threads = [threading.Thread(target=lambda run=run: results.append(run())) for run in runs]
         for thread in threads:
             thread.start()
-        seen = 0
-        while any(thread.is_alive() for thread in threads):
-            seen = max(seen, len(guestlaunch("status", "--json").json()["launches"]))
-            time.sleep(0.3)
-        assert seen == 2
+        wait_for_status(guestlaunch, lambda status: len(status["launches"]) == 2, 120)
+        for thread in threads:
+            thread.join()
         shown = guestlaunch("status").ok().stdout
         assert f"pid {process.pid}" in shown
         assert "launches ended: 2 success" in shown

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.disks import DiskFactory
 from tests.leftovers import GONE_WITHIN_S, left_behind, look
 from tests.running import Guestlaunch
@@ -34,6 +36,7 @@ def test_examples(guestlaunch: Guestlaunch, tmp_path: Path) -> None:
     assert "fw_cfg_kernel" in shown
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_failure_and_may_fail(guestlaunch: Guestlaunch, disk_image: DiskFactory, tmp_path: Path) -> None:
     """A command that fails ends the job with the library's words; one that may fail does not."""
     job = tmp_path / "j.toml"

@@ -99,6 +99,7 @@ def test_many_launches_two_at_a_time(
     assert outcomes == ["success"] * LAUNCHES
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_more_than_26_disks_in_order(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
     """Thirty disks arrive in the order in which they were added, whatever the kernel called them."""
     disks = [disk_image(f"d{index}.img", size_mib=1 + index, filesystem=False) for index in range(30)]
@@ -113,6 +114,7 @@ def test_more_than_26_disks_in_order(guestlaunch: Guestlaunch, disk_image: DiskF
     assert sizes == [str((1 + index) * MIB) for index in range(30)]
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_serials_readonly_and_block_sizes_reach_the_guest(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
     """What the tool asked of its disks is what the guest sees, and a read-only image is not touched."""
     disk = disk_image("labelled.img")
@@ -131,6 +133,7 @@ def test_serials_readonly_and_block_sizes_reach_the_guest(guestlaunch: Guestlaun
     assert disk.read_bytes() == before
 
 
+@pytest.mark.usefixtures("without_firmware")
 def test_written_data_is_on_disk_when_the_tool_has_ended(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
     """What was written is in the image as soon as the tool is gone."""
     disk = disk_image("written.img", filesystem=False)

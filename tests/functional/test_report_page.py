@@ -25,9 +25,9 @@ LAPTOP, PHONE = (1366, 900), (390, 844)
 WAIT_S = 60
 
 
-@pytest.fixture
-def browser() -> Iterator[webdriver.Chrome]:
-    """A headless Chromium of its own that logs what it says and what it asks the network for."""
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[webdriver.Chrome]:
+    """A headless Chromium that logs what it says and what it asks the network for."""
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     if missing:
         pytest.skip(f"no {' and no '.join(missing)} on this host (tools/packages.txt)")
@@ -50,21 +50,34 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 
 @pytest.fixture
+def browser(chromium: webdriver.Chrome) -> webdriver.Chrome:
+    """The same with an empty page, no log, and the host's time zone."""
+    chromium.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
+    chromium.get("about:blank")
+    for kind in ("browser", "performance"):
+        chromium.execute("getLog", {"type": kind})
+    return chromium
+
+
+@pytest.fixture(scope="module")
 def lines() -> list[dict[str, Any]]:
     """Simulated launches, some of them failed."""
     return mixture(count=COUNT)
 
 
-@pytest.fixture
-def page(guestlaunch: Guestlaunch, lines: list[dict[str, Any]], tmp_path: Path, evidence: Path) -> Path:
+@pytest.fixture(scope="module")
+def page(
+    shared_guestlaunch: Guestlaunch, lines: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A page that the real command made from a log with a broken line, and from two results."""
-    log = tmp_path / "events.jsonl"
+    folder = tmp_path_factory.mktemp("report")
+    log = folder / "events.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines) + "half a line")
-    results = [tmp_path / "fw-cfg.json", tmp_path / "sweep.json"]
+    results = [folder / "fw-cfg.json", folder / "sweep.json"]
     simulated_results.fw_cfg(results[0])
     simulated_results.sweep(results[1])
-    guestlaunch("report", log, *results, "--html", evidence / "page.html").ok()
-    return evidence / "page.html"
+    shared_guestlaunch("report", log, *results, "--html", folder / "page.html").ok()
+    return folder / "page.html"
 
 
 def show(driver: webdriver.Chrome, page: Path, size: tuple[int, int] = LAPTOP, scheme: str = "light") -> None:
