@@ -20,11 +20,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from orchestrator.records.record import to_event
 from orchestrator.telemetry.http import serve
 from orchestrator.telemetry.metrics import LaunchMetrics
 from orchestrator.telemetry.textfile import exposition
 from tests.dashboards import FOLDER, LOKI, PROMETHEUS, load, queries
 from tests.simulated_launches import mixture
+from tests.unit.kernel.test_series import record
 
 TOP = Path(__file__).resolve().parents[2]
 NAMES = re.compile(r"\bguestlaunch_\w+")
@@ -186,10 +188,13 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
 
 
 def test_every_query_has_an_answer(tmp_path: Path) -> None:
-    """A Prometheus server that scraped launches of all kinds answers each panel and rule with numbers."""
+    """A Prometheus server that scraped launches and runs of kernels answers each panel and rule with numbers."""
     metrics = LaunchMetrics(in_flight=lambda: 2)
     lines = mixture(count=40)
     metrics.observe(lines[0])
+    run = to_event(record())
+    run |= {"host": lines[0]["host"], "clock": lines[0]["clock"]}
+    metrics.observe_kernel_run(run)
     with serve(metrics.registry, "127.0.0.1:0") as url:
         with urllib.request.urlopen(url, timeout=10) as answer:
             served = {family.name for family in text_string_to_metric_families(answer.read().decode())}
@@ -197,6 +202,7 @@ def test_every_query_has_an_answer(tmp_path: Path) -> None:
             until(lambda: ask("count_over_time(guestlaunch_build_info[1m]) >= 2"), 30, "two scrapes")
             for line in lines:
                 metrics.observe(line)
+                metrics.observe_kernel_run(run)
             total = "sum(guestlaunch_launches_total)"
             until(lambda: ask(f"{total} == {len(lines) + 1}"), 30, "a scrape of all launches")
             until(lambda: ask(f"sum(increase(guestlaunch_launches_total[{WINDOW}])) > {len(lines) // 2}"), 30, "a rate")

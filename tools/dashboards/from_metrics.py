@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from panel import Panel, Row
 
-KIND = 'profile=~"$profile", accel="$accel", made_on="$made_on", start="$start"'
+RUN = 'profile=~"$profile", accel="$accel", made_on="$made_on"'
+KIND = f'{RUN}, start="$start"'
 
 
 def _quantile(quantile: float, metric: str, by: str = "", window: str = "$window") -> str:
@@ -30,6 +31,12 @@ TRANSFER = "guestlaunch_transfer_duration_seconds"
 RATE = (
     f"sum by (fw_cfg_dma) (rate(guestlaunch_transfer_bytes_total{{{KIND}}}[$window]))"
     f" / sum by (fw_cfg_dma) (rate({TRANSFER}_sum{{{KIND}}}[$window]))"
+)
+# Kernels that are tried are no launches, and start in one way only.
+KERNEL_RUNS = f"sum by (verdict) (increase(guestlaunch_kernel_runs_total{{{RUN}}}[$__rate_interval]))"
+KERNEL_BOOT = (
+    "histogram_quantile(0.5, sum by (le, fw_cfg_dma)"
+    f" (rate(guestlaunch_kernel_boot_duration_seconds_bucket{{{RUN}}}[$window])))"
 )
 FINISHED = ', outcome=~"success|failure"'
 
@@ -210,6 +217,24 @@ ROWS = (
                         "asked {{requested}}, verified {{verified}}",
                     )
                 ],
+            ),
+        ),
+    ),
+    Row(
+        title="Kernels that were tried",
+        panels=(
+            Panel(
+                title="Kernel runs by verdict",
+                why="guestlaunch kernel: `command` is the end of the command that was run, with whatever status.",
+                shape="bars",
+                queries=[(KERNEL_RUNS, "{{verdict}}")],
+            ),
+            Panel(
+                title="Time to a kernel's command",
+                why="From the start of the virtual CPUs until the command began: median.",
+                shape="lines",
+                queries=[(KERNEL_BOOT, "DMA {{fw_cfg_dma}}")],
+                unit="s",
             ),
         ),
     ),
