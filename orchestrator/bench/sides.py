@@ -167,11 +167,18 @@ def _plain(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def stock(name: str, work: Work, accel: Accel, environ: Mapping[str, str]) -> tuple[Side, ...]:
-    """Return stock libguestfs: its own appliance and its direct back end, of the host's arch."""
+def stock(
+    name: str, work: Work, accel: Accel, environ: Mapping[str, str], *, appliance: Path | None = None
+) -> tuple[Side, ...]:
+    """Return stock libguestfs with its direct back end, of the host's arch.
+
+    :param appliance: a fixed one with libguestfs's own init; None for the one that libguestfs makes itself.
+    """
     variables = _plain(environ)
     variables["LIBGUESTFS_BACKEND"] = "direct"
     variables["LIBGUESTFS_BACKEND_SETTINGS"] = f"force_{accel}"
+    if appliance is not None:
+        variables["LIBGUESTFS_PATH"] = str(appliance)
     facts = {"program": "stock libguestfs", "accel": str(accel), "arch": os.uname().machine}
     return _sides(name, work, ("guestfish",), variables, facts)
 

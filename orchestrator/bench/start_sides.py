@@ -85,4 +85,8 @@ def tried(sides: tuple[Side, ...], *, deadline_s: float) -> LeftOut | None:
     """
     first = next(side for side in sides if RunEnd.EXIT in side.ends)
     error = run(first, -1, 0, deadline_s=deadline_s).error
-    return None if error is None else LeftOut(side=first.name, reason=error.strip().splitlines()[-1])
+    if error is None:
+        return None
+    lines = error.strip().splitlines()
+    # libguestfs ends its own errors with advice.
+    return LeftOut(side=first.name, reason=next((line for line in lines if ": error: " in line), lines[-1]))

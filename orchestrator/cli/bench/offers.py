@@ -121,7 +121,9 @@ class Offers:
         if not start_sides.has_own_reference(self._profile):
             why = f"it launches {os.uname().machine} guests only, the profile is for {self._profile.arch}"
             raise CapabilityError("cannot measure", seed.STOCK, why)
-        return sides.stock(seed.STOCK, self._work, Accel(self._settings.accel), os.environ)
+        # That of the naive launches: libguestfs makes its own only where the files of its packages are at hand.
+        appliance = _reference_appliance(self._profile.arch, self._settings)
+        return sides.stock(seed.STOCK, self._work, Accel(self._settings.accel), os.environ, appliance=appliance)
 
     def _naive(self, name: str) -> tuple[Side, ...]:
         return sides.direct(

@@ -78,6 +78,8 @@ def test_stock_is_not_launched_through_us(work: sides.Work) -> None:
     assert side.environ["LIBGUESTFS_MEMSIZE"] == "900"
     assert {"LIBGUESTFS_HV", "LIBGUESTFS_PATH", "GUESTLAUNCH_PROFILE", "GUESTLAUNCH_CONFIG"}.isdisjoint(side.environ)
     assert side.command[0] == "guestfish"
+    (side,) = sides.stock("stock", work, Accel.TCG, USERS, appliance=Path("/appliance"))
+    assert side.environ["LIBGUESTFS_PATH"] == "/appliance"
 
 
 def test_all_sides_do_the_same_work(work: sides.Work) -> None:

@@ -111,7 +111,7 @@ def test_reference_of_the_hosts_arch(work: Work, tmp_path: Path) -> None:
 
 
 def test_a_side_that_cannot_be_had(tmp_path: Path) -> None:
-    """It is tried once with its launch; what it says last is the reason."""
+    """It is tried once with its launch; what it says last is the reason, or libguestfs's error before its advice."""
 
     def side(script: str, *ends: RunEnd) -> Side:
         return Side(
@@ -122,6 +122,9 @@ def test_a_side_that_cannot_be_had(tmp_path: Path) -> None:
     works, fails = (side(script, RunEnd.EXIT) for script in (":", "echo first; echo no template >&2; exit 1"))
     assert start_sides.tried((answers, works), deadline_s=30) is None
     assert start_sides.tried((answers, fails), deadline_s=30) == start_sides.LeftOut(side="warm", reason="no template")
+    advised = side("echo 'libguestfs: error: no appliance' >&2; echo 'send a bug report' >&2; exit 1", RunEnd.EXIT)
+    out = start_sides.tried((advised,), deadline_s=30)
+    assert out == start_sides.LeftOut(side="warm", reason="libguestfs: error: no appliance")
     out = start_sides.tried((answers, replace(works, start=Start.WARM)), deadline_s=30)
     assert out is not None
     assert "not warm" in out.reason
