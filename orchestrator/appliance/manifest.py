@@ -12,13 +12,14 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
+from orchestrator.values import dataclass
 
 if TYPE_CHECKING:
     from orchestrator.remembered import Remembered

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import locks
 from orchestrator.appliance.manifest import Init, Manifest
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
+from orchestrator.values import dataclass
 
 FILES = ("kernel", "initrd", "root")
 VMLINUX = "vmlinux"  # the kernel unpacked, where QEMU can start that

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from orchestrator.daemon.client import Finished, LaunchFeed
 from orchestrator.errors import ProtocolError
 from orchestrator.program import complain
 from orchestrator.settings import Settings
+from orchestrator.values import dataclass
 from orchestrator.workload.environment import ToolEnvironment, tool_environment
 from orchestrator.wrapper import connect
 

@@ -8,7 +8,6 @@ import select
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +15,7 @@ from orchestrator import __version__, sockets
 from orchestrator.daemon.listen import SOCKET_NAME, check_length
 from orchestrator.errors import ProtocolError
 from orchestrator.settings import Settings
+from orchestrator.values import dataclass
 from orchestrator.wrapper import connect, protocol
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import ProtocolError
 from orchestrator.launch.launcher import Snapshot
 from orchestrator.records.record import LaunchRecord
+from orchestrator.values import dataclass
 from orchestrator.wrapper import protocol
 
 # A start older than this is no start of a program that has just been connected to us.

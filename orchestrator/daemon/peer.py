@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 
 from orchestrator import sockets
 from orchestrator.errors import ProtocolError
+from orchestrator.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from orchestrator.launch.stop import Stop
 from orchestrator.records.log import EventLog
 from orchestrator.records.record import LaunchEvent, LaunchRecord, to_event
 from orchestrator.settings import Settings, for_launch
+from orchestrator.values import dataclass
 from orchestrator.wrapper import argv, protocol
 
 _REQUEST_SECONDS = 10.0

@@ -8,7 +8,7 @@ its first disk is put behind a disk that the template has already, the slot, whe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.domain.arguments import SLOT
@@ -24,6 +24,7 @@ from orchestrator.domain.passthrough import (
 )
 from orchestrator.domain.policy import GUESTFSD_CHANNEL
 from orchestrator.domain.xml import disk_xml
+from orchestrator.values import dataclass
 
 GATE_WORD = "guestlaunch.gate=1"
 # Words of libguestfs's command line that only /init reads: a clone gets them at the gate.

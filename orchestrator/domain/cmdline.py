@@ -7,10 +7,10 @@ may differ here. One table of rules, each with its reason. What no rule names st
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.model import Accel, Arch, Profile
+from orchestrator.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,10 @@ Turning the addresses into XML or QEMU arguments is left to others.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 from orchestrator.domain.model import Arch, Disk, DiskBus
 from orchestrator.errors import CapabilityError, DiskError
+from orchestrator.values import dataclass
 
 # 0x01-0x07 stay free: QEMU puts devices from a user's own -device arguments there, before it sees ours.
 PANIC_SLOT = 0x06  # of kernels that are tried, which have no such arguments

@@ -5,8 +5,10 @@ Standard library only: the launch request (see `orchestrator.launch.request`) is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from orchestrator.values import dataclass
 
 
 class Arch(StrEnum):

@@ -5,8 +5,6 @@ Files must have been staged, firmware found and the accelerator probed by others
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from orchestrator.domain.cmdline import fix_cmdline
 from orchestrator.domain.model import (
     Accel,
@@ -21,6 +19,7 @@ from orchestrator.domain.model import (
     Profile,
 )
 from orchestrator.errors import CapabilityError, FirmwareError
+from orchestrator.values import dataclass
 
 GUESTFSD_CHANNEL = "org.libguestfs.channel.0"  # guestfsd looks for this name
 CONTROL_CHANNEL = "org.guestlaunch.control.0"
@@ -69,7 +68,7 @@ class Ports:
     console_path: str | None = None
 
 
-def design(name: str, uuid: str, machine: Machine, files: BootFiles, ports: Ports = Ports()) -> Domain:
+def design(name: str, uuid: str, machine: Machine, files: BootFiles, ports: Ports = Ports()) -> Domain:  # noqa: B008 - it is frozen
     """Return the domain to launch; what takes no decision is added by the caller.
 
     The machine type is the profile's. libguestfs's own `-machine` and `-cpu` are not asked for: it derives them from

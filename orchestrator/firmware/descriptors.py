@@ -15,10 +15,11 @@ import fnmatch
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.errors import FirmwareError
+from orchestrator.values import dataclass
 
 # What every libvirt can hand to QEMU as pflash (`hypervisor.pflash.flash_formats`).
 RAW_ONLY = ("raw",)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from orchestrator.domain.model import Accel, Arch
 from orchestrator.errors import CapabilityError, UsageError, nearest
 from orchestrator.hypervisor.emulator import host_arch
+from orchestrator.values import dataclass
 
 DEVICE = Path("/dev/kvm")
 ASKED_FOR = "asked for"

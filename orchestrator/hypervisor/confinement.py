@@ -18,13 +18,14 @@ import random
 import re
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.domain.model import Privileges
 from orchestrator.hypervisor import bounded
 from orchestrator.hypervisor.emulator import emulator_version
+from orchestrator.values import dataclass
 
 _T = TypeVar("_T")
 

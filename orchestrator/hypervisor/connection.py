@@ -14,7 +14,6 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -28,6 +27,7 @@ from orchestrator.hypervisor.failure import translate
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.hypervisor.process import Adoption, Process, adopting, read_pid
 from orchestrator.hypervisor.routing import EventRouter
+from orchestrator.values import dataclass
 
 _CLEARED_S = 2.0
 # For two minutes, a broken link to another host is given the benefit of the doubt: it may only be slow.

@@ -15,7 +15,6 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,6 +23,7 @@ from orchestrator.errors import HypervisorError
 from orchestrator.hypervisor import confinement, leftovers
 from orchestrator.hypervisor.guardian import Guardian
 from orchestrator.settings import default_runtime_dir
+from orchestrator.values import dataclass
 
 OWNER = "owner.lock"  # POSIX record lock, held while the owner lives; not inherited by children
 # Below the root comes lib/qemu/domain-ID-NAME/monitor.sock, where libvirt cuts

@@ -13,12 +13,12 @@ import os
 import re
 import struct
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.model import Arch
 from orchestrator.errors import CapabilityError, HypervisorError, MonitorError
+from orchestrator.values import dataclass
 
 if TYPE_CHECKING:
     import libfdt

@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from orchestrator.hypervisor.binding import libvirt
 from orchestrator.hypervisor.events import EventFeed, EventSource, GuestEvent, Listener, StopReason, stops_a_guest
 from orchestrator.hypervisor.monitor import Monitor
 from orchestrator.hypervisor.process import Process
+from orchestrator.values import dataclass
 
 CLEARED_S = 10.0  # for libvirt to clear away a guest whose QEMU is dead
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Generic, TypeVar
 
 from orchestrator.hypervisor.failure import Code
+from orchestrator.values import dataclass
 
 T = TypeVar("T")
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
 
 from orchestrator import files
 from orchestrator.images.header import Header
 from orchestrator.images.names import Name, Options, backing_name, data_name
 from orchestrator.images.reading import read_header
+from orchestrator.values import dataclass
 
 _MAX_LAYERS = 256
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from orchestrator.values import dataclass
 
 # A name in a header is at most this long, as in QEMU.
 NAME_BYTES = 1023

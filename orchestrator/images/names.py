@@ -11,7 +11,8 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from orchestrator.values import dataclass
 
 _PROTOCOL = re.compile(r"([^/:]*):", re.DOTALL)
 _STRING = re.compile(r"'((?:[^'\\]|\\.)*)'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)

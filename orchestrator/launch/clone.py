@@ -6,7 +6,6 @@ A clone for a launch (`warm`) and one that waits for a launch (`standby`) are ma
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 
 from orchestrator.domain.cloning import as_clone
 from orchestrator.domain.model import Arch, Domain, Loader
@@ -19,6 +18,7 @@ from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
 from orchestrator.launch.describe import describe_template
 from orchestrator.launch.staging import make_place, root_overlay
 from orchestrator.template.model import Template
+from orchestrator.values import dataclass
 
 _END_SECONDS = 10.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Phase
+from orchestrator.values import dataclass
 
 if TYPE_CHECKING:  # only kernels that are tried have any
     from orchestrator.channel.streams import Streams

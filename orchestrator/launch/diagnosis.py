@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import (
@@ -16,6 +15,7 @@ from orchestrator.errors import (
 )
 from orchestrator.launch.lifecycle import Event
 from orchestrator.timeline.phases import Phase
+from orchestrator.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -27,6 +26,7 @@ from orchestrator.records.record import LaunchRecord, phase_event, to_event
 from orchestrator.settings import Settings, private_state
 from orchestrator.template import store as templates
 from orchestrator.timeline.phases import Kind, Phase
+from orchestrator.values import dataclass
 
 if TYPE_CHECKING:
     from orchestrator.launch.standby import Pool, Waiting

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.appliance.fixed import check_version, open_appliance, verify
@@ -30,6 +30,7 @@ from orchestrator.images.chain import read_chain
 from orchestrator.launch.request import LaunchRequest, in_libguestfs_folder
 from orchestrator.remembered import Remembered
 from orchestrator.settings import Settings
+from orchestrator.values import dataclass
 
 _LIBGUESTFS_VARIABLES = re.compile(r"vars\d+\.fd")
 # edk2 keeps its variables in the first 768 KiB of the 64 MiB of flash (ArmVirtPkg/VarStore.fdf.inc).

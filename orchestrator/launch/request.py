@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.domain.model import Disk, Network
+from orchestrator.values import dataclass
 
 _LIBGUESTFS_FOLDER = re.compile(r"libguestfs[A-Za-z0-9]{6}")
 

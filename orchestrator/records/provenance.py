@@ -14,10 +14,11 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from orchestrator.values import dataclass
 
 if TYPE_CHECKING:
     from orchestrator.records.record import LaunchEvent

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import resources
@@ -15,6 +15,7 @@ from typing import Any, NotRequired, TypedDict
 
 from orchestrator.records.provenance import NOWHERE, Provenance
 from orchestrator.timeline.phases import TRANSFER_PHASES, Kind, Phase, Start, Tile
+from orchestrator.values import dataclass
 
 EVENT = "launch_finished"
 PHASE_EVENT = "phase_finished"

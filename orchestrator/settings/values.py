@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+
+from orchestrator.values import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from orchestrator import locks
 from orchestrator.errors import NotFoundError
+from orchestrator.values import dataclass
 
 Facts: TypeAlias = Mapping[str, str | int]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+
+from orchestrator.values import dataclass
 
 # A stepped or slewed wall clock shows as drift between two anchors; a millisecond is far below
 # the shortest phase anybody compares.

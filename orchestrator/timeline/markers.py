@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from orchestrator.timeline.phases import Boundary, Phase
+from orchestrator.values import dataclass
 
 # Ten digits of seconds are three centuries; a fraction finer than nanoseconds is cut off.
 _LINE = re.compile(rb"guestlaunch-marker ([a-z_]{1,32}) (\d{1,10})(?:\.(\d{1,18}))? (\d{1,10})(?:\.(\d{1,18}))?\r?")

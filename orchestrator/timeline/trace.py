@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.timeline.clock import Anchor
 from orchestrator.timeline.phases import Boundary, Phase
 from orchestrator.timeline.trace_lines import ADD_FILE, PREFIX, SELECT, Blob, Directory, wall_ns
+from orchestrator.values import dataclass
 
 SELECT_EVENT = "fw_cfg_select"
 FLUSH_EVENT = "virtio_console_flush_buf"

@@ -11,7 +11,6 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import sockets
@@ -21,6 +20,7 @@ from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import ApplianceError, CapabilityError, SettingsError, UsageError
 from orchestrator.settings import Settings, default_runtime_dir, default_state_dir, is_setting, to_environ
 from orchestrator.surroundings import working_directory
+from orchestrator.values import dataclass
 
 WRAPPER = "guestlaunch-hv"
 # libguestfs's own, below XDG_RUNTIME_DIR (users other than root).

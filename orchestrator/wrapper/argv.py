@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from orchestrator.domain.model import Disk, DiskBus, Network
 from orchestrator.launch.request import LaunchRequest
+from orchestrator.values import dataclass
 from orchestrator.wrapper import drives, extra, quoting
 from orchestrator.wrapper.drives import refused
 

@@ -7,10 +7,10 @@ A drive with `if=none` becomes a disk where its `-device` stands; with another `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from orchestrator.domain.model import Disk, DiskBus
 from orchestrator.errors import TranslationError
+from orchestrator.values import dataclass
 from orchestrator.wrapper import quoting, sources
 
 Pairs = dict[str, str | None]

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from orchestrator.errors import TranslationError
+from orchestrator.values import dataclass
 from orchestrator.wrapper import quoting
 
 _NAMES = re.compile(r"hd\d+|appliance|scsi|rng0|channel0|usernet")
