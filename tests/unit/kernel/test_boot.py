@@ -117,6 +117,16 @@ def test_a_record_that_was_not_acknowledged_is_none() -> None:
     assert cause(error) is Cause.UNJUDGED
 
 
+def test_a_qemu_whose_status_nobody_tells() -> None:
+    """A daemon's QEMU is not our child: the record alone decides."""
+    one = boot(expected())
+    say(one, b"guestlaunch-marker command 1.2 1.2", record(0))
+    assert isinstance(one.diagnose(Event.QEMU_GONE, seen(None)), NoRecordError)
+    one.note_acknowledged()
+    assert one.diagnose(Event.QEMU_GONE, seen(None)) is None
+    assert isinstance(one.diagnose(Event.QEMU_GONE, seen(1)), QemuExitedError)
+
+
 @pytest.mark.parametrize(
     "console",
     [
