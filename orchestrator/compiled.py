@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -17,18 +18,22 @@ _SECONDS = 120
 _FLAGS = ("-shared", "-fPIC", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra")
 
 
-def shared_object(package: str, source: str, cache: Path, *, name: str, purpose: str) -> Path:
+def shared_object(
+    package: str, source: str, cache: Path, *, name: str, purpose: str, macros: Mapping[str, int] | None = None
+) -> Path:
     """Return the shared object made of a C file; one that was made before is used again.
 
     :param package: the Python package in which the C file `source` lies.
     :param cache: directory to keep it in; it is used only where nobody but us can write to it.
     :param name: what its file name begins with.
     :param purpose: what cannot be done without it: the first words of an error.
+    :param macros: what the C file is compiled for.
     :raise CapabilityError: there is no C compiler, it failed, or the directory is not ours alone.
     """
     text = resources.files(package).joinpath(source).read_bytes()
     compiler = os.environ.get("CC") or "cc"
-    identity = hashlib.sha256(text + compiler.encode() + " ".join(_FLAGS).encode()).hexdigest()[:16]
+    flags = (*_FLAGS, *(f"-D{key}={value}" for key, value in (macros or {}).items()))
+    identity = hashlib.sha256(text + compiler.encode() + " ".join(flags).encode()).hexdigest()[:16]
     built = cache / f"{name}-{identity}.so"
     try:
         os.close(files.open_folder(cache, make=True))
@@ -37,22 +42,22 @@ def shared_object(package: str, source: str, cache: Path, *, name: str, purpose:
         if shutil.which(compiler) is None:
             why = f"there is no C compiler '{compiler}' to build it with"
             raise CapabilityError(purpose, source, why, "install gcc and libc6-dev, or set CC")
-        _compile(compiler, source, text, built, purpose)
+        _compile([compiler, *flags], source, text, built, purpose)
     except OSError as error:
         raise CapabilityError(purpose, error.filename or built, error.strerror or error) from error
     return built
 
 
-def _compile(compiler: str, source: str, text: bytes, built: Path, purpose: str) -> None:
+def _compile(compiler: Sequence[str], source: str, text: bytes, built: Path, purpose: str) -> None:
     with tempfile.TemporaryDirectory(prefix=".compiled-", dir=built.parent) as folder:
         c_file, made = Path(folder, source), Path(folder, built.name)
         c_file.write_bytes(text)
-        command = [compiler, *_FLAGS, "-o", str(made), str(c_file)]
+        command = [*compiler, "-o", str(made), str(c_file)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
-            raise CapabilityError(purpose, compiler, f"it takes more than {_SECONDS} s") from error
+            raise CapabilityError(purpose, compiler[0], f"it takes more than {_SECONDS} s") from error
         if done.returncode != 0:
             why = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[-200:])
-            raise CapabilityError(purpose, compiler, why, "install gcc and libc6-dev")
+            raise CapabilityError(purpose, compiler[0], why, "install gcc and libc6-dev")
         made.replace(built)

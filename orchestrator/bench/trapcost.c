@@ -9,8 +9,9 @@
  *
  * Arguments: cost_ns=N (time of one access), base=0xADDRESS (guest address of the data register; UEFI maps it 1:1).
  *
- * The prototypes are those of version 1 of QEMU's plugin interface; distributions do not package its header.
- * QEMU refuses a plugin whose version it does not serve.
+ * The prototypes are those of QEMU's plugin interface, in the version that PLUGIN_API says; distributions do not package
+ * its header. QEMU refuses a plugin whose version it does not serve. Of what is used here, version 3 (QEMU 9.1) changed
+ * how an instruction's bytes are had: they are copied.
  */
 
 #include <stdbool.h>
@@ -40,11 +41,15 @@ void qemu_plugin_register_vcpu_mem_cb(struct qemu_plugin_insn *, mem_cb, int, in
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
+#if PLUGIN_API >= 3
+size_t qemu_plugin_insn_data(const struct qemu_plugin_insn *, void *, size_t);
+#else
 const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
+#endif
 size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *);
 void qemu_plugin_uninstall(qemu_plugin_id_t, simple_cb);
 
-EXPORT int qemu_plugin_version = 1;
+EXPORT int qemu_plugin_version = PLUGIN_API;
 
 /* A longer pause than this is the firmware doing something else: a preempted vCPU thread is back sooner. */
 #define SAME_RUN_NS 250000000u
@@ -103,7 +108,11 @@ static void on_translate(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
         if (qemu_plugin_insn_size(insn) != sizeof(word)) {
             continue;
         }
+#if PLUGIN_API >= 3
+        qemu_plugin_insn_data(insn, &word, sizeof(word));
+#else
         memcpy(&word, qemu_plugin_insn_data(insn), sizeof(word));
+#endif
         if ((word & 0xfffffc00u) == 0xf9400000u) { /* LDR Xt, [Xn] */
             qemu_plugin_register_vcpu_mem_cb(insn, after_load, CB_NO_REGS, MEM_RW, NULL);
         }

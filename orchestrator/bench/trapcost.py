@@ -6,12 +6,14 @@ An instrument, not a measurement of hardware: whoever uses it labels its figures
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 from orchestrator.compiled import shared_object
 from orchestrator.domain.model import Arch, FirmwareKind, Profile
 from orchestrator.errors import CapabilityError, UsageError
+from orchestrator.hypervisor.emulator import emulator_version
 from orchestrator.records.filters import INSTRUMENT_MARK
 
 # QEMU's `virt` board: the fw_cfg device's window in its memory map (hw/arm/virt.c); the data register comes first.
@@ -57,7 +59,14 @@ def build(cache: Path, emulator: str) -> Path:
     :raise CapabilityError: no C compiler, it failed, or this QEMU takes no plugins.
     """
     _require_plugins(emulator)
-    return shared_object(__package__, "trapcost.c", cache, name=PLUGIN_NAME, purpose="cannot model the trap cost")
+    return shared_object(
+        __package__,
+        "trapcost.c",
+        cache,
+        name=PLUGIN_NAME,
+        purpose="cannot model the trap cost",
+        macros={"PLUGIN_API": _interface(emulator)},
+    )
 
 
 def plugin_value(plugin: Path, cost_ns: int) -> str:
@@ -68,6 +77,16 @@ def plugin_value(plugin: Path, cost_ns: int) -> str:
     if "," in str(plugin):
         raise UsageError("cannot model the trap cost", plugin, "QEMU takes no comma in a plugin's path")
     return f"{plugin},cost_ns={cost_ns},base={DATA_REGISTER:#x}"
+
+
+def _interface(emulator: str) -> int:
+    """Return the version of QEMU's plugin interface to speak (its qemu-plugin.h; trapcost.c says what differs).
+
+    QEMU before 9.0 serves no later one than the first, and from then on none before the second.
+    """
+    version = emulator_version(shutil.which(emulator) or emulator)
+    major, minor = map(int, version.split(".")[:2])
+    return 1 if major < 9 else 2 if (major, minor) == (9, 0) else 3
 
 
 def _require_plugins(emulator: str) -> None:

@@ -14,10 +14,15 @@ from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import CapabilityError, UsageError
 
 
+def qemu(path: Path, version: str) -> str:
+    """Write a program that says it takes plugins, as QEMU does."""
+    return program(path, f"printf 'QEMU emulator version {version}\\n-plugin [file=]<file>\\n'")
+
+
 @pytest.fixture
 def emulator(tmp_path: Path) -> str:
-    """A program that says it takes plugins, as QEMU does."""
-    return program(tmp_path / "qemu", "printf 'usage:\\n-plugin [file=]<file>\\n'")
+    """A QEMU of Debian 12's version."""
+    return qemu(tmp_path / "qemu", "7.2.22")
 
 
 def program(path: Path, script: str) -> str:
@@ -65,6 +70,20 @@ def test_built_once_from_source(emulator: str, tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in cache.iterdir()] == [plugin.name]
     monkeypatch.setenv("PATH", str(tmp_path))
     assert trapcost.build(cache, emulator) == plugin
+
+
+@pytest.mark.parametrize(
+    ("version", "interface"), [("7.2.22", 1), ("8.2.2", 1), ("9.0.2", 2), ("9.1.0", 3), ("10.0.13", 3)]
+)
+def test_each_qemu_gets_the_interface_that_it_serves(tmp_path: Path, version: str, interface: int) -> None:
+    """QEMU 9 and later refuse a plugin of the first interface; what was built for another QEMU is not taken."""
+    if shutil.which(os.environ.get("CC", "cc")) is None:
+        pytest.skip("no C compiler is installed")
+    before = trapcost.build(tmp_path / "cache", qemu(tmp_path / "other", "7.2.22"))
+    plugin = trapcost.build(tmp_path / "cache", qemu(tmp_path / "qemu", version))
+    library = ctypes.CDLL(str(plugin), mode=os.RTLD_LAZY)
+    assert ctypes.c_int.in_dll(library, "qemu_plugin_version").value == interface
+    assert (plugin == before) is (interface == 1)
 
 
 def test_no_compiler(emulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
