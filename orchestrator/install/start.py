@@ -11,12 +11,11 @@ from pathlib import Path
 from orchestrator.domain.model import Domain, Loader
 from orchestrator.errors import GuestlaunchError
 from orchestrator.firmware.descriptors import Firmware
-from orchestrator.hypervisor.events import GuestEvent
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.install.boot import DiskBoot, InstallerBoot
 from orchestrator.kernel.boot import Expected, KernelBoot
 from orchestrator.kernel.plan import KernelPlan
-from orchestrator.kernel.start import PANICS, Attached, KernelStart
+from orchestrator.kernel.start import Attached, KernelStart, on_panic
 from orchestrator.launch.cold import ColdStart
 from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
 from orchestrator.launch.describe import describe
@@ -104,14 +103,8 @@ class DiskStart(ColdStart):
 
     def run(self, guest: Guest, place: Place) -> None:
         """Let it run."""
-        boot = self.following
-        assert boot is not None  # `boot` comes first
-
-        def note(event: GuestEvent) -> None:
-            if (event.source, event.name) in PANICS:
-                boot.on_panic()
-
-        self._owned.callback(guest.on_event(note))
+        assert self.following is not None  # `boot` comes first
+        self._owned.callback(on_panic(guest, self.following.on_panic))
         super().run(guest, place)
 
     def let_through(self, guest: Guest, place: Place) -> None:

@@ -33,7 +33,7 @@ from orchestrator.timeline.trace import TraceFile
 
 STREAMS = ("stdin", "stdout", "stderr")
 _SHARE_TAG = "guestlaunch"
-PANICS = {(EventSource.QEMU, "GUEST_PANICKED"), (EventSource.LIBVIRT, "crashed")}
+_PANICS = {(EventSource.QEMU, "GUEST_PANICKED"), (EventSource.LIBVIRT, "crashed")}
 _SAY_SECONDS = 10.0
 _FLUSH_SECONDS = 10.0
 
@@ -190,14 +190,8 @@ class KernelStart(ColdStart):
 
     def run(self, guest: Guest, place: Place) -> None:
         """Let the guest run."""
-        boot = self.following
-        assert boot is not None  # `boot` comes first
-
-        def note(event: GuestEvent) -> None:
-            if (event.source, event.name) in PANICS:
-                boot.on_panic()
-
-        self._owned.callback(guest.on_event(note))
+        assert self.following is not None  # `boot` comes first
+        self._owned.callback(on_panic(guest, self.following.on_panic))
         super().run(guest, place)
 
     def let_through(self, guest: Guest, place: Place) -> None:
@@ -237,6 +231,16 @@ def _written(path: Path, content: bytes) -> str:
     except OSError as error:
         raise LaunchError("cannot write for the guest", path, error.strerror or error) from error
     return os.fspath(path)
+
+
+def on_panic(guest: Guest, tell: Callable[[], object]) -> Callable[[], None]:
+    """Have a guest's panic told, by whichever way it comes; return what ends that."""
+
+    def note(event: GuestEvent) -> None:
+        if (event.source, event.name) in _PANICS:
+            tell()
+
+    return guest.on_event(note)
 
 
 def _finish(streams: Streams, seconds: float) -> None:

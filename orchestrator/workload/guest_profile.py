@@ -13,7 +13,6 @@ from orchestrator.remembered import Remembered
 from orchestrator.settings import Settings
 from orchestrator.workload.job import Job, JobDisk
 
-AUTO = "auto"
 _PURPOSE = "cannot choose the profile"
 _HINT = "name one with --profile"
 # One for each architecture that there are appliances for. Images are read with the first.
