@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from orchestrator import locks
+from orchestrator.appliance.fixed import open_appliance
 from orchestrator.cli import session
 from orchestrator.cli.options import examples, json_option, settings_options, state_options
 from orchestrator.errors import CapabilityError, LaunchError, NotFoundError
@@ -21,6 +23,7 @@ from orchestrator.settings import Settings
 from orchestrator.template import store
 from orchestrator.template.model import Template
 from orchestrator.workload import tools
+from orchestrator.workload.environment import choose_appliance
 
 _MIB = 1 << 20
 # libguestfs launches nothing without a disk.
@@ -57,6 +60,7 @@ def build(*, settings: Settings, as_json: bool) -> int:
     libguestfs's own unless set. A template that is there and holds is not built again, only proved.
     """
     warm = replace(settings, start="warm", timeline=None)
+    _require_eligible(warm)
     with unwinding_on_sigterm(), session.opened(warm) as opened:
         # The first launch builds the template, unless it is there; the second proves it, and is timed.
         status = tools.run(_WORK, opened.environment.variables, quiet=True) or tools.run(
@@ -80,6 +84,21 @@ def build(*, settings: Settings, as_json: bool) -> int:
         took = f"took {record['launch_ns'] / 1e9:.2f} s" if record["launch_ns"] else "succeeded"
         click.echo(f"a launch cloned from it {took} ({accel_of(record)}, 1 launch)")
     return 0
+
+
+def _require_eligible(settings: Settings) -> None:
+    """Refuse what can have no template before anything is booted.
+
+    :raise CapabilityError: says why.
+    """
+    from orchestrator.launch.eligibility import appliance_unfit, settings_unfit  # here: libvirt may be what is missing
+
+    appliance = open_appliance(choose_appliance(settings, os.environ)[0])
+    if why := appliance_unfit(appliance):
+        hint = f"guestlaunch appliance build --arch {appliance.arch} makes one that can be saved"
+        raise CapabilityError("cannot build the template", appliance.path, why, hint)
+    if why := settings_unfit(settings):
+        raise CapabilityError("cannot build the template", settings.profile, why)
 
 
 _state_options = state_options("Where templates are kept.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.appliance.guest_files import scripts_digest
 from orchestrator.appliance.manifest import Init
-from orchestrator.appliance.model import FILES
+from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.domain.cloning import misfit, split_cmdline
 from orchestrator.domain.model import Accel
 from orchestrator.domain.policy import choose_cpu
@@ -14,24 +14,39 @@ from orchestrator.hypervisor.binding import library_version
 from orchestrator.hypervisor.confinement import confined
 from orchestrator.hypervisor.connection import is_local
 from orchestrator.launch.context import LaunchSpec
+from orchestrator.settings import Settings
 from orchestrator.template.model import Facts, Template, identity
+
+
+def appliance_unfit(appliance: Appliance | None) -> str | None:
+    """Return what it is about an appliance that no template can be made of it; None when one can."""
+    manifest = appliance.manifest if appliance else None
+    if manifest is None or manifest.init is not Init.LEAN:
+        return "the appliance's init has no gate"
+    if manifest.guest_scripts != scripts_digest(Init.LEAN):
+        return "the appliance was made by another guestlaunch"
+    return None
+
+
+def settings_unfit(settings: Settings) -> str | None:
+    """Return what it is about settings that no template can serve, whatever is launched with them."""
+    if not settings.fw_cfg_dma:
+        return "fw_cfg DMA is to be off, and a clone transfers nothing"
+    if settings.connect is not None and not is_local(settings.connect):
+        return "the connection leads to another host"
+    return None
 
 
 def why_not_warm(spec: LaunchSpec) -> str | None:
     """Return what it is about a launch that no template can serve; None when one can."""
     plan, request, settings = spec.plan, spec.request, spec.settings
-    manifest = plan.appliance.manifest if plan.appliance else None
-    outdated = manifest is not None and manifest.guest_scripts != scripts_digest(Init.LEAN)
     checks = (
-        (manifest is None or manifest.init is not Init.LEAN, "the appliance's init has no gate"),
-        (outdated, "the appliance was made by another guestlaunch"),
-        (not settings.fw_cfg_dma, "fw_cfg DMA is to be off, and a clone transfers nothing"),
         (request.network is not None, "the guest is to have a network"),
         (bool(request.extra_args), "QEMU is to have arguments of the user's own"),
         (request.start_paused, "the guest is to wait for a debugger"),
-        (settings.connect is not None and not is_local(settings.connect), "the connection leads to another host"),
     )
-    why = next((why for applies, why in checks if applies), None) or misfit(plan.disks)
+    why = appliance_unfit(plan.appliance) or settings_unfit(settings)
+    why = why or next((why for applies, why in checks if applies), None) or misfit(plan.disks)
     if why is None and confined(settings.confine, settings.connect):
         from orchestrator.hypervisor.handing import chain_of  # here: only a confined QEMU is handed anything
 

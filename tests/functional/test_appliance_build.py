@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.disks import DiskFactory
+from tests.records import events
 from tests.running import Guestlaunch, end
 
 TCG = ("--accel", "tcg")
@@ -184,14 +185,17 @@ def test_libguestfs_own_init(
 
 @pytest.mark.usefixtures("without_firmware")
 def test_outdated_appliance_launches(
-    guestlaunch: Guestlaunch, appliance: dict[str, Path], disk_image: DiskFactory, tmp_path: Path
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], disk_image: DiskFactory, tmp_path: Path, evidence: Path
 ) -> None:
-    """One made from other guest scripts is for verify to complain of, in one line, and for launches to use."""
+    """One made from other guest scripts is for verify to complain of, for launches to use, and for no template."""
     older = copy_of(appliance["aarch64"], tmp_path / "older", "manifest.json")
     manifest = json.loads((older / "manifest.json").read_text())
     (older / "manifest.json").write_text(json.dumps(manifest | {"guest_scripts": "sha256:0"}))
     complaint = guestlaunch("appliance", "verify", older).error_line
     assert "built from other guest scripts than this guestlaunch has" in complaint
+    refused = guestlaunch("template", "build", *TCG, "--appliance", older).error_line
+    assert "the appliance was made by another guestlaunch (guestlaunch appliance build" in refused
+    assert events(evidence, "launch_started") == []  # that is known before anything boots
     command = ("guestfish", *TCG, "--appliance", older, "--", "--ro", "-a", disk_image(), "run")
     assert guestlaunch(*command, ":", "list-filesystems").ok().stdout == "/dev/sda: ext4\n"
 
