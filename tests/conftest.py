@@ -10,21 +10,38 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from tests.disks import DiskFactory
-from tests.running import Guestlaunch, session_environment
+from tests.running import Guestlaunch, end_all, session_environment
 
 TOP = Path(__file__).resolve().parents[1]
 MARKED_FOLDERS = ("functional", "performance")
 IN_CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 
 failed_key = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have SIGTERM, as `timeout` sends it, end what tests have started, as an interruption does."""
+
+    def ended(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)  # it comes to the process and to its group
+        end_all()
+        if config.pluginmanager.hasplugin("dsession"):  # the children are workers
+            for children in Path("/proc/self/task").glob("*/children"):
+                for child in children.read_text("utf-8").split():
+                    os.kill(int(child), signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, ended)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,9 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,9 @@ from typing import Any, Self
 
 # A cold launch takes 20 s on a quiet machine under TCG; this is for a busy one.
 DEADLINE_S = 180.0
+
+_started: weakref.WeakSet[subprocess.Popen[str]] = weakref.WeakSet()
+_over = threading.Event()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +154,7 @@ class Guestlaunch:
         self, *args: str | Path, environ: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> subprocess.Popen[str]:
         """Start a program in a process group of its own, with pipes; it is killed at the test's end at the latest."""
+        assert not _over.is_set(), "the run is being ended"
         process = subprocess.Popen(
             list(map(str, args)),
             stdin=subprocess.PIPE,
@@ -162,6 +168,7 @@ class Guestlaunch:
             start_new_session=True,
         )
         self._running.append(process)
+        _started.add(process)
         return process
 
     def exports(self, *options: str | Path) -> dict[str, str]:
@@ -178,3 +185,12 @@ def end(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=10)
+
+
+def end_all() -> None:
+    """Have every command end that a test of this process has started, and start none any more: a thread may wait."""
+    _over.set()
+    for process in list(_started):
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)

@@ -21,19 +21,32 @@ TOP = Path(__file__).resolve().parents[2]
 SHARED = ("functional/conftest.py", *(path.name for path in sorted((TOP / "tests").glob("*.py"))))
 
 
-def run_suite(folder: Path, source: str, *, ci: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest on a small checkout that has our conftest files and one functional test module."""
+def made_suite(folder: Path, source: str) -> None:
+    """Make a small checkout that has our conftest files and one functional test module."""
     for name in SHARED:
         target = folder / "tests" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(TOP / "tests" / name, target)
     shutil.copy(TOP / "pyproject.toml", folder)
     (folder / "tests" / "functional" / "test_small.py").write_text(f'"""Small."""\nimport pytest\n{source}', "utf-8")
+
+
+PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_timeout")
+
+
+def environment(ci: str) -> dict[str, str]:
+    """Return what a small checkout's pytest sees: nothing of ours, and no plugins but those it names."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    return environ | {"CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def run_suite(folder: Path, source: str, *, ci: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest on a small checkout."""
+    made_suite(folder, source)
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_timeout", "tests"],
+        [*PYTEST, "tests"],
         cwd=folder,
-        env=environ | {"CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env=environment(ci),
         capture_output=True,
         text=True,
         timeout=100,
@@ -82,6 +95,41 @@ def test_leftover_fails_the_functional_test(tmp_path: Path) -> None:
     assert run.returncode == pytest.ExitCode.TESTS_FAILED
     assert "file state/overlay.qcow2" in run.stdout
     assert "1 passed, 1 error" in run.stdout
+
+
+WAITS = """
+from concurrent.futures import ThreadPoolExecutor
+def test_it(guestlaunch):
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(guestlaunch.run, "/bin/sh", "-c", "echo $$ >{folder}/pid; sleep 600; true").result()
+"""
+
+
+def test_a_run_that_is_terminated_leaves_nothing_running(tmp_path: Path) -> None:
+    """SIGTERM, as `timeout` sends it, ends what a worker's test waits for in a thread; the session's folder goes."""
+    made_suite(tmp_path, WAITS.format(folder=tmp_path))
+    environ = environment("") | {"TMPDIR": "/tmp"}
+    written = tmp_path / "pid"
+    with subprocess.Popen(
+        [*PYTEST, "-p", "xdist", "-n", "1", "tests"], cwd=tmp_path, env=environ, stdout=subprocess.PIPE, text=True
+    ) as run:
+        deadline = time.monotonic() + 100
+        while not (written.exists() and written.read_text("utf-8").endswith("\n")):
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        shell = Path("/proc", written.read_text("utf-8").strip())
+        (folder,) = (
+            Path(entry.removeprefix("XDG_RUNTIME_DIR=")).parent
+            for entry in (shell / "environ").read_text("utf-8").split("\0")
+            if entry.startswith("XDG_RUNTIME_DIR=")
+        )
+        run.terminate()
+        output, _ = run.communicate(timeout=100)
+    assert run.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert not shell.exists()
+    assert folder.name.startswith("gl-")
+    assert not folder.exists()
 
 
 def wait_until_seen(process: subprocess.Popen[bytes]) -> None:
