@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import signal
@@ -72,7 +73,7 @@ def made_of_stubs(top: Path, on: str) -> dict[str, str]:
     """
     programs = {
         **dict.fromkeys((".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/guestlaunch", "bin/shellcheck"), "#!/bin/sh\n"),
-        ".venv/bin/pytest": '#!/bin/sh\necho "pytest $*"\n',
+        ".venv/bin/pytest": '#!/bin/sh\necho "pytest $*"; echo "== 2 passed in 1s =="; exit "${PYTEST:-0}"\n',
         "tools/test": (TOP / "tools/test").read_text(encoding="utf-8"),
         "tools/setup": "#!/bin/sh\nmkdir -p .build\n",
         "tools/on": on,
@@ -85,9 +86,11 @@ def made_of_stubs(top: Path, on: str) -> dict[str, str]:
     return {"PATH": f"{top / 'bin'}:{os.environ['PATH']}"}
 
 
-def test_an_interrupted_run_ends_what_runs_beside_it(tmp_path: Path) -> None:
-    """The set-up on the other release ends with the command, though its first process waits for the others."""
-    environ = os.environ | made_of_stubs(tmp_path, SET_UP_ELSEWHERE)
+@pytest.mark.parametrize("program", ["tools/on", ".venv/bin/pytest"])
+def test_an_interrupted_run_ends_what_it_runs(tmp_path: Path, program: str) -> None:
+    """The set-up on the other release ends with the command, though its first process waits; so do tests."""
+    environ = os.environ | made_of_stubs(tmp_path, "#!/bin/sh\n")
+    (tmp_path / program).write_text(SET_UP_ELSEWHERE, encoding="utf-8")
     command: list[str | Path] = [tmp_path / "tools/test", "--all"]
     process = subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL, start_new_session=True)
     inside = tmp_path / "inside"
@@ -108,6 +111,56 @@ def test_an_interrupted_run_ends_what_runs_beside_it(tmp_path: Path) -> None:
         process.wait()
         if inside.exists() and (pid := inside.read_text(encoding="utf-8").strip()) and Path("/proc", pid).exists():
             os.kill(int(pid), signal.SIGKILL)
+
+
+def test_continuous_integration_and_the_reader_run_the_same_command() -> None:
+    """The second of README's two commands is what .ci/run runs."""
+    readme = (TOP / "README.md").read_text(encoding="utf-8")
+    _, command = re.findall(r"^    \./(tools/\S+(?: --\w+)?) +#", readme, re.MULTILINE)
+    assert (TOP / ".ci/run").read_text(encoding="utf-8").splitlines()[-1] == f"exec {command}"
+
+
+# The set-up on another release, and its smoke test.
+ON = """#!/bin/sh
+case $3 in
+    --prepare) echo "on: not to be had"; [ "$LASTS" = 0 ] || exec sleep "$LASTS"; exit "$PREPARE" ;;
+    --smoke) echo "== 1 passed in 2s =="; exit "$SMOKE" ;;
+esac
+"""
+_BOTH = "smoke test on {other}: 1 passed in 2s"
+_LATE = "NO SMOKE TEST on {other}: the set-up was not done 1 s after the suite (what it said: .build/{other}.log)"
+_NONE = "NO SMOKE TEST on {other}: on: not to be had"
+_FAILED = "the set-up on {other} failed (everything it said: .build/{other}.log)"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "lasts", "status", "said"),
+    [
+        ({}, 0, 0, _BOTH),
+        ({"PYTEST": "1"}, 0, 1, _BOTH),
+        ({"SMOKE": "1"}, 0, 1, _BOTH),
+        ({"PREPARE": "125"}, 0, 0, _NONE),
+        ({"PREPARE": "125", "PYTEST": "1"}, 0, 1, _NONE),
+        ({"PREPARE": "4"}, 0, 4, _FAILED),
+        ({}, 600, 0, _LATE),
+    ],
+)
+def test_all_is_the_suite_and_then_the_other_releases_smoke_test(
+    tmp_path: Path, statuses: dict[str, str], lasts: int, status: int, said: str
+) -> None:
+    """Either fails it; where the other release cannot be had, or not in time, a line says so, and nothing fails."""
+    environ = os.environ | {"PREPARE": "0", "SMOKE": "0", "LASTS": f"{lasts}"} | made_of_stubs(tmp_path, ON) | statuses
+    script = tmp_path / "tools/test"
+    if lasts:
+        text = script.read_text(encoding="utf-8")
+        script.write_text(text.replace("SETUP_LIMIT_S=600", "SETUP_LIMIT_S=1"), encoding="utf-8")
+    run = subprocess.run([script, "--all"], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == status, run.stderr
+    here = platform.freedesktop_os_release().get("VERSION_CODENAME")
+    expected = said.format(other="bookworm" if here == "trixie" else "trixie")
+    last = [line.removeprefix("test: ") for line in run.stderr.splitlines()[-2:]]
+    assert last == [expected, "all tests here: 2 passed in 1s"]
+    assert run.stdout.splitlines()[1:] == ["== 2 passed in 1s =="] + ["== 1 passed in 2s =="] * (said is _BOTH)
 
 
 @pytest.mark.parametrize("arguments", [["--arm-host"], ["--all", "--arm-host"], ["--arm-host", "-k", "xml"]])
