@@ -39,7 +39,7 @@ def render(result: Result) -> RenderableType:
             Text(f"Failed runs: {analysis['failed_runs']}. The first: {_last(analysis['first_failure'])}", style="red")
         )
     if "seed" in analysis:
-        parts += [seed_launches(analysis), _sweep(analysis)]
+        parts += [*([seed_launches(analysis)] if analysis["seed"] else []), *_measured_lines(analysis)]
     elif "starts" in analysis:
         parts += [starts(result, analysis), *_outliers(result, analysis)]
     elif "lines" in analysis:
@@ -201,6 +201,11 @@ def _sizes(sides: Mapping[str, Mapping[str, SummaryEntry]]) -> Table:
         cells = [_median(side[metric])[0] if metric in side else "–" for side in sides.values()]
         table.add_row(metric.removeprefix("transfer "), *cells)
     return table
+
+
+def _measured_lines(analysis: Analysis) -> list[Table]:
+    """Return the table of the lines where there is one; parts of the experiment have no transfers."""
+    return [_sweep(analysis)] if any(line["ms_per_mb"] is not None for line in analysis["lines"]) else []
 
 
 def _sweep(analysis: Analysis) -> Table:

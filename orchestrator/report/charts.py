@@ -278,7 +278,47 @@ def sweep() -> Spec:
     }
 
 
+def seed() -> Spec:
+    """The experiment of 2015: a whole guestfish, run and exit. Rows: side, seconds, low, high, runs, dma."""
+    x = {"type": "quantitative", "title": "seconds", "axis": SECONDS}
+    return {
+        "data": {"name": "rows"},
+        "height": {"step": 24},
+        "padding": {"left": 0, "top": 0, "bottom": 0, "right": 50},  # for the last label
+        "transform": [{"calculate": "format(datum.seconds, datum.seconds < 10 ? '.2f' : '.1f') + ' s'", "as": "label"}],
+        "encoding": {"y": {"field": "side", "type": "nominal", "sort": None, "title": None}},
+        "layer": [
+            {
+                "mark": {"type": "bar", "height": 14, "cornerRadiusEnd": 2, "minBandSize": 2},
+                "encoding": {
+                    "x": {**x, "field": "seconds"},
+                    "color": _dma_color(),
+                    "tooltip": [
+                        {"field": "side"},
+                        {"field": "label", "title": "median"},
+                        *({"field": name, "format": ".3~r"} for name in ("low", "high")),
+                        {"field": "runs"},
+                    ],
+                },
+            },
+            {
+                "mark": {"type": "rule"},
+                "encoding": {
+                    "x": {**x, "field": "low"},
+                    "x2": {"field": "high"},
+                    "color": {"value": "var(--fg)"},
+                    "opacity": {"value": 0.75},
+                },
+            },
+            {
+                "mark": {"type": "text", "align": "left", "dx": 5, "fontSize": 11, "clip": False},
+                "encoding": {"x": {**x, "field": "high"}, "text": {"field": "label"}},
+            },
+        ],
+    }
+
+
 FIGURES = {
     "waterfall": waterfall, "phases": phases, "phase-ab": phase_ab, "trend": trend, "launch-ecdf": launch_ecdf,
-    "ratios": ratios, "sweep": sweep,
+    "ratios": ratios, "sweep": sweep, "seed": seed,
 }  # fmt: skip

@@ -69,7 +69,7 @@ def figure(name: str, collection: Collection) -> dict[str, Any]:
 
 
 def _rows(name: str, collection: Collection) -> tuple[rows.Rows, str]:
-    if name in {"ratios", "sweep"}:
+    if name in rows.OF_RESULTS:
         return _result_rows(name, collection)
     if not collection.count:
         return [], ""
@@ -87,8 +87,7 @@ def _rows(name: str, collection: Collection) -> tuple[rows.Rows, str]:
 
 def _result_rows(name: str, collection: Collection) -> tuple[rows.Rows, str]:
     for path, result in collection.results:
-        found = rows.sweep_rows(result) if name == "sweep" else rows.ratio_rows(result)
-        if found and (name == "sweep") == (result["kind"] in {"sweep", "seed"}):
+        if found := rows.of_result(result).get(name):
             cost = result["modelled_trap_cost_ns"]
             modelled = f", MODELLED trap cost {cost / 1e3:g} µs" if cost else ""
             return found, f"{path.name}, {where(result)}{modelled}"

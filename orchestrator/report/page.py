@@ -79,12 +79,13 @@ def _json(value: object) -> str:
 
 def _data(collection: Collection, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = collection.groups()[0] if collection.count else None
-    names = {*_ON_PAGE, *(result["figure"] for result in results if result["figure"])}
+    drawn = [chart for result in results for chart in result["charts"]]
+    names = {*_ON_PAGE, *(chart["figure"] for chart in drawn)}
     return {
         "launches": [_compact(event) for event in collection.sample],
         "parts": rows.PART_OF,
         "figures": {name: theme.themed(charts.FIGURES[name]()) for name in sorted(names)},
-        "fixed": {result["chart"]: result["rows"] for result in results if result["chart"]},
+        "fixed": {chart["id"]: chart["rows"] for chart in drawn},
         "first": {} if first is None else {"profile": first.profile, "accel": first.where, "start": first.start},
     }
 
@@ -169,8 +170,6 @@ def _observed(found: Observed) -> dict[str, Any]:
 def _result(path: Path, result: Result, number: int) -> dict[str, Any]:
     analysis = result["analysis"] or {}
     cost = result["modelled_trap_cost_ns"]
-    kind = {"fw-cfg": "ratios", "launch": "ratios", "sweep": "sweep", "seed": "sweep"}.get(result["kind"])
-    chart_rows = rows.sweep_rows(result) if kind == "sweep" else rows.ratio_rows(result) if kind else []
     measured = [sample for sample in result["samples"] if sample["round"] >= 0]
     note = f"{path.name}: {len(measured)} runs on {where(result)}"
     if analysis.get("failed_runs"):
@@ -182,9 +181,10 @@ def _result(path: Path, result: Result, number: int) -> dict[str, Any]:
         "verdict": analysis.get("verdict", ""),
         "tiles": result_tiles(result),
         "note": note,
-        "chart": f"result-{number}" if chart_rows else "",
-        "figure": kind if chart_rows else "",
-        "rows": chart_rows,
+        "charts": [
+            {"id": f"result-{number}-{name}", "figure": name, "rows": found}
+            for name, found in rows.of_result(result).items()
+        ],
         "counts": result["counts"],
         "environment": [*host.items(), *launches.items(), ("firmware", result["environment"]["firmware"]["path"])],
     }

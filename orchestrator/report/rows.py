@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.bench import seed, start_sides
 from orchestrator.bench.result import Analysis, Result
 from orchestrator.bench.samples import transfer_point
 from orchestrator.records.record import LaunchEvent, seen
@@ -23,6 +24,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "tool": ("workload",),
 }
 DMA = ("off", "on", "none")  # launches whose path was not verified are in no chart: they failed before it could be
+# How kernel and initrd reach the firmware, of the sides of the seed's experiment in which they do.
+_DMA_OF_SIDE = {
+    seed.NAIVE[False]: "off", seed.NAIVE[True]: "on", start_sides.COLD_WITHOUT_DMA: "off", start_sides.COLD: "on",
+}  # fmt: skip
 PART_OF = {str(phase): part for part, phases in PARTS.items() for phase in phases}
 
 
@@ -95,6 +100,33 @@ def sweep_rows(result: Result) -> Rows:
         for sample in result["samples"]
         if (point := transfer_point(sample))
     ]
+
+
+def seed_rows(result: Result) -> Rows:
+    """Return a row for each side of the seed's experiment that launches, with its whole guestfish in seconds."""
+    return [
+        {
+            "side": entry["side"],
+            "seconds": wall["median"] / 1e9,
+            "low": wall["low"] / 1e9,
+            "high": wall["high"] / 1e9,
+            "runs": wall["n"],
+            "dma": _DMA_OF_SIDE.get(entry["side"], "none"),
+        }
+        for entry in (result["analysis"] or {}).get("seed", ())
+        if (wall := entry["wall"])
+    ]
+
+
+_RESULT_ROWS: Mapping[str, Callable[[Result], Rows]] = {"seed": seed_rows, "sweep": sweep_rows, "ratios": ratio_rows}
+_FIGURES_OF_KIND = {"fw-cfg": ("ratios",), "launch": ("ratios",), "sweep": ("sweep",), "seed": ("seed", "sweep")}
+# Figures that are drawn from a benchmark's result, not from launches.
+OF_RESULTS = frozenset(_RESULT_ROWS)
+
+
+def of_result(result: Result) -> dict[str, Rows]:
+    """Return the figures that there are of a result, with their rows; none of them is empty."""
+    return {name: found for name in _FIGURES_OF_KIND.get(result["kind"], ()) if (found := _RESULT_ROWS[name](result))}
 
 
 def typical(events: Sequence[LaunchEvent]) -> LaunchEvent | None:

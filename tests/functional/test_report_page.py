@@ -69,13 +69,14 @@ def lines() -> list[dict[str, Any]]:
 def page(
     shared_guestlaunch: Guestlaunch, lines: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A page that the real command made from a log with a broken line, and from two results."""
+    """A page that the real command made from a log with a broken line, and from three results."""
     folder = tmp_path_factory.mktemp("report")
     log = folder / "events.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines) + "half a line")
-    results = [folder / "fw-cfg.json", folder / "sweep.json"]
+    results = [folder / name for name in ("fw-cfg.json", "sweep.json", "seed.json")]
     simulated_results.fw_cfg(results[0])
     simulated_results.sweep(results[1])
+    simulated_results.seed(results[2], quick=False)
     shared_guestlaunch("report", log, *results, "--html", folder / "page.html").ok()
     return folder / "page.html"
 
@@ -149,7 +150,7 @@ def test_drawn_without_an_error(
     show(browser, page, size, scheme)
     browser.save_screenshot(str(evidence / "page.png"))
     assert complaints(browser) == []
-    for chart in (*CHARTS, "result-0", "result-1"):
+    for chart in (*CHARTS, "result-0-ratios", "result-1-sweep", "result-2-seed", "result-2-sweep"):
         assert marks(browser, chart) > 0, chart
     wide = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
     assert wide[0] <= wide[1] == size[0]

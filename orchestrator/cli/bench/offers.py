@@ -73,6 +73,7 @@ class Offers:
         self._environ = _alone(settings, folder)
         self._standby = stack.enter_context(contextlib.ExitStack())
         self._daemon: StandbyDaemon | None = None
+        self._warmed_up = False
         self._plain = stack.enter_context(standing_by(folder / "run", self._environ, clones=0))
 
     def side(self, name: str) -> tuple[Side, ...]:
@@ -93,11 +94,17 @@ class Offers:
     def why_not(self, name: str, offered: tuple[Side, ...], deadline_s: float) -> LeftOut | None:
         """Return why a side cannot be had on this host, None when it can. What it clones is made here, untimed."""
         if name in _COLD or name == seed.NAIVE[False]:
-            return None  # that can be had everywhere: where it fails, that is an error and no side to be left out
+            # That can be had everywhere: where it fails, that is an error and no side to be left out. The first launch
+            # of a daemon has libvirt ask QEMU what it can; where no other side's try was that launch, one with DMA is.
+            if name == start_sides.COLD and not self._warmed_up:
+                start_sides.tried(offered, deadline_s=deadline_s)
+                self._warmed_up = True
+            return None
         out = None
         if name in (start_sides.WARM, STANDBY):
             first = start_sides.first_warm(name, self._work, self._environ_of(name), self._facts)
             out = start_sides.tried(first, deadline_s=deadline_s)
+            self._warmed_up |= name == start_sides.WARM  # the standby side has a daemon of its own
             self.wait()
         return out or start_sides.tried(offered, deadline_s=deadline_s)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.bench import result, seed, statistics
+from orchestrator.bench import analysis, result, seed, statistics
 from orchestrator.bench.recording import Recording
 from orchestrator.bench.rounds import Side
 from orchestrator.bench.seed import STOCK, TRANSFER, Bench
@@ -191,6 +191,18 @@ def test_launches_without_dma_answer_themselves_when_there_are_enough(tmp_path: 
     one = analysis_of(simulated_results.seed(tmp_path / "b.json", quick=False))
     assert one["halved"] == "yes"
     assert "(only 1 run: no interval); by a line through" in one["verdict"]
+
+
+def test_a_part_without_transfers_shows_no_lines(tmp_path: Path) -> None:
+    """Nor is there a table of launches where only transfers were measured."""
+    found = simulated_results.seed(tmp_path / "a.json")
+    launches, transfers_alone = found.copy(), found.copy()
+    launches["samples"] = [one for one in found["samples"] if one["side"] not in TRANSFER.values()]
+    transfers_alone["sides"] = [one for one in found["sides"] if one["name"] in TRANSFER.values()]
+    assert "ms a MB" in text_of(found)
+    for part, shown, hidden in ((launches, "guestfish run", "ms a MB"), (transfers_alone, "ms a MB", "guestfish run")):
+        part["analysis"] = analysis.analyse(part)
+        assert (shown in text_of(part), hidden in text_of(part)) == (True, False)
 
 
 def test_too_little_says_nothing(tmp_path: Path) -> None:

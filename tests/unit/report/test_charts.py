@@ -27,6 +27,8 @@ def simulated_rows(name: str, folder: Path) -> rows.Rows:
         return rows.ratio_rows(simulated_results.fw_cfg(folder / "a.json"))
     if name == "sweep":
         return rows.sweep_rows(simulated_results.sweep(folder / "b.json"))
+    if name == "seed":
+        return rows.seed_rows(simulated_results.seed(folder / "c.json"))
     return rows.launch_rows(lines) if name in {"trend", "launch-ecdf"} else rows.phase_rows(lines)
 
 

@@ -24,7 +24,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     """Simulated launches of all kinds, and a result of each kind that has a chart."""
     folder = tmp_path_factory.mktemp("results")
     found = collect(mixture(count=120))
-    for make in (simulated_results.fw_cfg, simulated_results.sweep):
+    for make in (simulated_results.fw_cfg, simulated_results.sweep, simulated_results.seed):
         path = folder / f"{make.__name__}.json"
         found.results.append((path, make(path)))
     return found

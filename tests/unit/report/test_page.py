@@ -173,8 +173,19 @@ def test_results_of_benchmarks(cache: Path, tmp_path: Path) -> None:
     assert "Linux " in page.shown
     data = json.loads(page.data)
     assert data["launches"] == []
-    assert {row["metric"] for row in data["fixed"]["result-0"]} >= {"transfer", "launch", "fw_cfg_kernel"}
-    assert page.ids["chart-result-0"] == 1
+    assert {row["metric"] for row in data["fixed"]["result-0-ratios"]} >= {"transfer", "launch", "fw_cfg_kernel"}
+    assert page.ids["chart-result-0-ratios"] == 1
+
+
+def test_the_experiment_of_2015_is_drawn(cache: Path, tmp_path: Path) -> None:
+    """What each side's guestfish took, and the transfers by size; without transfers the first alone."""
+    path = tmp_path / "seed.json"
+    data = json.loads(render(Collection(results=[(path, simulated_results.seed(path))]), cache).data)
+    assert set(data["fixed"]) == {"result-0-seed", "result-0-sweep"}
+    shown = {row["side"]: row for row in data["fixed"]["result-0-seed"]}
+    assert shown["cold, DMA on"]["dma"] == "on"
+    assert shown["stock libguestfs"]["dma"] == shown["warm"]["dma"] == "none"
+    assert shown["cold, DMA on"]["seconds"] == pytest.approx(2.9, rel=0.02)
 
 
 def test_every_colour_is_there_in_light_and_dark() -> None:
