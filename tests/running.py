@@ -72,6 +72,7 @@ def session_environment(session_dir: Path, state_dir: Path, evidence: Path) -> d
         # A template that one test leaves must not change another's launches: those that clone say so.
         "GUESTLAUNCH_START": "cold",
         "GUESTLAUNCH_STANDBY": "0",
+        "GUESTLAUNCH_LEARN": "off",  # nothing is to run on behind a test's back
         "GUESTLAUNCH_TIMELINE": str(evidence / "timeline.jsonl"),
         "GUESTLAUNCH_LOG": str(evidence / "events.jsonl"),
         "XDG_RUNTIME_DIR": str(session_dir / "xdg"),

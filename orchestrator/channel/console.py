@@ -68,6 +68,12 @@ class Console:
         if not behind:  # else `output_fd` shows when the client takes more: a try with each byte would slow its guest
             self.flush()
 
+    def tell(self, block: bytes) -> None:
+        """Tell the client something as if the guest had said it: what is not from this guest has to say so itself."""
+        if self._output >= 0:
+            self._to_client += block
+            self.flush()
+
     def flush(self) -> None:
         """Write what the client has not taken yet, as far as it takes it now; likewise what the client has typed."""
         if self._to_guest:

@@ -120,8 +120,9 @@ def list_(*, settings: Settings, as_json: bool) -> int:
         click.echo(json.dumps([_facts(one) for one in found], indent=2))
         return 0
     for one in found:
-        used = _time(one.used_s)
-        click.echo(f"{_line(one)}\n{'':<18}{'last cloned ' + used if used > one.built else 'not cloned yet'}")
+        times = f"cloned {one.uses} time{'s' if one.uses != 1 else ''}, last {_time(one.used_s)}"
+        learned = ", built because launches had none" if one.learned else ""
+        click.echo(f"{_line(one)}\n{'':<18}{times if one.uses else 'not cloned yet'}{learned}")
     if not found:
         click.echo(f"none in {store.home(settings.state_dir)} (guestlaunch template build makes one)", err=True)
     return 0
@@ -233,6 +234,8 @@ def _facts(one: Template) -> dict[str, Any]:
         "built": one.built,
         "seconds": one.seconds,
         "used": _time(one.used_s),
+        "uses": one.uses,
+        "learned": one.learned,
         "disk_bytes": one.disk_bytes,
         "facts": dict(one.facts),
     }

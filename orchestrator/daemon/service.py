@@ -17,11 +17,13 @@ from orchestrator.daemon.requests import Requests
 from orchestrator.daemon.server import Server
 from orchestrator.errors import GuestlaunchError
 from orchestrator.hypervisor import embed
+from orchestrator.launch.context import LaunchSpec
 from orchestrator.launch.launcher import Launcher
 from orchestrator.launch.stop import Stop
 from orchestrator.records.log import EventLog
 from orchestrator.settings import Settings
 from orchestrator.telemetry import outlets
+from orchestrator.template.model import Facts
 
 # On top of the deadline for a guest's own shutdown: killing it, and removing its files.
 _CLEANUP_SECONDS = 15.0
@@ -119,11 +121,17 @@ def _own_files() -> Iterator[None]:
         os.umask(before)
 
 
+def _learn(spec: LaunchSpec, facts: Facts, emit: Callable[..., None]) -> None:
+    from orchestrator.daemon import learning  # here: most launches have a template, or want none
+
+    learning.begin(spec, facts, emit)
+
+
 @contextlib.contextmanager
 def _server(role: Role, settings: Settings) -> Iterator[tuple[Server, Stop]]:
     log = EventLog(settings.log_target)
     metrics_listen, standby = (None, 0) if role.ends_with_last_client else (settings.metrics_listen, settings.standby)
-    with _own_files(), stop_on_signals() as stop, Launcher(settings, standby=standby) as launcher:
+    with _own_files(), stop_on_signals() as stop, Launcher(settings, standby=standby, missed=_learn) as launcher:
         launcher.prewarm()
         outlet = outlets.opened(
             metrics_listen=metrics_listen,

@@ -7,14 +7,14 @@ its first disk is put behind a disk that the template has already, the slot, whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from orchestrator.domain.arguments import SLOT
 from orchestrator.domain.cmdline import split_words
 from orchestrator.domain.layout import TARGETS_PER_SCSI, DiskPlace, lay_out
-from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FirmwareKind, Handed, Incoming, Ram
+from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FirmwareKind, Handed, Incoming, Network, Ram
 from orchestrator.domain.passthrough import (
     device_properties,
     drive_option,
@@ -31,6 +31,7 @@ GATE_WORD = "guestlaunch.gate=1"
 _LATE_WORDS = (
     "TERM",
     "guestfs_verbose",
+    "guestfs_network",
     "guestfs_rescue",
     "guestfs_noreboot",
     "guestfs_boot_analysis",
@@ -41,6 +42,26 @@ _LATE_KERNEL_WORDS = ("quiet", "debug", "loglevel", "ignore_loglevel")
 # The option ROM that QEMU adds to x86 machines which it hands a kernel, with fw_cfg DMA.
 _KERNEL_ROM = "linuxboot_dma.bin"
 _SLOT_NODE = "slot-disk"
+# libguestfs's one user network, and what QEMU's DHCP server says in it: address, mask, gateway, name server.
+_USER_NET = "169.254.0.0/16"
+_USER_ADDRESS = "169.254.2.15,255.255.0.0,169.254.2.2,169.254.2.3"
+# QEMU's options that say nothing to the guest, without a value and with one; and those of which some kinds do not.
+_UNSEEN_FLAGS = frozenset({"-s"})
+_UNSEEN = frozenset(
+    {
+        "-name", "-D", "-d", "-dfilter", "-trace", "-pidfile", "-msg", "-monitor", "-qmp", "-qmp-pretty", "-mon",
+        "-chardev", "-gdb", "-netdev", "-fsdev",
+    }
+)  # fmt: skip
+_UNSEEN_KINDS = {
+    "-object": frozenset({"secret", "iothread", "throttle-group", "tls-creds-x509", "tls-creds-psk", "filter-dump"}),
+    # Not seen before the guest looks for them, by drivers that need nothing else.
+    "-device": frozenset(
+        f"{name}-pci{kind}"
+        for name in ("virtio-net", "virtio-rng", "virtio-balloon", "virtio-9p")
+        for kind in ("", "-non-transitional")
+    ),
+}
 _WITHOUT_WRITE_CACHE = frozenset({"writethrough", "directsync"})
 
 Command = tuple[str, dict[str, Any]]
@@ -67,6 +88,40 @@ def split_cmdline(cmdline: str) -> tuple[str, tuple[str, ...]]:
     return " ".join(kept), tuple(late)
 
 
+def stranger(arguments: Sequence[str]) -> str | None:
+    """Return the first of the user's own QEMU arguments that cannot be added to a saved guest; None when all can.
+
+    What the guest sees of its machine is in the state, and must be the same. What only the host sees is not; nor are
+    devices on the bus where it can be told to look for more.
+    """
+    words = iter(arguments)
+    for word in words:
+        option = word[1:] if word.startswith("--") else word
+        if option in _UNSEEN_FLAGS:
+            continue
+        value = next(words, "")
+        kind = value.partition(",")[0]
+        if option not in _UNSEEN and not (option in _UNSEEN_KINDS and kind in _UNSEEN_KINDS[option]):
+            return f"{word} {value}".strip()
+    return None
+
+
+def to_look_for(network: Network | None, arguments: Sequence[str]) -> bool:
+    """Tell whether a clone has devices that its template had not, for which its guest must look."""
+    return network is not None or any(word in {"-device", "--device"} for word in arguments)
+
+
+def network_words(network: Network | None) -> tuple[str, ...]:
+    """Return what a guest is told of its network beside that it has one: its address, where no server has to be asked.
+
+    QEMU's own network has these addresses for any guest (net/slirp.c). Those of a stream socket are whatever its
+    server says.
+    """
+    if network is None or network.net != _USER_NET:
+        return ()
+    return (f"guestlaunch.address={_USER_ADDRESS}",)
+
+
 def _late(word: str, *, for_kernel: bool) -> str | None:
     """Return how a clone is told of a word, None if it cannot be: the kernel strips quotes, and takes - for _."""
     key, equals, value = word.replace('"', "").partition("=")
@@ -82,7 +137,7 @@ def as_template(domain: Domain, ram: str) -> Domain:
     """
     return replace(
         domain,
-        cmdline=f"{domain.cmdline} quiet {GATE_WORD}",
+        cmdline=f"{domain.cmdline} {GATE_WORD}",
         channels=(Channel(name=GUESTFSD_CHANNEL, path=None), *_others(domain)),
         # Not SCSI (2026-11-24): the kernel is to call the first disk that is plugged in sda, as in a cold launch.
         # Not libvirt's either (2026-11-26): it would have a clone open its image anew when the state is there, which
@@ -94,7 +149,9 @@ def as_template(domain: Domain, ram: str) -> Domain:
     )
 
 
-def as_clone(template: Domain, *, ram: str, firmware: str) -> Domain:
+def as_clone(
+    template: Domain, *, ram: str, firmware: str, network: Network | None = None, extra_args: tuple[str, ...] = ()
+) -> Domain:
     """Return a domain that continues where the template was saved.
 
     It has no kernel, and no UEFI flash where that can be left out: what was in them is in the state. On aarch64 that is
@@ -102,6 +159,10 @@ def as_clone(template: Domain, *, ram: str, firmware: str) -> Domain:
 
     :param template: `as_template`'s, but with the name, the root and the sockets of the clone.
     :param firmware: any small file; QEMU wants one in place of UEFI firmware.
+    :param network: the tool's. Of its card the state knows nothing, so that it is as it was made; the guest finds it
+        when it is told to look. So one template serves tools with a network and without, and only those that asked
+        for one have a card (2026-11-26).
+    :param extra_args: the user's own, which `stranger` has nothing against.
     """
     arm = template.profile.arch is Arch.AARCH64
     uefi = template.profile.firmware is FirmwareKind.UEFI
@@ -118,6 +179,8 @@ def as_clone(template: Domain, *, ram: str, firmware: str) -> Domain:
         cmdline="",
         ram=Ram(path=ram, private=True),
         incoming=incoming,
+        network=network,
+        extra_args=extra_args,
     )
 
 

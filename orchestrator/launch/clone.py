@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 
-from orchestrator.domain.cloning import as_clone
 from orchestrator.domain.model import Arch, Domain, Loader
 from orchestrator.errors import GuestlaunchError
 from orchestrator.firmware.nvram import copy_nvram
@@ -15,7 +14,7 @@ from orchestrator.hypervisor import migration
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
-from orchestrator.launch.describe import describe_template
+from orchestrator.launch.describe import describe_clone
 from orchestrator.launch.staging import make_place, root_overlay
 from orchestrator.template.model import Template
 from orchestrator.values import dataclass
@@ -72,8 +71,7 @@ def stage_clone(
             nvram = str(owner.enter_context(copy_nvram(template.nvram, place.data)))
         loader = Loader(code=plan.firmware.code, code_format=plan.firmware.code_format, nvram=nvram)
     root = root_overlay(template.root, "qcow2", place.data, settings.state_dir / "cache")
-    domain = describe_template(spec, place, ram=str(template.ram), root=str(root), loader=loader)
-    return as_clone(domain, ram=str(template.ram), firmware=str(template.firmware)), place
+    return describe_clone(spec, place, template, root=str(root), loader=loader), place
 
 
 def restore(guest: Guest, template: Template, deadline_s: float) -> None:

@@ -25,6 +25,7 @@ from orchestrator.launch.describe import describe
 from orchestrator.launch.staging import make_loader, make_place, make_root, store_secrets
 from orchestrator.launch.watch import FollowedLaunch
 from orchestrator.records.record import FwCfg
+from orchestrator.template.model import Facts
 from orchestrator.timeline.phases import TRANSFER_PHASES, Phase, Start
 from orchestrator.timeline.recorder import Recorder
 from orchestrator.timeline.trace import TraceFile
@@ -34,12 +35,20 @@ class ColdStart:
     """A launch that boots; see `orchestrator.launch.start.StartPath`.
 
     :param reason: why it is not warm; None when nobody asked for a warm start.
+    :ivar missing: what the template depends on that it could have been cloned from.
     """
 
     kind = Start.COLD
 
-    def __init__(self, spec: LaunchSpec, context: LaunchContext, recorder: Recorder, reason: str | None) -> None:
-        self.id = context.launch_id
+    def __init__(
+        self,
+        spec: LaunchSpec,
+        context: LaunchContext,
+        recorder: Recorder,
+        reason: str | None,
+        missing: Facts | None = None,
+    ) -> None:
+        self.id, self.missing = context.launch_id, missing
         self._spec, self._context, self._recorder, self._reason = spec, context, recorder, reason
         self._owned = contextlib.ExitStack()
 

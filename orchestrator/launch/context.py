@@ -66,10 +66,12 @@ class LaunchSpec:
         """Whether QEMU is to trace: to date the launch, or because nothing else would tell guestfsd from firmware."""
         return self.settings.measure or Phase.GUESTFSD not in self.markers
 
-    def without_tool(self) -> LaunchSpec:
+    def without_tool(self, *, attached: bool = False) -> LaunchSpec:
         """Return what a template is made from: the same without anything that a clone is given later.
 
         Firmware that the client named is the one that was found for it: its own copy of the variables goes with it.
+
+        :param attached: it keeps what is only a clone's, and there from its start: network, the user's own arguments.
         """
         pflash, firmware = self.request.pflash, self.plan.firmware
         if pflash is not None and firmware is not None:
@@ -80,8 +82,8 @@ class LaunchSpec:
             cmdline=split_cmdline(self.request.cmdline)[0],
             disks=(),
             guestfsd_path=None,
-            network=None,
-            extra_args=(),
+            network=self.request.network if attached else None,
+            extra_args=self.request.extra_args if attached else (),
             start_paused=False,
             cwd="/",
         )

@@ -7,12 +7,13 @@ import uuid
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from orchestrator.domain.cloning import as_template
+from orchestrator.domain.cloning import as_clone, as_template, network_words
 from orchestrator.domain.model import Disk, Domain, Loader, Privileges
 from orchestrator.domain.policy import BootFiles, Machine, Ports, appliance_root, design
 from orchestrator.hypervisor import confinement
 from orchestrator.launch.context import LaunchSpec, Place
 from orchestrator.launch.request import LaunchRequest
+from orchestrator.template.model import Template
 
 
 def describe(
@@ -32,7 +33,7 @@ def describe(
     plan, request, settings = spec.plan, spec.request, spec.settings
     cmdline = request.cmdline
     if spec.markers and root is not None and root.alias is not None:
-        cmdline += f" guestlaunch.root={place.launch_id}"
+        cmdline = " ".join((cmdline, f"guestlaunch.root={place.launch_id}", *network_words(request.network)))
     domain = design(
         place.launch_id,
         str(uuid.uuid4()),
@@ -73,13 +74,28 @@ def describe(
     )
 
 
-def describe_template(spec: LaunchSpec, place: Place, *, ram: str, root: str, loader: Loader | None) -> Domain:
+def describe_template(
+    spec: LaunchSpec, place: Place, *, ram: str, root: str, loader: Loader | None, attached: bool = False
+) -> Domain:
     """Return the domain of a template, or what a clone of it is made from.
 
     :param root: the overlay of the appliance's root; `ram` the file of the guest's memory.
+    :param attached: it is for a clone, whose QEMU may have a network, and arguments of the user's own.
     """
     # There is no other disk that the initrd could take for the root: finding it by UUID is safe.
-    return as_template(describe(spec.without_tool(), place, loader=loader, root=appliance_root(root)), ram)
+    bare = spec.without_tool(attached=attached)
+    return as_template(describe(bare, place, loader=loader, root=appliance_root(root)), ram)
+
+
+def describe_clone(spec: LaunchSpec, place: Place, template: Template, *, root: str, loader: Loader | None) -> Domain:
+    """Return the domain of a clone.
+
+    :param root: its overlay of the template's root.
+    """
+    ram, firmware = str(template.ram), str(template.firmware)
+    domain = describe_template(spec, place, ram=ram, root=root, loader=loader, attached=True)
+    request = spec.request
+    return as_clone(domain, ram=ram, firmware=firmware, network=request.network, extra_args=request.extra_args)
 
 
 def _privileges(spec: LaunchSpec) -> Privileges | None:

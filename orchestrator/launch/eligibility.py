@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.appliance.guest_files import scripts_digest
 from orchestrator.appliance.manifest import Init
 from orchestrator.appliance.model import FILES, Appliance
-from orchestrator.domain.cloning import misfit, split_cmdline
+from orchestrator.domain.cloning import misfit, split_cmdline, stranger
 from orchestrator.domain.model import Accel
 from orchestrator.domain.policy import choose_cpu
 from orchestrator.hypervisor.binding import library_version
@@ -40,9 +40,9 @@ def settings_unfit(settings: Settings) -> str | None:
 def why_not_warm(spec: LaunchSpec) -> str | None:
     """Return what it is about a launch that no template can serve; None when one can."""
     plan, request, settings = spec.plan, spec.request, spec.settings
+    strange = stranger(request.extra_args)
     checks = (
-        (request.network is not None, "the guest is to have a network"),
-        (bool(request.extra_args), "QEMU is to have arguments of the user's own"),
+        (strange is not None, f"QEMU is to have arguments of the user's own ({strange})"),
         (request.start_paused, "the guest is to wait for a debugger"),
     )
     why = appliance_unfit(plan.appliance) or settings_unfit(settings)

@@ -7,7 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from orchestrator.domain.cloning import Command, Plug, empty_slot, fits_slot, plugs, split_cmdline
+from orchestrator.domain.cloning import (
+    Command,
+    Plug,
+    empty_slot,
+    fits_slot,
+    network_words,
+    plugs,
+    split_cmdline,
+    to_look_for,
+)
 from orchestrator.domain.model import Disk, Handed
 from orchestrator.errors import DiskError, DiskInUseError, GuestlaunchError, MonitorError, StoppedError
 from orchestrator.hypervisor.failure import from_qemu_output
@@ -197,9 +206,11 @@ def open_gate(guest: Guest, place: Place, spec: LaunchSpec) -> None:
     if spec.request.guestfsd_path is not None:
         # QEMU changes the back end of a port only while the guest runs.
         guest.join_channel(GUESTFSD_ALIAS, spec.request.guestfsd_path)
-    disks = spec.plan.disks
+    disks, network = spec.plan.disks, spec.request.network
     slot = fits_slot(disks)
     words = (*split_cmdline(spec.cmdline)[1], f"guestlaunch.disks={len(disks)}", f"guestlaunch.slot={slot:d}")
+    if to_look_for(network, spec.request.extra_args):
+        words = (*words, "guestlaunch.pci=1", *network_words(network))
     place.control.say(f"open {os.urandom(_ENTROPY_BYTES).hex()} {' '.join(words)}", _SAY_SECONDS)
 
 

@@ -39,6 +39,7 @@ from orchestrator.timeline.recorder import Recorder
 
 if TYPE_CHECKING:
     from orchestrator.launch.standby import Pool
+    from orchestrator.template.model import Facts
 
 _T = TypeVar("_T")
 
@@ -116,6 +117,11 @@ class Launch:
     def template_key(self) -> str | None:
         """The template that it was cloned from."""
         return self._start.facts().get("template") if self._start else None
+
+    @property
+    def missing(self) -> Facts | None:
+        """What the template depends on for want of which it booted, if that went well."""
+        return getattr(self._start, "missing", None) if self.ready and self.error is None else None
 
     @property
     def ring(self) -> ConsoleRing:

@@ -15,7 +15,7 @@ from orchestrator.errors import DiskError, GuestlaunchError
 from orchestrator.hypervisor import accel, bounded, embed
 from orchestrator.hypervisor.connect import open_connection
 from orchestrator.hypervisor.connection import Connection
-from orchestrator.launch.context import LaunchContext
+from orchestrator.launch.context import LaunchContext, LaunchSpec
 from orchestrator.launch.launch import Launch
 from orchestrator.launch.plan import Plan, make_plan
 from orchestrator.launch.request import LaunchRequest
@@ -25,6 +25,7 @@ from orchestrator.records.log import EventLog, write_timeline
 from orchestrator.records.record import LaunchRecord, phase_event, to_event
 from orchestrator.settings import Settings, private_state
 from orchestrator.template import store as templates
+from orchestrator.template.model import Facts, key_of
 from orchestrator.timeline.phases import Kind, Phase
 from orchestrator.values import dataclass
 
@@ -54,6 +55,8 @@ class Launcher:
     :param standby: how many clones to keep ready for each kind of launch.
     :param plan: decides what is launched for a request; `choose` how that starts.
     :param kind: what all its launches are; `conclude` adds to a record what is said of that kind alone.
+    :param missed: is told of a launch that booted for want of a template, and what that depends on, once it is over,
+        where no clones are kept ready for its like.
     """
 
     def __init__(
@@ -65,10 +68,11 @@ class Launcher:
         choose: Choose = choose_start,
         kind: Kind = Kind.LAUNCH,
         conclude: Callable[[Launch, LaunchRecord], LaunchRecord] = lambda _, record: record,
+        missed: Callable[[LaunchSpec, Facts, Callable[..., None]], None] | None = None,
     ) -> None:
         self.settings, self._kind, self._conclude = settings, kind, conclude
         private_state(settings.state_dir)
-        self._make_plan, self._choose = plan, choose
+        self._make_plan, self._choose, self._missed = plan, choose, missed
         self.log = EventLog(settings.log_target)
         self._pool: Pool | None = None
         if standby:
@@ -172,7 +176,18 @@ class Launcher:
             # Whatever was raised, each launch has its one line.
             record = self._conclude(launch, launch.record())
             self._write(record, launch.settings)
+        if self._missed is not None and self._pool is None and launch.spec is not None and launch.missing is not None:
+            self._missed(launch.spec, launch.missing, self.log.emit)
         return record
+
+    def learn(self, spec: LaunchSpec, facts: Facts, stop: Stop) -> None:
+        """Build a template that nobody asked for; what comes of it is in the log."""
+        from orchestrator.launch import learning  # here: once for many launches
+
+        try:
+            learning.build(spec, facts, self._context(stop))
+        except (GuestlaunchError, OSError) as error:
+            self.log.emit("not_learned", level="warning", key=key_of(facts), reason=str(error))
 
     def _carry_out(self, launch: Launch, tell: Callable[[str], None] | None) -> None:
         """Carry out a launch to its end, and say so when libvirt keeps it waiting."""

@@ -13,17 +13,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum, auto
-from pathlib import Path
 from typing import TypeAlias
 
+from orchestrator.domain.model import Network
 from orchestrator.errors import GuestlaunchError, LaunchError
+from orchestrator.launch import learning
 from orchestrator.launch.clone import Clone, make_clone
 from orchestrator.launch.context import LaunchContext, LaunchSpec, new_id
 from orchestrator.launch.eligibility import outdated, template_facts
 from orchestrator.launch.gate import Rehearsal
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest, from_json
-from orchestrator.launch.template_build import build_template
 from orchestrator.settings import Settings
 from orchestrator.template import store
 from orchestrator.template.model import Facts, key_of
@@ -64,12 +64,12 @@ def next_step(
 
 
 # What launches that can use the same clones have in common.
-_Kind: TypeAlias = tuple[str, str | None, bool, int]
+_Kind: TypeAlias = tuple[str, str | None, bool, int, Network | None]
 
 
 def _kind(spec: LaunchSpec, facts: Facts) -> _Kind:
     own = spec.settings
-    return key_of(facts), own.connect, own.measure, own.console_kib
+    return key_of(facts), own.connect, own.measure, own.console_kib, spec.request.network
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class Pool:
         """Keep clones for such launches from now on; the kind that was wanted longest ago may give way."""
         kind = _kind(spec, facts)
         with self._changed:
-            kept = self._kinds.setdefault(kind, _Kept(spec.without_tool(), facts))
+            kept = self._kinds.setdefault(kind, _Kept(spec.without_tool(attached=True), facts))
             kept.wanted = self._size
             self._kinds.move_to_end(kind)
             for old in list(self._kinds.values())[:-_KINDS]:
@@ -225,16 +225,19 @@ class Pool:
             private_mib=sum(clone.guest.private_mib() for clone in every),
             clone_mib=self._clone_mib,
             bound_mib=self._bound_mib,
-            available_mib=_available_mib(),
+            available_mib=learning.available_mib(),
         )
         if step is Step.DROP:
             self._drop(kept)
             return True
         if step is Step.REST or now_s < kept.not_before_s or self._closing:
             return False
+        if step is Step.BUILD and learning.why_not(kept.spec.settings, kept.facts) is not None:
+            kept.not_before_s = now_s + _AGAIN_SECONDS
+            return False
         try:
             if template is None:
-                build_template(kept.spec, kept.facts, self._context)
+                learning.build(kept.spec, kept.facts, self._context)
             else:
                 self._add(kept)
         except (GuestlaunchError, OSError) as error:
@@ -282,12 +285,3 @@ class Pool:
             launch_id, status = clone.place.launch_id, clone.guest.exit_code
             self._context.emit("standby_died", level="warning", launch_id=launch_id, exit_status=status)
             clone.close()
-
-
-def _available_mib() -> int:
-    """Return how much memory the host has available (proc(5), MemAvailable)."""
-    with contextlib.suppress(OSError, ValueError, IndexError), Path("/proc/meminfo").open(encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) // 1024
-    return 0

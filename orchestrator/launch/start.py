@@ -89,12 +89,15 @@ def choose_start(
         return ColdStart(spec, context, recorder, cold_reason)
     facts = template_facts(spec)
     if pool is not None:
-        pool.want(spec, facts)
-        clone = pool.take(spec, facts)
+        network = spec.request.network
+        # A clone that is kept ready cannot have joined the socket of a tool that has not come yet.
+        waits = (network is None or network.stream_path is None) and not spec.request.extra_args
+        pool.want(spec if waits else spec.without_tool(), facts)
+        clone = pool.take(spec, facts) if waits else None
         if clone is not None:
             return StandbyStart(spec, context, recorder, clone)
     template = templates.find(settings.state_dir, facts)
     if template is None and settings.start != "warm":
         cold_reason = "there is no template for it (guestlaunch template build makes one)"
-        return ColdStart(spec, context, recorder, cold_reason)
+        return ColdStart(spec, context, recorder, cold_reason, facts)
     return WarmStart(spec, context, recorder, facts, template)

@@ -21,18 +21,19 @@ from orchestrator.launch.gate import Rehearsal
 from orchestrator.launch.staging import make_loader, make_place, root_overlay
 from orchestrator.settings import Settings
 from orchestrator.template import store
-from orchestrator.template.model import FIRMWARE, NVRAM, RAM, STATE, Facts, Template
+from orchestrator.template.model import CONSOLE, FIRMWARE, NVRAM, RAM, STATE, Facts, Template
 
 _FIRMWARE_BYTES = 4096
 _FULL_BYTES = 1 << 20
 _END_SECONDS = 20.0
 
 
-def build_template(spec: LaunchSpec, facts: Facts, context: LaunchContext) -> Template:
+def build_template(spec: LaunchSpec, facts: Facts, context: LaunchContext, *, learned: bool = False) -> Template:
     """Return the template for facts, built now unless somebody else has just done so.
 
     :param facts: of `eligibility.template_facts`, for the same spec.
     :param context: of whoever needs it; its stop ends the build.
+    :param learned: nobody asked for it.
     :raise GuestlaunchError: it could not be built; nothing is left behind.
     """
     settings = spec.settings
@@ -52,9 +53,10 @@ def build_template(spec: LaunchSpec, facts: Facts, context: LaunchContext) -> Te
                     facts,
                     request=asdict(spec.without_tool().request),
                     seconds=time.monotonic() - began,
+                    learned=learned,
                 )
                 _clear_outdated(settings, template)
-    context.emit("template_built", key=template.key, seconds=template.seconds)
+    context.emit("template_built", key=template.key, seconds=template.seconds, learned=template.learned)
     return template
 
 
@@ -97,6 +99,8 @@ def _boot_and_save(spec: LaunchSpec, context: LaunchContext, directory: Path, ow
         Rehearsal(guest, place, connection.lost, settings, save).run(context.stop, at_gate=False)
     finally:
         guest.remove(_END_SECONDS)
+    place.console.port.drain()
+    (directory / CONSOLE).write_bytes(place.console.ring.content())
     if loader is not None and loader.nvram is not None and plan.profile.arch is not Arch.AARCH64:
         shutil.copyfile(loader.nvram, directory / NVRAM)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
+from orchestrator.domain.cloning import split_cmdline
 from orchestrator.domain.model import Domain
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.guest import Guest
@@ -36,7 +37,10 @@ class _CloneStart:
         return {"template": self.template.key}
 
     def prepare(self, guest: Guest, place: Place) -> FwCfg:
-        """Plug in the tool's disks. Nothing crosses fw_cfg."""
+        """Plug in the tool's disks; nothing crosses fw_cfg. A tool that wants to see a boot is shown its template's."""
+        if "guestfs_verbose=1" in split_cmdline(self._spec.cmdline)[1]:
+            with contextlib.suppress(OSError):
+                place.console.tell(self.template.recording())
         attach(guest, place, self._spec)
         return FwCfg(requested=self._spec.settings.fw_cfg_dma)
 

@@ -28,7 +28,8 @@ OWN_VARIABLES: Mapping[str, str] = {
 # What one launch may ask for by itself; the rest belongs to the process that launches.
 PER_LAUNCH = frozenset(
     {
-        "profile", "connect", "fw_cfg_dma", "accel", "start", "appliance", "memory_mib", "vcpus", "cpu", "timeline",
+        "profile", "connect", "fw_cfg_dma", "accel", "start", "learn", "appliance", "memory_mib", "vcpus", "cpu",
+        "timeline",
         "console_kib", "measure", "image_policy", "image_roots", "image_max_gib", "confine", "guest_aslr", "deadlines",
     }
 )  # fmt: skip

@@ -67,6 +67,11 @@ class Settings:
         under it, else TCG.
     :ivar start: how launches start. `auto` clones a template where one fits the launch, else boots; `warm` makes the
         template first where there is none; `cold` always boots.
+    :ivar learn: whether `auto` has a template built in the background, at idle priority, when a launch booted for want
+        of one. guestlaunchd, where it keeps clones ready, does so in any case.
+    :ivar learned_templates: how many such templates there may be. Those that were not cloned for longest go first.
+        Templates that were asked for do not count, and stay.
+    :ivar learned_mib: how much space they may take together, in MiB.
     :ivar appliance: the directory of a fixed appliance. By default the newest one that was built for the guest's
         architecture.
     :ivar memory_mib: the guest's memory in MiB. By default what the tool asks for.
@@ -103,6 +108,9 @@ class Settings:
     fw_cfg_dma: bool = True
     accel: str = "auto"
     start: str = "auto"
+    learn: bool = True
+    learned_templates: int = 8
+    learned_mib: int = 4096
     appliance: Path | None = None
     memory_mib: int | None = None
     vcpus: int | None = None

@@ -19,10 +19,11 @@ from orchestrator.values import dataclass
 
 Facts: TypeAlias = Mapping[str, str | int]
 
-FORMAT = 3  # version of a template's files, manifest and gate; templates of another are swept
+FORMAT = 4  # version of a template's files, manifest and gate; templates of another are swept
 MANIFEST = "template.json"
-RAM, STATE, ROOT, NVRAM, FIRMWARE = "ram", "state", "root.qcow2", "nvram.fd", "firmware"
-FILES = (RAM, STATE, ROOT, FIRMWARE)
+USES = "uses"  # a byte for each clone
+RAM, STATE, ROOT, NVRAM, FIRMWARE, CONSOLE = "ram", "state", "root.qcow2", "nvram.fd", "firmware", "console"
+FILES = (RAM, STATE, ROOT, FIRMWARE, CONSOLE)
 
 
 def identity(path: str | Path) -> str:
@@ -48,6 +49,7 @@ class Template:
     :ivar facts: what it depends on, by name.
     :ivar request: the launch request that it was booted for, as JSON values.
     :ivar files: size and digest of each of its files.
+    :ivar learned: nobody asked for it: it was made for a kind of launch that had none.
     :ivar built: when, ISO 8601 in UTC; `seconds` is how long it took.
     """
 
@@ -58,6 +60,7 @@ class Template:
     files: Mapping[str, tuple[int, str]]
     built: str
     seconds: float
+    learned: bool = False
 
     @property
     def ram(self) -> Path:
@@ -84,10 +87,27 @@ class Template:
         """The variable store, where the profile's clones have flash."""
         return self.path / NVRAM
 
+    def recording(self) -> bytes:
+        """Return what firmware and kernel said on the console when the template booted, marked as a recording.
+
+        :raise OSError: it cannot be read.
+        """
+        said = (self.path / CONSOLE).read_bytes()
+        head = f"guestlaunch: this guest is a clone of template {self.key}; recorded when that booted, {self.built}:"
+        return b"%b\r\n%b\r\nguestlaunch: end of the recording\r\n" % (head.encode(), said.rstrip(b"\r\n"))
+
     @property
     def disk_bytes(self) -> int:
         """The space that it takes on disk."""
         return sum(file.stat().st_blocks * 512 for file in self.path.iterdir())
+
+    @property
+    def uses(self) -> int:
+        """How many clones it has had."""
+        try:
+            return (self.path / USES).stat().st_size
+        except OSError:
+            return 0
 
     @property
     def used_s(self) -> float:
@@ -105,4 +125,9 @@ class Template:
                 raise NotFoundError("cannot use the template", self.key, "it has just been removed")
             with suppress(OSError):  # on a file system that has become read-only, a clone has no use for this
                 os.utime(self.path)
+                uses = os.open(self.path / USES, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    os.write(uses, b".")
+                finally:
+                    os.close(uses)
             yield

@@ -62,6 +62,7 @@ def _read(directory: Path) -> Template:
         files={name: (size, made) for name, (size, made) in said["files"].items()},
         built=said["built"],
         seconds=said["seconds"],
+        learned=said.get("learned") is True,
     )
 
 
@@ -106,12 +107,15 @@ def building(state_dir: Path) -> Iterator[None]:
         yield
 
 
-def publish(state_dir: Path, built: Path, facts: Facts, *, request: Mapping[str, Any], seconds: float) -> Template:
+def publish(
+    state_dir: Path, built: Path, facts: Facts, *, request: Mapping[str, Any], seconds: float, learned: bool = False
+) -> Template:
     """Make a finished directory the template for facts; one that was there before goes.
 
     :param built: a directory of `staging` with all files of a template.
     :param request: the launch request that it was booted for.
     :param seconds: how long the build took.
+    :param learned: nobody asked for it.
     """
     names = [name for name in (*FILES, NVRAM) if (built / name).exists()]
     said = {
@@ -122,6 +126,7 @@ def publish(state_dir: Path, built: Path, facts: Facts, *, request: Mapping[str,
         "files": {name: ((built / name).stat().st_size, digest(built / name)) for name in names},
         "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": seconds,
+        "learned": learned,
     }
     (built / MANIFEST).write_text(json.dumps(said, indent=2) + "\n")
     final = _directory(state_dir, facts)
@@ -164,6 +169,26 @@ def prune(state_dir: Path, *, most_bytes: int | None = None, unused_s: float | N
     for one in left:
         old = unused_s is not None and now - one.used_s > unused_s
         if (old or (most_bytes is not None and sum(takes.values()) > most_bytes)) and remove(one):
+            removed.append(one)
+            del takes[one.key]
+    return removed
+
+
+def make_room(state_dir: Path, newest: Template, *, most: int, most_bytes: int) -> list[Template]:
+    """Remove templates that nobody asked for, those that were not used for longest first, until the rest fits.
+
+    Those in use stay, and the newest, for which room is made.
+
+    :param most: how many there may be; `most_bytes` the space that they may take together.
+    :return: what was removed.
+    """
+    learned = sorted((one for one in templates(state_dir) if one.learned), key=lambda one: one.used_s)
+    takes = {one.key: one.disk_bytes for one in learned}
+    removed = []
+    for one in learned:
+        if len(takes) <= most and sum(takes.values()) <= most_bytes:
+            break
+        if one.key != newest.key and remove(one):
             removed.append(one)
             del takes[one.key]
     return removed

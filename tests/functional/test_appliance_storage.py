@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import ast
-import http.server
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,31 +11,9 @@ import pytest
 from tests.disks import MIB, DiskFactory, bus_is_passed_on
 from tests.running import Guestlaunch
 from tests.storage import commands
+from tests.web import fetching, web_server
 
 TCG = ("--accel", "tcg")
-
-
-@contextmanager
-def web_server(answer: bytes) -> Iterator[int]:
-    """Serve one answer on a port of the loopback interface, which slirp's gateway address leads to."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_surroundings_of_the_daemon(guestlaunch: Guestlaunch, disk_image: DiskFactory, tmp_path: Path) -> None:
@@ -49,9 +23,7 @@ def test_surroundings_of_the_daemon(guestlaunch: Guestlaunch, disk_image: DiskFa
     virtio_disk = "/dev/vda" if bus_is_passed_on() else "/dev/sdb"
     fetch = tmp_path / "fetch"  # newer appliances have no curl
     with web_server(b"from the host\n") as port:
-        fetch.write_text(
-            f"exec 3<>/dev/tcp/169.254.2.2/{port}\nprintf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3\ntail -n 1 <&3\n"
-        )
+        fetch.write_text(fetching(port))
         script = commands(
             f"add-drive {disk} readonly:true format:raw",
             f"add-drive {virtio} readonly:true format:raw iface:virtio",

@@ -15,8 +15,10 @@ import pytest
 
 from tests.disks import MIB, DiskFactory, bus_is_passed_on, by_name, naming_relatively
 from tests.identities import assert_unlike, identities
+from tests.leftovers import left_behind, look
 from tests.records import events, records, seen
 from tests.running import Guestlaunch
+from tests.web import fetching, web_server
 
 TCG = ("--accel", "tcg")
 CLONES = 16  # what clones have from their template they would all have
@@ -247,22 +249,89 @@ def test_the_clock_is_the_hosts(guestlaunch: Guestlaunch, disk_image: DiskFactor
 
 
 def test_a_verbose_tool(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path, template: Path) -> None:
-    """The guest's /init and guestfsd are as talkative as in a cold launch, though their template was not."""
+    """The guest's /init and guestfsd are as talkative as in a cold launch, though their template was not.
+
+    What firmware and kernel said when that booted comes first, and is marked as recorded. No clone has a network card
+    that did not ask for one.
+    """
     command = ("guestfish", *TCG, "--start", "warm", "--", "--ro", "-a", disk_image(), "run", ":", "list-devices")
-    result = guestlaunch(*command, environ={"LIBGUESTFS_DEBUG": "1"}).ok()
-    assert result.stdout.split() == ["/dev/sda"]
-    for text in ("guestfsd --verbose", "guestfsd: <= list_devices", "/proc/mdstat"):
-        assert text in result.stderr
+    script = (":", "debug", "sh", "ls /sys/class/net")
+    result = guestlaunch(*command, *script, environ={"LIBGUESTFS_DEBUG": "1"}).ok()
+    assert result.stdout.split() == ["/dev/sda", "lo"]
+    expected = (
+        f"guestlaunch: this guest is a clone of template {template.name.removeprefix('aarch64-uefi-')}; recorded",
+        "UEFI firmware (version",
+        "Linux version ",
+        "Run /init as init process",
+        "Starting /init script ...",
+        "guestlaunch: end of the recording",
+        "/proc/mdstat",
+        "guestfsd --verbose",
+        "guestfsd: <= list_devices",
+    )
+    places = [result.stderr.find(text) for text in expected]
+    assert -1 not in places, dict(zip(expected, places, strict=True))
+    assert places == sorted(places)
     assert records(evidence)[-1]["start"] == "warm"
+
+
+def test_devices_of_the_users_own(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:
+    """A device that was added by `config` is found; what only the host sees goes with any template."""
+    script = (
+        f"add-drive {disk_image()} readonly:true",
+        "config -msg timestamp=on",
+        "config -device virtio-balloon-pci,id=balloon",
+        "run",
+        "list-filesystems",
+        'debug sh "cat /sys/bus/pci/devices/0000:00:01.0/device"',
+    )
+    assert guestfish("warm", *script).split() == ["/dev/sda:", "ext4", "0x1002"]
+
+
+def test_a_network(guestfish: Guestfish, disk_image: DiskFactory, tmp_path: Path, template: Path) -> None:
+    """A tool that asks for a network has libguestfs's, in a clone as in a boot, though no template has any."""
+    fetch = tmp_path / "fetch"
+    with web_server(b"from the host\n") as port:
+        fetch.write_text(fetching(port))
+        script = (
+            f"add-drive {disk_image()} format:raw",
+            "set-network true",
+            "run",
+            f"debug-upload {fetch} /tmp/fetch 0755",
+            'debug sh "bash /tmp/fetch"',
+            'debug sh "ip -4 -o address show scope global; ip -4 route; cat /etc/resolv.conf"',
+            "list-filesystems",
+        )
+        cold, warm = (guestfish(start, *script) for start in ("cold", "warm"))
+    assert warm == cold
+    for text in ("from the host", "inet 169.254.2.15/16", "default via 169.254.2.2", "nameserver 169.254.2.3"):
+        assert text in warm
+    assert "/dev/sda: ext4" in warm
+
+
+@pytest.mark.timeout(900)
+def test_auto_learns(guestlaunch: Guestlaunch, disk_image: DiskFactory, session_dir: Path, evidence: Path) -> None:
+    """A launch of a size that has no template boots; the next one like it is cloned, though nobody built anything.
+
+    The template is made when the tool is gone, at idle priority.
+    """
+    command = ("guestfish", *TCG, "--profile", "aarch64-bare", "--start", "auto", "--", "--ro", "-a", disk_image())
+    environ = {"GUESTLAUNCH_LEARN": "on", "LIBGUESTFS_MEMSIZE": "600"}
+    before = look(session_dir)
+    for _ in range(2):
+        guestlaunch(*command, "run", environ=environ).ok()
+        assert left_behind(session_dir, before, kind="process", within_s=600) == []
+    assert [(one["start"], one["memory_mib"]) for one in records(evidence)] == [("cold", 600), ("warm", 600)]
+    (built,) = events(evidence, "template_built")
+    (listed,) = [one for one in guestlaunch("template", "list", "--json").json() if one["key"] == built["key"]]
+    assert (built["learned"], listed["learned"], listed["uses"]) == (True, True, 1)
 
 
 @pytest.mark.parametrize(
     ("lines", "environ", "why"),
     [
-        (["set-network true"], {}, "network"),
         (["iface"], {}, "virtio bus"),
-        ([], {"LIBGUESTFS_MEMSIZE": "1024"}, "no template"),
-        (["config -device virtio-balloon-pci,id=balloon"], {}, "arguments"),
+        (["config -device usb-ehci,id=usb"], {}, "-device usb-ehci"),
     ],
 )
 def test_what_no_template_serves_is_booted(

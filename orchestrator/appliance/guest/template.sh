@@ -45,6 +45,8 @@ hold_guestfsd() {
 	rm /run/guestlaunch.strace
 }
 
+# The kernel has said on the console what it had to, for clones whose tool wants to see it. From here on it is quiet.
+echo 4 >/proc/sys/kernel/printk
 # Clones have the boot_id of their template, which the kernel does not make anew. Mounted here, it takes no process there.
 : >/run/guestlaunch.boot_id
 mount -o bind /run/guestlaunch.boot_id /proc/sys/kernel/random/boot_id

@@ -15,8 +15,11 @@ from orchestrator.domain.cloning import (
     empty_slot,
     fits_slot,
     misfit,
+    network_words,
     plugs,
     split_cmdline,
+    stranger,
+    to_look_for,
 )
 from orchestrator.domain.layout import TARGETS_PER_SCSI, lay_out
 from orchestrator.domain.model import (
@@ -111,6 +114,44 @@ def test_memory_is_shared_by_the_template_and_private_to_clones() -> None:
     assert as_clone(template, ram="/elsewhere", firmware="/f").ram == Ram(path="/elsewhere", private=True)
 
 
+@pytest.mark.parametrize("network", [None, Network(net="169.254.0.0/16"), Network(stream_path="/s")])
+def test_a_clone_has_the_network_that_was_asked_for(network: Network | None) -> None:
+    """And none else; the template that it continues has the same devices in any case."""
+    users = dataclasses.replace(booting(), network=network)
+    template = as_template(users, "/ram")
+    assert template == as_template(booting(), "/ram")
+    assert as_clone(template, ram="/ram", firmware="/f", network=network).network == network
+
+
+@pytest.mark.parametrize(
+    ("arguments", "strange", "looks"),
+    [
+        ((), None, False),
+        (("-name", "x", "-trace", "enable=y", "-s", "--gdb", "tcp::1"), None, False),
+        (("-object", "filter-dump,id=f,netdev=n,file=/d", "-netdev", "user,id=n"), None, False),
+        (("-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n"), None, True),
+        (("--device", "virtio-balloon-pci"), None, True),
+        (("-device", "virtio-balloon-pci", "-device", "usb-ehci"), "-device usb-ehci", True),
+        (("-object", "memory-backend-ram,id=m,size=1M"), "-object memory-backend-ram,id=m,size=1M", False),
+        (("-cpu", "max"), "-cpu max", False),
+        (("-snapshot",), "-snapshot", False),
+        (("-s", "-set", "a.b.c=d"), "-set a.b.c=d", False),
+    ],
+)
+def test_what_can_be_added_to_a_saved_guest(arguments: tuple[str, ...], strange: str | None, looks: bool) -> None:
+    """What only the host sees, and devices on the bus where the guest can look for more."""
+    assert stranger(arguments) == strange
+    assert to_look_for(None, arguments) is looks
+
+
+def test_what_a_guest_is_told_of_its_network() -> None:
+    """The one that libguestfs asks for has fixed addresses; what another has, its server says."""
+    told = "guestlaunch.address=169.254.2.15,255.255.0.0,169.254.2.2,169.254.2.3"
+    assert network_words(Network(net="169.254.0.0/16")) == (told,)
+    for other in (None, Network(net="10.0.0.0/8"), Network(stream_path="/s")):
+        assert network_words(other) == ()
+
+
 def test_a_template_has_nothing_of_a_tools() -> None:
     """Neither disks nor network; guestfsd's port is there and leads nowhere; its init stops at the gate."""
     users = dataclasses.replace(booting(disks=(USERS, USERS)), network=Network(net="169.254.0.0/16"))
@@ -121,8 +162,7 @@ def test_a_template_has_nothing_of_a_tools() -> None:
         Channel(name=GUESTFSD_CHANNEL, path=None),
         Channel(name=CONTROL_CHANNEL, path="/control"),
     )
-    assert template.cmdline.split()[-1] == GATE_WORD
-    assert template.cmdline.split()[:2] == ["panic=1", "quiet"]
+    assert template.cmdline == f"{users.cmdline} {GATE_WORD}"  # not made quiet: what the kernel says is recorded
 
 
 @pytest.mark.parametrize("arch", Arch)
@@ -144,7 +184,7 @@ def test_the_root_takes_no_disks_place(arch: Arch) -> None:
         ("a TERM=linux b", "a b", ("TERM=linux",)),
         ("guestfs_verbose=1 x guestfs_rescue=1", "x", ("guestfs_verbose=1", "guestfs_rescue=1")),
         ("guestfs_channel=/dev/x guestfs_noreboot=1", "", ("guestfs_channel=/dev/x", "guestfs_noreboot=1")),
-        ("guestfs_network=1 a", "guestfs_network=1 a", ()),  # no clone has a network
+        ("guestfs_network=1 a", "a", ("guestfs_network=1",)),
         ("TERMS=1 xTERM=1", "TERMS=1 xTERM=1", ()),
         ("TERM=a TERM=a b TERM=c", "b", ("TERM=a", "TERM=a", "TERM=c")),
         ('q="TERM=1 x" y', 'q="TERM=1 x" y', ()),

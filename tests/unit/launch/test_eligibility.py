@@ -99,12 +99,17 @@ def spec(planned: Plan, request: LaunchRequest = REQUEST, settings: Settings = S
 
 
 def test_an_ordinary_launch_can_be_warm(tmp_path: Path) -> None:
-    """Nothing speaks against disks on the SCSI bus, a verbose tool, other memory or CPUs, a local connection."""
+    """Nothing speaks against disks on the SCSI bus, a verbose tool, a network, another size, a local connection."""
     assert why_not_warm(spec(plan(tmp_path))) is None
     request = dataclasses.replace(REQUEST, cmdline="guestfs_verbose=1", memory_mib=4096, vcpus=4, guestfsd_path="/s")
     for uri in (None, "qemu:///embed", "qemu:///system", "qemu:///session", "qemu+unix:///system?socket=/s"):
         settings = dataclasses.replace(SETTINGS, connect=uri, memory_mib=2048, cpu="max", measure=False)
         assert why_not_warm(spec(plan(tmp_path, disks=(SCSI,) * 30), request, settings)) is None
+    for network in (Network(net="169.254.0.0/16"), Network(stream_path="/s")):
+        networked = dataclasses.replace(REQUEST, network=network, cmdline=f"{REQUEST.cmdline} guestfs_network=1")
+        assert why_not_warm(spec(plan(tmp_path), networked)) is None
+        # Whoever asks for none is never given another's: it is the clone that has it, not the template.
+        assert template_facts(spec(plan(tmp_path), networked)) == template_facts(spec(plan(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -116,8 +121,7 @@ def test_an_ordinary_launch_can_be_warm(tmp_path: Path) -> None:
         ({"appliance": appliance(manifest(guest_scripts="sha256:other"))}, {}, {}, "another guestlaunch"),
         ({"appliance": appliance(manifest(guest_scripts=""))}, {}, {}, "another guestlaunch"),
         ({}, {}, {"fw_cfg_dma": False}, "DMA"),
-        ({}, {"network": Network(net="169.254.0.0/16")}, {}, "network"),
-        ({}, {"extra_args": ("-device", "x")}, {}, "arguments of the user's own"),
+        ({}, {"extra_args": ("-device", "x")}, {}, "arguments of the user's own (-device x)"),
         ({}, {"start_paused": True}, {}, "debugger"),
         ({}, {}, {"connect": "qemu+ssh://host/system"}, "another host"),
         ({"disks": (SCSI, dataclasses.replace(SCSI, bus=DiskBus.VIRTIO))}, {}, {}, "virtio bus"),

@@ -129,8 +129,7 @@ OF_A_BOOT: list[tuple[object, str, int]] = [
 OF_A_CLONE: list[tuple[object, str, int]] = [
     (Template, "hold", 1),
     (clone, "root_overlay", 1),
-    (clone, "describe_template", 1),
-    (clone, "as_clone", 1),
+    (clone, "describe_clone", 1),
 ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.launch import standby
+from orchestrator.launch import learning, standby
 from orchestrator.launch.context import LaunchContext, LaunchSpec
 from orchestrator.launch.gate import Rehearsal
 from orchestrator.launch.standby import Pool, Step, next_step
@@ -93,7 +93,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Clone]:
     monkeypatch.setattr(Rehearsal, "run", lambda *_, **__: None)
     monkeypatch.setattr(store, "find", lambda *_: "a template")
     monkeypatch.setattr(standby, "outdated", lambda _: None)
-    monkeypatch.setattr(standby, "_available_mib", lambda: 8192)
+    monkeypatch.setattr(learning, "available_mib", lambda: 8192)
     monkeypatch.setattr(standby, "_LOOK_SECONDS", 0.01)
     return clones
 

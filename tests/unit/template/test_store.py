@@ -16,6 +16,7 @@ import pytest
 from orchestrator.errors import LaunchError, NotFoundError
 from orchestrator.template import store
 from orchestrator.template.model import (
+    CONSOLE,
     FIRMWARE,
     FORMAT,
     MANIFEST,
@@ -32,12 +33,12 @@ from orchestrator.template.model import (
 FACTS: Facts = {"profile": "aarch64-uefi", "qemu": "/q 1 2", "memory_mib": 768}
 
 
-def publish(state_dir: Path, facts: Facts = FACTS, *, nvram: bool = False) -> Template:
+def publish(state_dir: Path, facts: Facts = FACTS, *, nvram: bool = False, learned: bool = False) -> Template:
     """Publish a template of a few bytes."""
     with store.staging(state_dir) as directory:
-        for name in (RAM, STATE, ROOT, FIRMWARE, *((NVRAM,) if nvram else ())):
+        for name in (RAM, STATE, ROOT, FIRMWARE, CONSOLE, *((NVRAM,) if nvram else ())):
             (directory / name).write_bytes(name.encode() * 100)
-        return store.publish(state_dir, directory, facts, request={}, seconds=1.5)
+        return store.publish(state_dir, directory, facts, request={}, seconds=1.5, learned=learned)
 
 
 def below(state_dir: Path) -> list[str]:
@@ -299,7 +300,46 @@ def test_what_was_not_cloned_for_longest_goes_first(tmp_path: Path) -> None:
     with made[2].hold():  # which is a use
         assert store.prune(tmp_path) == []
         assert store.prune(tmp_path, unused_s=35 * 86_400) == [made[0]]
-        assert store.prune(tmp_path, most_bytes=2 * made[1].disk_bytes) == [made[1]]
+        assert store.prune(tmp_path, most_bytes=made[2].disk_bytes + made[3].disk_bytes) == [made[1]]
         assert store.prune(tmp_path, most_bytes=0) == [made[3]]
     assert store.templates(tmp_path) == [made[2]]
     assert store.prune(tmp_path, most_bytes=made[2].disk_bytes, unused_s=3_600) == []
+
+
+def test_room_is_made_among_what_nobody_asked_for(tmp_path: Path) -> None:
+    """By number and by space, those that were not used for longest first; the newest, and those in use, stay."""
+    asked = publish(tmp_path, {**FACTS, "memory_mib": 1})
+    made = [publish(tmp_path, {**FACTS, "memory_mib": size}, learned=True) for size in (2, 3, 4, 5)]
+    for days, one in zip((50, 40, 30, 20, 10), (asked, *made), strict=True):
+        used = time.time() - days * 86_400
+        os.utime(one.path, (used, used))
+    assert [one.learned for one in store.templates(tmp_path) if one.key == asked.key] == [False]
+    newest, size = made[3], made[3].disk_bytes
+    assert store.make_room(tmp_path, newest, most=4, most_bytes=100 * size) == []
+    assert store.make_room(tmp_path, newest, most=3, most_bytes=100 * size) == [made[0]]
+    with made[1].hold():
+        os.utime(made[1].path, (1, 1))
+        assert store.make_room(tmp_path, newest, most=9, most_bytes=size + made[1].disk_bytes) == [made[2]]
+    assert store.make_room(tmp_path, newest, most=1, most_bytes=0) == [made[1]]
+    assert {one.key for one in store.templates(tmp_path)} == {asked.key, newest.key}
+
+
+def test_uses_are_counted(tmp_path: Path) -> None:
+    """Each clone holds its template, and counts; the count is no part of what was built."""
+    made = publish(tmp_path)
+    assert made.uses == 0
+    for _ in range(3):
+        with made.hold():
+            pass
+    assert made.uses == 3
+    assert store.damage(made) is None
+
+
+def test_a_recording_is_marked(tmp_path: Path) -> None:
+    """What the template said at its boot stands between two lines of ours, which name it."""
+    made = publish(tmp_path)
+    first, *said, last = made.recording().split(b"\r\n")[:-1]
+    assert made.key.encode() in first
+    assert b"recorded" in first
+    assert b"".join(said) == CONSOLE.encode() * 100
+    assert last == b"guestlaunch: end of the recording"

@@ -1,0 +1,36 @@
+"""A web server on the host, and how a guest that has a network asks it without any program for that."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def web_server(answer: bytes) -> Iterator[int]:
+    """Serve one answer on a port of the loopback interface, which slirp's gateway address leads to."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def fetching(port: int) -> str:
+    """Return a script for bash in a guest that prints the last line of what the server answers."""
+    return f"exec 3<>/dev/tcp/169.254.2.2/{port}\nprintf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3\ntail -n 1 <&3\n"
