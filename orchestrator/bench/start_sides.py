@@ -24,8 +24,9 @@ STANDBY = "standby"
 OURS: Mapping[str, Mapping[str, str]] = {
     COLD_WITHOUT_DMA: {"start": "cold", "fw-cfg-dma": "off"},
     COLD: {"start": "cold", "fw-cfg-dma": "on"},
-    WARM: {"start": "auto"},  # which makes no template: a launch that did that would not be what a warm one costs
-    STANDBY: {"start": "auto"},
+    # What makes no template: a launch that did that, or had others do it, would not be what a warm one costs.
+    WARM: {"start": "auto", "learn": "off"},
+    STANDBY: {"start": "auto", "learn": "off"},
 }
 _RECORDED = {COLD_WITHOUT_DMA: Start.COLD, COLD: Start.COLD, WARM: Start.WARM, STANDBY: Start.STANDBY}
 
