@@ -47,6 +47,8 @@ def qemu_arguments(domain: Domain, layout: Layout) -> list[str]:
     """
     state = "on" if domain.fw_cfg_dma else "off"
     arguments = ["-global", f"{FW_CFG_DRIVER[domain.profile.arch]}.dma_enabled={state}"]
+    if domain.interface is not None and domain.kernel is None and domain.fw_cfg_dma:
+        arguments = []  # QEMU's default, of a domain that libvirt can describe whole
     if domain.trace_path is not None:
         for event in TRACE_EVENTS:
             arguments += ["-trace", f"enable={event}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 from orchestrator.domain.layout import (
+    NETWORK_SLOT,
     RNG_SLOT,
     SERIAL_SLOT,
     SHARE_SLOT,
@@ -16,7 +17,18 @@ from orchestrator.domain.layout import (
     Layout,
     PciAddress,
 )
-from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FileSource, Share
+from orchestrator.domain.model import (
+    Arch,
+    Backing,
+    Channel,
+    Disk,
+    DiskBus,
+    Domain,
+    FileSource,
+    Interface,
+    InterfaceKind,
+    Share,
+)
 from orchestrator.domain.passthrough import native, snapshot_error
 from orchestrator.errors import DiskError
 
@@ -42,6 +54,8 @@ def devices_element(domain: Domain, layout: Layout) -> ET.Element:
         devices.append(share_element(domain.share))
     if domain.console_path is not None or domain.kept:
         devices.append(serial_element(domain.console_path, domain.profile.arch))
+    if domain.interface is not None:
+        devices.append(interface_element(domain.interface))
     for number, channel in enumerate(domain.channels, start=1):
         devices.append(channel_element(channel, number))
     devices.append(memballoon_element())
@@ -65,6 +79,8 @@ def disk_element(disk: Disk, index: int, place: DiskPlace) -> ET.Element:
         element.set("model", _VIRTIO)
     element.append(_driver_element(disk))
     ET.SubElement(element, "source", {attribute: disk.source.path})
+    if disk.backing is not None:
+        element.append(backing_element(disk.backing))
     sizes = {"logical_block_size": disk.logical_block_size, "physical_block_size": disk.physical_block_size}
     if any(sizes.values()):
         ET.SubElement(element, "blockio", {key: str(size) for key, size in sizes.items() if size})
@@ -74,9 +90,32 @@ def disk_element(disk: Disk, index: int, place: DiskPlace) -> ET.Element:
         ET.SubElement(element, "readonly")
     if disk.serial is not None:
         ET.SubElement(element, "serial").text = disk.serial
+    if disk.boot_order is not None:
+        ET.SubElement(element, "boot", order=str(disk.boot_order))
     if disk.alias is not None:
         ET.SubElement(element, "alias", name=disk.alias)
     element.append(_disk_address(place))
+    return element
+
+
+def backing_element(backing: Backing) -> ET.Element:
+    """Return the `<backingStore>` of an overlay. The system's daemon would give the file to QEMU's user, for good."""
+    element = ET.Element("backingStore", type="file")
+    ET.SubElement(element, "format", type=backing.format)
+    source = ET.SubElement(element, "source", file=backing.path)
+    ET.SubElement(source, "seclabel", model="dac", relabel="no")
+    return element
+
+
+def interface_element(interface: Interface) -> ET.Element:
+    """Return `<interface>`. Its option ROM would have the firmware load a network boot loader."""
+    element = ET.Element("interface", type=interface.kind.value)
+    if interface.source is not None:
+        attribute = "bridge" if interface.kind is InterfaceKind.BRIDGE else "network"
+        ET.SubElement(element, "source", {attribute: interface.source})
+    ET.SubElement(element, "model", type=_VIRTIO)
+    ET.SubElement(element, "rom", enabled="no")
+    element.append(pci_element(PciAddress(slot=NETWORK_SLOT)))
     return element
 
 
@@ -163,7 +202,7 @@ def serial_element(path: str | None, arch: Arch) -> ET.Element:
 
 def channel_element(channel: Channel, port: int) -> ET.Element:
     """Return `<channel>`: virtio-serial port number port (from 1; 0 is the console's), and its socket if any."""
-    element = ET.Element("channel", type="null" if channel.path is None else "unix")
+    element = ET.Element("channel", type="null" if channel.path is None and not channel.kept else "unix")
     if channel.path is not None:
         ET.SubElement(element, "source", mode="connect", path=channel.path)
     ET.SubElement(element, "target", type="virtio", name=channel.name)

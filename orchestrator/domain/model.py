@@ -33,6 +33,14 @@ class FirmwareKind(StrEnum):
     NONE = "none"  # QEMU's own boot stub
 
 
+class InterfaceKind(StrEnum):
+    """What a network interface that libvirt describes is joined to."""
+
+    USER = "user"  # QEMU's own network, behind the host's address
+    NETWORK = "network"  # one of libvirt's
+    BRIDGE = "bridge"  # one of the host's
+
+
 class DiskBus(StrEnum):
     """Bus that a disk is attached to."""
 
@@ -81,6 +89,14 @@ class NetworkSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Backing:
+    """The image below an overlay of ours: somebody's file, whose owner stays as it is."""
+
+    path: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
     """One disk, in the order the guest sees it.
 
@@ -93,6 +109,7 @@ class Disk:
     away. Block sizes are bytes. `options` are QEMU's block options for files that the image names and that QEMU would
     not find by itself (`orchestrator.images.chain`). `graph` is QEMU's whole block graph as JSON, where it is to follow
     nothing of what headers say (`orchestrator.images.policy`), and `identities` are device and inode of its files.
+    `boot_order` counts from 1; where one disk has one, nothing without one is booted.
     """
 
     source: FileSource | NetworkSource
@@ -112,6 +129,8 @@ class Disk:
     options: tuple[tuple[str, str], ...] = ()
     graph: str | None = None
     identities: tuple[tuple[int, int], ...] = ()
+    backing: Backing | None = None
+    boot_order: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,10 +159,14 @@ class Loader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
-    """A virtio-serial port `name` joined to the unix socket `path`, which somebody listens on; None: to nothing yet."""
+    """A virtio-serial port `name` joined to the unix socket `path`, which somebody listens on; None: to nothing yet.
+
+    :ivar kept: libvirt makes the socket, and lets its clients open it.
+    """
 
     name: str
     path: str | None
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +175,24 @@ class Network:
 
     net: str | None = None  # "169.254.0.0/16"
     stream_path: str | None = None  # passt's unix socket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    """The virtio-net interface of a user's own domain; `source` names what it is joined to."""
+
+    kind: InterfaceKind
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """What libvirt keeps of a domain for us: one element in a namespace of our own, with attributes."""
+
+    namespace: str
+    prefix: str
+    name: str
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,4 +292,6 @@ class Domain:
     oem_strings: tuple[str, ...] = ()  # files, each of which holds one SMBIOS OEM string (type 11)
     share: Share | None = None
     panic_device: bool = False  # the guest's kernel can tell QEMU that it panicked
+    interface: Interface | None = None  # of a user's own domain, which others change, too
+    metadata: Metadata | None = None
     privileges: Privileges | None = None  # where they are not libvirt's daemon's, or the user's own

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 from orchestrator.domain.arguments import qemu_arguments
 from orchestrator.domain.devices import devices_element, disk_element
 from orchestrator.domain.layout import DiskPlace, lay_out
-from orchestrator.domain.model import Accel, Arch, Disk, Domain, Loader
+from orchestrator.domain.model import Accel, Arch, Disk, Domain, Loader, Metadata
 from orchestrator.errors import UsageError
 from orchestrator.files import NOT_IN_XML
 
@@ -33,6 +33,8 @@ def domain_xml(domain: Domain) -> str:
     root = ET.Element("domain", type="kvm" if domain.accel is Accel.KVM else "qemu")
     root.append(_name_element(domain.name))
     ET.SubElement(root, "uuid").text = domain.uuid
+    if domain.metadata is not None:
+        ET.SubElement(root, "metadata").append(metadata_element(domain.metadata))
     ET.SubElement(root, "memory", unit="MiB").text = str(domain.memory_mib)
     ET.SubElement(root, "vcpu", placement="static").text = str(domain.vcpus)
     root.append(os_element(domain))
@@ -48,10 +50,19 @@ def domain_xml(domain: Domain) -> str:
     root.append(devices_element(domain, layout))
     if domain.run_as is not None:
         root.append(seclabel_element(domain.run_as))
+    arguments = qemu_arguments(domain, layout)
+    if not arguments:
+        return to_text(root)
     commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
-    for argument in qemu_arguments(domain, layout):
+    for argument in arguments:
         ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}arg", value=argument)
     return to_text(root)
+
+
+def metadata_element(metadata: Metadata) -> ET.Element:
+    """Return our element of `<metadata>`."""
+    ET.register_namespace(metadata.prefix, metadata.namespace)
+    return ET.Element(f"{{{metadata.namespace}}}{metadata.name}", dict(metadata.attributes))
 
 
 def seclabel_element(run_as: tuple[int, int]) -> ET.Element:

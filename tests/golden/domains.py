@@ -8,13 +8,18 @@ from orchestrator.domain.cloning import as_clone, as_template
 from orchestrator.domain.model import (
     Accel,
     Arch,
+    Backing,
+    Channel,
     Disk,
     DiskBus,
     Domain,
     FileSource,
     FirmwareKind,
     FwCfgFile,
+    Interface,
+    InterfaceKind,
     Loader,
+    Metadata,
     Network,
     NetworkSource,
     Privileges,
@@ -188,6 +193,34 @@ def kept() -> Domain:
     )
 
 
+def virtual_machine(interface: Interface) -> Domain:
+    """Return a VM of the user's own, over an image."""
+    overlay = Disk(
+        source=FileSource(path="/vms/one/disk.qcow2"),
+        format="qcow2",
+        described=True,
+        bus=DiskBus.VIRTIO,
+        backing=Backing(path="/images/a & b.img", format="raw"),
+        boot_order=1,
+    )
+    return Domain(
+        name="vm",
+        uuid=UUID,
+        profile=load_profile("aarch64-uefi"),
+        accel=Accel.TCG,
+        emulator="/usr/bin/qemu-system-aarch64",
+        memory_mib=2048,
+        vcpus=2,
+        cpu="cortex-a57",
+        loader=Loader(code="/firmware/code.fd", nvram="/vms/one/nvram.fd"),
+        disks=(overlay,),
+        channels=(Channel(name="org.qemu.guest_agent.0", path=None, kept=True),),
+        kept=True,
+        interface=interface,
+        metadata=Metadata(namespace="urn:example:1", prefix="example", name="vm", attributes=(("image", "<i>"),)),
+    )
+
+
 def kernel_run() -> Domain:
     """Return a kernel that is tried, with all that it can be told."""
     made = design(
@@ -249,6 +282,14 @@ def clone(profile: Profile) -> Domain:
 def all_domains() -> dict[str, Domain]:
     """Return the golden files' names and domains."""
     domains = {"minimum": bare_minimum(), "kept": kept(), "kernel-run": kernel_run()}
+    domains |= {
+        f"vm-{kind}": virtual_machine(Interface(kind=kind, source=source))
+        for kind, source in (
+            (InterfaceKind.USER, None),
+            (InterfaceKind.NETWORK, "default"),
+            (InterfaceKind.BRIDGE, "b0"),
+        )
+    }
     for name in profile_names():
         profile = load_profile(name)
         domains |= {

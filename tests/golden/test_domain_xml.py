@@ -11,13 +11,16 @@ import pytest
 from lxml import etree  # type: ignore[import-untyped]
 
 from orchestrator.domain.model import (
+    Backing,
     Channel,
     Disk,
     Domain,
     FileSource,
     FwCfgFile,
     Incoming,
+    Interface,
     Loader,
+    Metadata,
     Network,
     NetworkSource,
     Privileges,
@@ -63,6 +66,9 @@ MADE_OF_VALUES = {
     "privileges",
     "fw_cfg_files",
     "share",
+    "backing",
+    "interface",
+    "metadata",
 }
 
 
@@ -158,7 +164,23 @@ def shown() -> set[tuple[type, str]]:
 
 @pytest.mark.parametrize(
     "kind",
-    [Domain, Disk, FileSource, NetworkSource, Loader, Network, Channel, Ram, Incoming, Privileges, FwCfgFile, Share],
+    [
+        Domain,
+        Disk,
+        FileSource,
+        NetworkSource,
+        Loader,
+        Network,
+        Channel,
+        Ram,
+        Incoming,
+        Privileges,
+        FwCfgFile,
+        Share,
+        Backing,
+        Interface,
+        Metadata,
+    ],
 )
 def test_every_field_shows(kind: type, shown: set[tuple[type, str]]) -> None:
     """Changing any field of the model changes some golden domain: none is forgotten, and none goes unexercised."""
