@@ -58,6 +58,8 @@ def headline(event: Event) -> str:
         return _kernel_headline(event)
     if kind_of(event) == Kind.INSTALL:
         return _step_headline(event)
+    if kind_of(event) == Kind.VM:
+        return _vm_headline(event)
     dma = {True: "DMA on", False: "DMA off", None: "DMA not verified"}[event["fw_cfg_dma"]]
     way = dma if event["start"] == "cold" else event["start"]  # nothing of a clone crosses fw_cfg
     launched = (
@@ -82,6 +84,15 @@ def _step_headline(event: Event) -> str:
     step = event.get("install")
     said = f"{step['step'].replace('_', ' ')} of {step['tree']}, {step['verdict']}" if step else event["outcome"]
     return f"{event['launch_id']}: {said}, {event['profile']}, {accel_of(event)}, {milliseconds(event['total_ns'])}"
+
+
+def _vm_headline(event: Event) -> str:
+    """Return which VM it was, and how long it took to be ready."""
+    vm = event.get("vm")
+    name = f"VM {vm['name']} {'created' if vm['created'] else 'started'}" if vm else "VM"
+    told = f", told by {vm['told_by']}" if vm and vm["told_by"] else ""
+    took = f"ready after {milliseconds(event['launch_ns'])}{told}" if event["launch_ns"] is not None else "not ready"
+    return f"{event['launch_id']}: {name}, {event['profile']}, {accel_of(event)}, {event['outcome']}, {took}"
 
 
 def _unlaunched(event: Event) -> str:

@@ -175,7 +175,7 @@ class Launcher:
         finally:
             # Whatever was raised, each launch has its one line.
             record = self._conclude(launch, launch.record())
-            self._write(record, launch.settings)
+            write_record(record, self.settings, self.log, timeline=launch.settings.timeline)
         if self._missed is not None and self._pool is None and launch.spec is not None and launch.missing is not None:
             self._missed(launch.spec, launch.missing, self.log.emit)
         return record
@@ -282,28 +282,29 @@ class Launcher:
                 self._connections[settings.connect] = connection
             return connection
 
-    def _write(self, record: LaunchRecord, settings: Settings) -> None:
-        """Write the phases and the canonical line to the log, and the line where the launch asked for it."""
-        for tile in record.tiles:
-            if tile.outcome != "not_reached":
-                self.log.emit(**phase_event(record, tile))
-        event = to_event(record)
-        if record.proof_failures:
-            reason = "; ".join(record.proof_failures)
-            self.log.emit("proof_failed", level="error", launch_id=record.launch_id, reason=reason)
-        self.log.emit(**event)
-        from orchestrator.records import store  # here: no guest waits for it
 
-        trouble = store.append(
-            self.settings.state_dir,
-            event,
-            keep_launches=self.settings.keep_launches,
-            keep_days=self.settings.keep_days,
-        )
-        if trouble is not None:
-            self.log.emit("store_failed", level="warning", launch_id=record.launch_id, reason=trouble)
-        if settings.timeline is not None:
-            write_timeline(settings.timeline, event)
+def write_record(record: LaunchRecord, settings: Settings, log: EventLog, *, timeline: str | None) -> None:
+    """Write the phases and the canonical line to the log and the store, and the line where the launch asked for it.
+
+    :param settings: the process's; `timeline` is where the launch wants its line.
+    """
+    for tile in record.tiles:
+        if tile.outcome != "not_reached":
+            log.emit(**phase_event(record, tile))
+    event = to_event(record)
+    if record.proof_failures:
+        reason = "; ".join(record.proof_failures)
+        log.emit("proof_failed", level="error", launch_id=record.launch_id, reason=reason)
+    log.emit(**event)
+    from orchestrator.records import store  # here: no guest waits for it
+
+    trouble = store.append(
+        settings.state_dir, event, keep_launches=settings.keep_launches, keep_days=settings.keep_days
+    )
+    if trouble is not None:
+        log.emit("store_failed", level="warning", launch_id=record.launch_id, reason=trouble)
+    if timeline is not None:
+        write_timeline(timeline, event)
 
 
 def _snapshot(launch: Launch) -> Snapshot:

@@ -31,6 +31,7 @@ BEGINS: Mapping[Phase, tuple[str, str]] = {
     Phase.RESTORE: ("a clone's QEMU is there; the template's state is loaded", "libvirt"),
     Phase.ATTACH: ("the state is loaded, or a clone that was ready is taken; disks are plugged in", "our own clock"),
     Phase.GATE: ("the guest is let through its gate, and looks at its disks", "our own clock"),
+    Phase.CUSTOMISE: ("a VM's disk is there, and an appliance changes what is on it", "our own clock"),
     Phase.GUESTFSD: ("guestfsd starts, or is let go", "a marker from the guest"),
     Phase.READY: ("guestfsd opens its channel", "QEMU's trace"),
     Phase.WORKLOAD: ("the tool has its launch flag", "QEMU's trace"),

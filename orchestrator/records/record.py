@@ -20,11 +20,17 @@ from orchestrator.values import dataclass
 EVENT = "launch_finished"
 PHASE_EVENT = "phase_finished"
 # Other kinds have names of their own: who counts launches by the name, as dashboards do, counts nothing else.
-EVENTS = {Kind.LAUNCH: EVENT, Kind.KERNEL: "kernel_run_finished", Kind.INSTALL: "install_step_finished"}
+EVENTS = {
+    Kind.LAUNCH: EVENT,
+    Kind.KERNEL: "kernel_run_finished",
+    Kind.INSTALL: "install_step_finished",
+    Kind.VM: "vm_boot_finished",
+}
 PHASE_EVENTS = {
     Kind.LAUNCH: PHASE_EVENT,
     Kind.KERNEL: "kernel_phase_finished",
     Kind.INSTALL: "install_phase_finished",
+    Kind.VM: "vm_phase_finished",
 }
 CANONICAL = frozenset(EVENTS.values())
 SCHEMA_VERSION = 1
@@ -110,6 +116,23 @@ class InstallStepRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VmBootRecord:
+    """What came of a VM that was made, or started again.
+
+    :ivar name: the domain's; `created` tells whether it was made just now.
+    :ivar image: what its disk was made of; `customised` tells whether anything was changed on it.
+    :ivar told_by: what showed that it was ready; `boot_entry` what the firmware said that it starts.
+    """
+
+    name: str
+    created: bool
+    image: str
+    customised: bool = False
+    told_by: str | None = None
+    boot_entry: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchRecord:
     """Everything that is known of one finished launch. Sizes in bytes unless named otherwise."""
 
@@ -145,6 +168,7 @@ class LaunchRecord:
     kind: Kind = Kind.LAUNCH
     kernel_run: KernelRunRecord | None = None  # for that kind of launch
     install: InstallStepRecord | None = None  # likewise
+    vm: VmBootRecord | None = None  # likewise
 
     @property
     def total_ns(self) -> int:
@@ -217,6 +241,17 @@ class InstallStepEntry(TypedDict):
     boot_entry: str | None
 
 
+class VmBootEntry(TypedDict):
+    """What came of a VM."""
+
+    name: str
+    created: bool
+    image: str
+    customised: bool
+    told_by: str | None
+    boot_entry: str | None
+
+
 class LaunchEvent(TypedDict):
     """The canonical line. Older lines lack what is not required; what the keys mean is said in the schema."""
 
@@ -261,6 +296,7 @@ class LaunchEvent(TypedDict):
     proof_failures: NotRequired[list[str]]
     kernel_run: NotRequired[KernelRunEntry | None]
     install: NotRequired[InstallStepEntry | None]
+    vm: NotRequired[VmBootEntry | None]
 
 
 def to_event(record: LaunchRecord) -> LaunchEvent:
@@ -319,6 +355,7 @@ def to_event(record: LaunchRecord) -> LaunchEvent:
         "proof_failures": list(record.proof_failures),
         "kernel_run": None if record.kernel_run is None else _run_to_dict(record.kernel_run),
         "install": None if record.install is None else _step_to_dict(record.install),
+        "vm": None if record.vm is None else _vm_to_dict(record.vm),
     }
 
 
@@ -351,6 +388,17 @@ def _step_to_dict(step: InstallStepRecord) -> InstallStepEntry:
         "fetch_ns": step.fetch_ns,
         "told_by": step.told_by,
         "boot_entry": step.boot_entry,
+    }
+
+
+def _vm_to_dict(vm: VmBootRecord) -> VmBootEntry:
+    return {
+        "name": vm.name,
+        "created": vm.created,
+        "image": vm.image,
+        "customised": vm.customised,
+        "told_by": vm.told_by,
+        "boot_entry": vm.boot_entry,
     }
 
 

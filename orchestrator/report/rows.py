@@ -17,7 +17,7 @@ Rows = list[dict[str, Any]]
 
 # Who a phase's time belongs to.
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "host": ("plan", "stage", "connect", "create", "qemu", "restore", "attach", "shutdown"),
+    "host": ("plan", "stage", "connect", "create", "qemu", "restore", "attach", "customise", "shutdown"),
     "firmware": ("firmware", "firmware_handoff"),
     "transfer": TRANSFER_PHASES,
     "guest": ("kernel", "initrd", "init", "guestfsd", "ready", "gate"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.report.rows import PARTS
-from orchestrator.timeline.phases import SEQUENCE, Start
+from orchestrator.timeline.phases import SEQUENCE, Phase, Start
 
 Spec = dict[str, Any]
 
@@ -19,7 +19,7 @@ LIGHT = {
     "tool": "#00845f", "bad": "#c1121f",
 }  # fmt: skip
 _COLD, _WARM = SEQUENCE[Start.COLD], SEQUENCE[Start.WARM]
-PHASES = [str(phase) for phase in dict.fromkeys((*_COLD[:-4], *_WARM, *_COLD))]
+PHASES = [str(phase) for phase in dict.fromkeys((*_COLD[:-4], *_WARM, *_COLD, Phase.CUSTOMISE))]
 
 DMA_SCALE = {"domain": ["on", "off", "none"], "range": ["var(--on)", "var(--off)", "var(--guest)"]}
 PART_SCALE = {

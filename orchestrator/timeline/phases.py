@@ -26,11 +26,14 @@ class Phase(StrEnum):
     INIT = "init"  # the appliance's /init started
     GUESTFSD = "guestfsd"  # guestfsd was executed
     READY = "ready"  # guestfsd opened its channel to send the launch flag
-    WORKLOAD = "workload"  # the launch flag was handed to the tool; a kernel's run: the command was started
+    WORKLOAD = (
+        "workload"  # the launch flag was handed to the tool; a kernel's run: the command was started; a VM: it is ready
+    )
     SHUTDOWN = "shutdown"  # the tool asked for the end; a kernel's run: the command's exit record was acknowledged
     RESTORE = "restore"  # warm: the template's state is being loaded
     ATTACH = "attach"  # warm: the state is loaded; disks are plugged into the clone
     GATE = "gate"  # warm: disks are plugged; the vCPUs were resumed, the guest is let through to scan them
+    CUSTOMISE = "customise"  # a VM: its disk is there; an appliance changes what is on it
 
 
 class Kind(StrEnum):
@@ -38,6 +41,7 @@ class Kind(StrEnum):
 
     LAUNCH = "launch"  # an appliance, for a tool
     KERNEL = "kernel"  # a kernel that somebody tries
+    VM = "vm"  # a VM of somebody's, until it is ready
     INSTALL = "install"  # a step of an installation: the installer, or the first boot of what it made
 
 
@@ -71,10 +75,24 @@ SEQUENCE: Mapping[Start, tuple[Phase, ...]] = {
 
 # Whatever user space a kernel is given, its own init is all that is known of it.
 _KERNEL_RUN = (*(phase for phase in _BEFORE + _BOOT if phase is not Phase.INIT), Phase.WORKLOAD, Phase.SHUTDOWN)
+# It is made, and booted from its disk; of what it does when it is ready nothing is known.
+_VM = (
+    Phase.PLAN,
+    Phase.STAGE,
+    Phase.CUSTOMISE,
+    Phase.CREATE,
+    Phase.QEMU,
+    Phase.FIRMWARE,
+    Phase.KERNEL,
+    Phase.INITRD,
+    Phase.WORKLOAD,
+)
 
 
 def sequence(start: Start, kind: Kind = Kind.LAUNCH) -> tuple[Phase, ...]:
     """Return the phases of a launch, in order."""
+    if kind is Kind.VM:
+        return _VM
     return SEQUENCE[start] if kind is Kind.LAUNCH else _KERNEL_RUN
 
 
