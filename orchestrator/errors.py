@@ -134,6 +134,10 @@ class InstallationError(LaunchError):
     """An installer did not come to its good end, or what it installed does not boot."""
 
 
+class VmError(LaunchError):
+    """A VM did not become ready."""
+
+
 class QemuExitedError(LaunchError):
     """QEMU ended before the launch or the workload did."""
 

@@ -22,6 +22,7 @@ from tests.disks import MIB, host
 
 GLOBALS = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _SECTOR = 512
+_MODULES = ("virtio_pci", "virtio_console", "virtio_scsi", "virtio_blk", "sd_mod", "efivarfs")
 _FIRST = 2048
 _PARTITION = uuid.UUID("6b1e0b5c-6f3c-4a5e-9a0d-1f2e3d4c5b6a")
 _BASE = (
@@ -52,14 +53,11 @@ def make_tree(folder: Path, store: Path, arch: Arch = Arch.AARCH64) -> Path:
     """
     made = resolve(store, arch)
     assert made.manifest is not None
-    names = ("virtio_pci", "virtio_console", "virtio_scsi", "sd_mod", "efivarfs")
-    modules = module_entries(None, made.kernel, made.manifest.kernel, made, names)
+    modules = module_entries(None, made.kernel, made.manifest.kernel, made, _MODULES)
     folder.mkdir()
     program = busybox(arch, made)
-    system = _initrd(folder / "system", program, modules, _SYSTEM, [])
-    console = {Arch.AARCH64: "ttyAMA0", Arch.X86_64: "ttyS0"}[arch]
-    payload = _disk(folder / "payload", {"LINUX": made.kernel.read_bytes(), "INITRD": system.read_bytes()})
-    entry = _boot_entry(payload.stat().st_size // _SECTOR - 2 * _FIRST, f"initrd=\\initrd console={console} panic=-1")
+    payload = folder / "payload"
+    (entry,) = make_disk(payload, store, arch, _SYSTEM)
     images = folder / "images" / "pxeboot"
     images.mkdir(parents=True)
     shutil.copyfile(made.kernel, images / "vmlinuz")
@@ -69,14 +67,31 @@ def make_tree(folder: Path, store: Path, arch: Arch = Arch.AARCH64) -> Path:
         CpioEntry(name="order", mode=0o100644, data=struct.pack("<IH", 7, 7)),
     ]
     _initrd(images / "initrd.img", program, modules, _INSTALLER, extra)
-    for scratch in (system, payload):
-        scratch.unlink()
+    payload.unlink()
     lines = ["[general]", f"arch = {arch}", "family = Tiny", "version = 1", f"[images-{arch}]"]
     lines += ["kernel = images/pxeboot/vmlinuz", "initrd = images/pxeboot/initrd.img", "[checksums]"]
     for path in sorted(images.iterdir()):
         lines.append(f"images/pxeboot/{path.name} = sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")
     (folder / ".treeinfo").write_text("\n".join([*lines, ""]))
     return folder
+
+
+def make_disk(
+    path: Path, store: Path, arch: Arch = Arch.AARCH64, script: str = _SYSTEM, cmdlines: Sequence[str] = ("",)
+) -> list[bytes]:
+    """Make a disk that boots by a boot entry alone; returns one for each command line that is added.
+
+    :param script: what the system does.
+    """
+    made = resolve(store, arch)
+    assert made.manifest is not None
+    modules = module_entries(None, made.kernel, made.manifest.kernel, made, _MODULES)
+    system = _initrd(path.with_suffix(".initrd"), busybox(arch, made), modules, script, [])
+    console = {Arch.AARCH64: "ttyAMA0", Arch.X86_64: "ttyS0"}[arch]
+    make_esp_disk(path, {"LINUX": made.kernel.read_bytes(), "INITRD": system.read_bytes()})
+    system.unlink()
+    sectors = path.stat().st_size // _SECTOR - 2 * _FIRST
+    return [_boot_entry(sectors, f"initrd=\\initrd console={console} panic=-1 {more}".strip()) for more in cmdlines]
 
 
 def _initrd(path: Path, program: bytes, modules: Sequence[CpioEntry], script: str, extra: Sequence[CpioEntry]) -> Path:
@@ -97,7 +112,7 @@ def _initrd(path: Path, program: bytes, modules: Sequence[CpioEntry], script: st
     return path
 
 
-def _disk(path: Path, files: dict[str, bytes]) -> Path:
+def make_esp_disk(path: Path, files: dict[str, bytes]) -> Path:
     """Make a GPT disk, whose one partition is a FAT file system with these files."""
     size_mib = sum(map(len, files.values())) // MIB + 8
     with path.open("wb") as disk:

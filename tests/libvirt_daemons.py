@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.locks import locked_file
+
+_ALONE = Path("/run/lock/guestlaunch-tests-libvirtd")
+_ALONE_SECONDS = 240.0
+
 
 @contextlib.contextmanager
 def running(
@@ -44,12 +49,22 @@ def running(
 
 @contextlib.contextmanager
 def system_daemon(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Run a system libvirtd on a socket of its own, in a new folder: its URI and its process."""
+    """Run a system libvirtd on a socket of its own, in a new folder: its URI and its process.
+
+    What it keeps is where all of them keep it, so there is one at a time, whichever worker's.
+    """
     if os.getuid() != 0:
         pytest.skip("a system libvirtd needs the superuser")
     if Path("/run/libvirt/libvirt-sock").exists():
         pytest.skip("this host runs its own libvirtd, which must not be disturbed")
     folder.mkdir()
+    with locked_file(_ALONE, seconds=_ALONE_SECONDS) as alone:
+        assert alone, "another test has its system libvirtd for too long"
+        yield from _system_daemon(folder)
+    shutil.rmtree(folder)
+
+
+def _system_daemon(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     (folder / "libvirtd.conf").write_text(f'unix_sock_dir = "{folder}"\nauth_unix_rw = "none"\n')
     log_daemon = [program("virtlogd"), "-p", str(folder / "virtlogd.pid")]
     daemon = [program("libvirtd"), "-f", str(folder / "libvirtd.conf"), "-p", str(folder / "libvirtd.pid")]
@@ -58,7 +73,6 @@ def system_daemon(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]
         running(daemon, folder / "libvirt-sock") as process,
     ):
         yield f"qemu+unix:///system?socket={folder}/libvirt-sock", process
-    shutil.rmtree(folder)
 
 
 def program(name: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +22,7 @@ from orchestrator.install.request import InstallRequest
 from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.timeline.durations import duration
+from orchestrator.vm.request import size_of
 
 if TYPE_CHECKING:  # libvirt comes with them
     from orchestrator.install.download import Progress
@@ -29,18 +31,22 @@ if TYPE_CHECKING:  # libvirt comes with them
     from orchestrator.records.record import LaunchRecord
 
 _FILE = click.Path(path_type=Path)
-_UNITS = {"": 1, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+def size_option(about: str) -> Callable[[Any], Any]:
+    """Return the option that says how large a disk is."""
+    return click.option("--size", "size_bytes", metavar="N[M|G|T]", callback=_size, help=about)
 
 
 def _size(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
     """Return bytes; a unit is a power of 1024."""
     if text is None:
         return None
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")
-    if not number.isdecimal() or unit not in _UNITS or not int(number):
-        raise UsageError("cannot understand", f"--size {text}", "not a number of bytes, or with M, G or T")
-    return int(number) * _UNITS[unit]
+    try:
+        return size_of(text)
+    except ValueError as error:
+        raise UsageError("cannot understand", f"--size {text}", f"not {error}") from error
 
 
 def _request(**given: Any) -> InstallRequest:  # noqa: ANN401 - the options below
@@ -84,9 +90,7 @@ _options = collected(
     click.option("--initrd", metavar="FILE", type=_FILE, help="The installer's initrd, likewise."),
     click.option("--arch", type=click.Choice([str(arch) for arch in Arch]), help="Of a tree that is for several."),
     click.option("--disk", "disks", metavar="FILE", type=_FILE, multiple=True, help="Disk; the first one boots."),
-    click.option(
-        "--size", "size_bytes", metavar="N[M|G|T]", callback=_size, help="Make disks that are not there, so large."
-    ),
+    size_option("Make disks that are not there, so large."),
     click.option(
         "--nvram", metavar="FILE", type=_FILE, help="Where the firmware's variables stay; DISK.nvram.fd by default."
     ),

@@ -15,11 +15,12 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from orchestrator.domain.model import Domain, Privileges
 from orchestrator.domain.xml import domain_xml
-from orchestrator.errors import CapabilityError, DeadlineError, GuestlaunchError, HypervisorError
+from orchestrator.errors import CapabilityError, DeadlineError, GuestlaunchError, HypervisorError, NotFoundError
 from orchestrator.hypervisor import bounded, confinement, embed
 from orchestrator.hypervisor.binding import libvirt
 from orchestrator.hypervisor.emulator import emulator_version
@@ -28,6 +29,9 @@ from orchestrator.hypervisor.guest import Guest
 from orchestrator.hypervisor.process import Adoption, Process, adopting, read_pid
 from orchestrator.hypervisor.routing import EventRouter
 from orchestrator.values import dataclass
+
+if TYPE_CHECKING:
+    from orchestrator.hypervisor.stored import StoredDomain
 
 _CLEARED_S = 2.0
 # For two minutes, a broken link to another host is given the benefit of the doubt: it may only be slow.
@@ -162,6 +166,18 @@ class Connection:
             return domain
 
         return self._start(name, emulator, start)
+
+    def stored(self, name: str) -> StoredDomain | None:
+        """Return a domain by its name, None where there is none."""
+        from orchestrator.hypervisor.stored import StoredDomain  # here: launches find none
+
+        try:
+            return StoredDomain(self._handle, self._handle.lookupByName(name))
+        except libvirt.libvirtError as failure:
+            error = translate(failure, "cannot look for domain", name)
+            if isinstance(error, NotFoundError):
+                return None
+            raise error from failure
 
     def list_names(self) -> list[str]:
         """Return the names of all domains, running or stored, sorted."""

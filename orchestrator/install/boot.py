@@ -20,7 +20,7 @@ from orchestrator.timeline.phases import Phase
 from orchestrator.timeline.recorder import Recorder
 from orchestrator.timeline.trace import TraceFile
 
-_READY = re.compile(rb"guestlaunch-ready\r?")
+_READY = re.compile(rb"guestlaunch-ready(?: ([0-9a-f]{1,64}))?\r?")
 _PROMPT = re.compile(r"\S+ login: ?")
 _PROMPT_BYTES = 256
 # What edk2 says once no disk has anything to boot. That it starts an entry is what is hoped for.
@@ -66,15 +66,20 @@ class InstallerBoot(KernelBoot):
 class DiskBoot(KernelBoot):
     """Follows the first boot of a system that was installed; see `orchestrator.launch.watch.FollowedLaunch`.
 
+    :param number: which its record may carry.
+
     :ivar ready_by: what showed that the system is there.
     :ivar boot_entry: what the firmware said that it starts; None while it has said nothing.
     """
 
     falls_back = _NO_DISK_BOOTS
+    what = "the installed system"
+    error_type: type[GuestlaunchError] = InstallationError
+    late_hint = "--boot-timeout allows more; has it a console on its serial port?"
 
-    def __init__(self, recorder: Recorder, deadlines: Deadlines, *, timeout_s: float) -> None:
+    def __init__(self, recorder: Recorder, deadlines: Deadlines, *, timeout_s: float, number: str = "") -> None:
         expected = Expected(
-            number="", own_init=False, program=False, transfers=False, initrd=False, traced=False, numbered=True
+            number=number, own_init=False, program=False, transfers=False, initrd=False, traced=False, numbered=True
         )
         super().__init__(recorder, None, deadlines, expected, None, timeout_s=timeout_s)
         self.ready_by: str | None = None
@@ -84,7 +89,8 @@ class DiskBoot(KernelBoot):
 
     def on_control_line(self, line: bytes) -> None:
         """Take a line that the guest wrote to its control port."""
-        if _READY.fullmatch(line):
+        record = _READY.fullmatch(line)
+        if record is not None and (record[1] or b"").decode() in {"", self._expected.number}:
             self._note_ready("the system's record")
 
     def on_console(self, block: bytes) -> None:
@@ -125,14 +131,13 @@ class DiskBoot(KernelBoot):
         last = f"the console's last line: {seen.last_line}" if seen.last_line else "the console is empty"
         if isinstance(error, NoRecordError):
             why = f"neither a login prompt nor its record was seen; {last}"
-            return InstallationError("the installed system ended", f"phase {seen.phase}", why)
+            return self.error_type(f"{self.what} ended", f"phase {seen.phase}", why)
         if isinstance(error, TimedOutError):
             waited = time.monotonic_ns() - (self._recorder.at_ns(Phase.FIRMWARE) or time.monotonic_ns())
             why = f"neither a login prompt nor its record within {waited / 1e9:.0f} s; {last}"
-            hint = "--boot-timeout allows more; has it a console on its serial port?"
-            return TimedOutError("the installed system did not come up", f"phase {seen.phase}", why, hint)
+            return TimedOutError(f"{self.what} did not come up", f"phase {seen.phase}", why, self.late_hint)
         return error
 
     def _returned(self, where: str, line: str) -> GuestlaunchError:
         why = f"the firmware found nothing to boot there, and went on: {line}"
-        return InstallationError("the disk does not boot", where, why)
+        return self.error_type("the disk does not boot", where, why)

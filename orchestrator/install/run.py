@@ -21,7 +21,7 @@ from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.install.answers import arguments
 from orchestrator.install.media import Media, get_media
 from orchestrator.install.request import InstallRequest
-from orchestrator.install.steps import DONE, FirstBootStep, Installation, InstallerStep
+from orchestrator.install.steps import DONE, FirstBootStep, InstallationFacts, InstallerStep
 from orchestrator.kernel.runner import Runner
 from orchestrator.kernel.start import Attached
 from orchestrator.records.record import LaunchRecord
@@ -93,7 +93,7 @@ def carry_out(
     added = arguments(request.answers, request.cmdline)
     if added:
         tell(f"added to the installer's command line: {' '.join(added)}")
-    made = Installation(
+    made = InstallationFacts(
         request=request, settings=settings, media=media, number=secrets.token_hex(16), attached=attached
     )
     with _made(request, settings) as keep, Runner(settings, Kind.INSTALL) as runner, terminal():

@@ -35,7 +35,7 @@ class InstallStep(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Installation:
+class InstallationFacts:
     """What the steps have in common.
 
     :ivar number: this installation's own, by which its records are known.
@@ -66,7 +66,7 @@ class InstallerStep:
     :ivar plan_made: the plan, for the next step; None before there is one.
     """
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: InstallationFacts) -> None:
         self.installation, self.settings = installation, installation.settings
         self.plan_made: KernelPlan | None = None
         self.machine: KeptMachine | None = None
@@ -144,7 +144,7 @@ class FirstBootStep:
     :param installer: the step before, whose machine it is.
     """
 
-    def __init__(self, installation: Installation, installer: InstallerStep) -> None:
+    def __init__(self, installation: InstallationFacts, installer: InstallerStep) -> None:
         assert installer.plan_made is not None
         assert installer.machine is not None
         self.installation, self.settings = installation, installation.settings

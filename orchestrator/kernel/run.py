@@ -22,7 +22,7 @@ from orchestrator.timeline.recorder import Recorder
 Take: TypeAlias = Callable[[bytes], None]
 
 
-class KernelRun:
+class CarriedRun:
     """One run of a kernel; see `orchestrator.kernel.runner.Carried`.
 
     :ivar record: what came of it; None until it is over.

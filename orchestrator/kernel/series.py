@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from orchestrator.kernel.junit import SuiteRun
 from orchestrator.kernel.request import KernelRequest
-from orchestrator.kernel.run import KernelRun
+from orchestrator.kernel.run import CarriedRun
 from orchestrator.kernel.runner import Runner
 from orchestrator.kernel.start import Attached
 from orchestrator.kernel.tap import TestReader
@@ -97,7 +97,7 @@ def carry_out(
     order = random.Random(seed)  # noqa: S311 - no secret
     for number in range(rounds):
         for variant in order.sample(variants, len(variants)):
-            run = KernelRun(variant.request, variant.settings, attached)
+            run = CarriedRun(variant.request, variant.settings, attached)
             record = runner.carry_out(run, stop, tell=tell)
             if stop.requested:
                 return

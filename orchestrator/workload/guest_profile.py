@@ -21,14 +21,14 @@ _READER = Path(__file__).with_name("inspect_arch.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class NamedImage:
     """An image as a command names it. `format` is None where that is to be found out."""
 
     path: Path
     format: str | None
 
 
-def images(command: Sequence[str]) -> Iterator[Image]:
+def images(command: Sequence[str]) -> Iterator[NamedImage]:
     """Yield the disk images that a command adds, as all of libguestfs's programs write it: --format=F -a FILE."""
     words, image_format = iter(command[1:]), None
     for word in words:
@@ -38,9 +38,9 @@ def images(command: Sequence[str]) -> Iterator[Image]:
         if option == "--format":
             image_format = value or None
         elif option == "--add":
-            yield Image(path=Path(value if given else next(words, "")), format=image_format)
+            yield NamedImage(path=Path(value if given else next(words, "")), format=image_format)
         elif word.startswith("-a"):
-            yield Image(path=Path(word[2:] or next(words, "")), format=image_format)
+            yield NamedImage(path=Path(word[2:] or next(words, "")), format=image_format)
 
 
 def choose(command: Sequence[str], settings: Settings, read: Callable[[Job, Settings], object]) -> str:
@@ -72,7 +72,7 @@ def choose(command: Sequence[str], settings: Settings, read: Callable[[Job, Sett
     return chosen
 
 
-def _job(image: Image) -> Job:
+def _job(image: NamedImage) -> Job:
     disk = JobDisk(path=image.path.absolute(), format=image.format, readonly=True)
     return Job(name="reading the image's architecture", directory=Path(os.sep), disks=(disk,), python=_READER)
 

@@ -75,7 +75,7 @@ def run(
         complain(PROGRAM, describe(settings))
     from orchestrator.kernel.console_file import ConsoleFile
     from orchestrator.kernel.junit import write_junit
-    from orchestrator.kernel.run import KernelRun
+    from orchestrator.kernel.run import CarriedRun
     from orchestrator.kernel.runner import Runner
     from orchestrator.kernel.series import Ran, exit_status
     from orchestrator.records.record import to_event
@@ -88,7 +88,7 @@ def run(
         ends = _Ends.of(request, verbose=verbose, as_json=as_json)
         while len(runs) < repeat and not stop.requested:
             attached = ends.attached(first=not runs, take_console=None if kept is None else kept.write)
-            one = KernelRun(request, settings, attached)
+            one = CarriedRun(request, settings, attached)
             with contextlib.nullcontext() if request.command else raw_terminal():
                 record = runner.carry_out(
                     one, stop, console=ends.console, origin_ns=None if runs else began_ns,

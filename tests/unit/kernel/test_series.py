@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.kernel import runner as runners
 from orchestrator.kernel.request import KernelRequest
-from orchestrator.kernel.run import KernelRun
+from orchestrator.kernel.run import CarriedRun
 from orchestrator.kernel.series import BOOT, TRANSFER, Ran, Variant, carry_out, causes, columns, exit_status
 from orchestrator.kernel.start import Attached
 from orchestrator.kernel.tap import TestReader
@@ -57,7 +57,7 @@ class Runner:
         self.order: list[str] = []
         self._stop_after = stop_after
 
-    def carry_out(self, run: KernelRun, stop: Stop, **_: object) -> LaunchRecord:
+    def carry_out(self, run: CarriedRun, stop: Stop, **_: object) -> LaunchRecord:
         self.order.append(run.request.kernel.name)
         if len(self.order) == self._stop_after:
             stop.request("test")
