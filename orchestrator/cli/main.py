@@ -52,6 +52,7 @@ COMMANDS: Mapping[str, Lazy] = {
     "install": Lazy(
         "orchestrator.cli.install", "install", "Install a system from a distribution's tree, and boot it once."
     ),
+    "vm": Lazy("orchestrator.cli.vm.commands", "vm", "Make VMs of images, and keep them in libvirt."),
     "domain": Lazy("orchestrator.cli.domain", "domain", "Print, define or start a libvirt domain."),
     "help": Lazy("orchestrator.cli.help", "help_", "Show the manual: commands, settings, the daemon."),
     "completion": Lazy("orchestrator.cli.completion", "completion", "Print shell completion."),

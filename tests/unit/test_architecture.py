@@ -23,7 +23,7 @@ ROOMS = (
     "values", "errors", "distributions", "surroundings", "files", "locks", "sockets", "published", "compiled",
     "remembered",    "settings", "program", "images", "timeline", "records",
     "appliance", "firmware", "domain", "hypervisor", "channel", "template", "launch", "kernel", "install", "wrapper",
-    "workload", "telemetry", "daemon", "bench", "report", "manual", "cli",
+    "workload", "vm", "provision", "telemetry", "daemon", "bench", "report", "manual", "cli",
 )  # fmt: skip
 
 # Foreign packages that only one room, or one module, may touch.

@@ -23,6 +23,7 @@ DOCUMENTS = [
         "orchestrator/launch/README.md",
         "orchestrator/install/README.md",
         "orchestrator/kernel/README.md",
+        "orchestrator/vm/README.md",
         "tests/performance/RESULTS.md",
     )
 ]

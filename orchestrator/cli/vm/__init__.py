@@ -1,0 +1,1 @@
+"""guestlaunch vm: VMs made of images, kept by libvirt."""

@@ -1,0 +1,299 @@
+"""A VM from request to ready; or, whatever went wrong, nothing left of it and the image as it was.
+
+What libvirt and the folder hold decides how it begins: anew, over from the start, or with the first boot. Everything
+that is made sits on one `ExitStack`, and stays only once the VM is ready. A connection that broke is the exception:
+nobody can tell then what runs, and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from orchestrator.domain.model import Arch, FirmwareKind
+from orchestrator.domain.profiles import load_profile
+from orchestrator.domain.xml import domain_xml
+from orchestrator.errors import CapabilityError, ConnectionLostError, GuestlaunchError, UsageError, VmError
+from orchestrator.firmware.descriptors import find_firmware
+from orchestrator.hypervisor.connect import open_connection
+from orchestrator.hypervisor.connection import Connection, is_local
+from orchestrator.hypervisor.pflash import flash_formats
+from orchestrator.hypervisor.stored import StoredDomain
+from orchestrator.launch.stop import Stop
+from orchestrator.records.record import LaunchRecord
+from orchestrator.settings import Settings, private_state
+from orchestrator.timeline.phases import Phase
+from orchestrator.vm import folder as folders
+from orchestrator.vm.describe import describe
+from orchestrator.vm.first_boot import VmStart
+from orchestrator.vm.image import VmImage, architecture, read_image, read_loaders
+from orchestrator.vm.known import KnownVm
+from orchestrator.vm.note import VmNote, note_of
+from orchestrator.vm.own_commands import PROFILES, appliance_settings, reading_profile, run_job
+from orchestrator.vm.request import ReadySign, VmRequest
+
+_DEFAULT_PROFILE = "aarch64-uefi"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """What came of it.
+
+    :ivar how: "created", "went on", "started", or "already there".
+    :ivar record: of the boot, where there was one.
+    """
+
+    name: str
+    uri: str
+    how: str
+    note: VmNote
+    record: LaunchRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmPlace:
+    """Where a VM is made, and who is told of it.
+
+    :ivar uri: the connection's.
+    :ivar parent: below which its folder is.
+    :ivar step: takes how far it is; `tell` what the user should know.
+    """
+
+    settings: Settings
+    uri: str
+    parent: Path
+    stop: Stop
+    step: Say
+    tell: Say
+    keep: bool = False
+    origin_ns: int = field(default_factory=time.monotonic_ns)
+
+
+def default_uri(settings: Settings) -> str:
+    """Return the connection for VMs, which outlive our commands: the one that virsh would take.
+
+    :raise UsageError: the private one was asked for.
+    """
+    if settings.connect == "qemu:///embed":
+        why = "the private qemu:///embed ends with this command, and its domains with it"
+        raise UsageError("cannot keep a VM", settings.connect, why, "add -c qemu:///session or -c qemu:///system")
+    return settings.connect or ("qemu:///system" if os.geteuid() == 0 else "qemu:///session")
+
+
+@contextlib.contextmanager
+def connected(settings: Settings, uri: str) -> Iterator[Connection]:
+    """Open the connection that VMs are on."""
+    private_state(settings.state_dir)
+    with open_connection(
+        uri, settings.state_dir, runtime_dir=settings.runtime_dir, deadline_s=settings.deadlines.connect
+    ) as connection:
+        yield connection
+
+
+def create(request: VmRequest, place: VmPlace) -> Created:
+    """Make a VM and wait until it is ready, or find the one that is there.
+
+    :raise GuestlaunchError: it cannot be made, or did not become ready: then nothing is left of it.
+    """
+    request.check()
+    if not is_local(place.uri):
+        why = "its image and its disk are files of this host"
+        raise CapabilityError("cannot create a VM on another host", place.uri, why)
+    with folders.held(place.parent, request.name) as folder, connected(place.settings, place.uri) as connection:
+        domain = connection.stored(request.name)
+        if domain is None:
+            return _anew(request, place, folder, connection)
+        note = note_of(domain)
+        if note is None:
+            why = f"{place.uri} has a domain of that name, which is none of ours"
+            raise UsageError("cannot create VM", request.name, why, "choose another name")
+        _check_same(request, note)
+        return _found(request, place, domain, note, connection)
+
+
+def create_all(requests: Sequence[VmRequest], place: VmPlace) -> list[Created | GuestlaunchError]:
+    """Make several VMs at once; what came of each, in order.
+
+    The first one that cannot be made does not keep the others from it.
+    """
+    for request in requests:
+        request.check()
+
+    def one(request: VmRequest) -> Created | GuestlaunchError:
+        try:
+            own = (
+                place if len(requests) == 1 else replace(place, step=lambda text: place.step(f"{request.name}: {text}"))
+            )
+            return create(request, own)
+        except GuestlaunchError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=len(requests), thread_name_prefix="vm") as pool:
+        return list(pool.map(one, requests))
+
+
+def _check_same(request: VmRequest, note: VmNote) -> None:
+    """Refuse a request for something else than what is there.
+
+    :raise UsageError: names what differs.
+    """
+    if request.digest() == note.digest:
+        return
+    now, before = request.specification(), note.asked
+    differ = sorted(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
+    said = ", ".join(f"{key} {before.get(key, 'unset')}, not {now.get(key, 'unset')}" for key in differ)
+    hint = f"guestlaunch vm delete {request.name}, or choose another name"
+    raise UsageError("VM is there, and another one", request.name, said, hint)
+
+
+def _found(request: VmRequest, place: VmPlace, domain: StoredDomain, note: VmNote, connection: Connection) -> Created:
+    """Go on with a VM that is there."""
+    if note.ready:
+        if domain.is_active:
+            return Created(name=request.name, uri=place.uri, how="already there", note=note)
+        record = _boot(request, place, domain, note, connection, created=False)
+        return Created(name=request.name, uri=place.uri, how="started", note=note, record=record)
+    place.tell(f"{request.name}: its creation was interrupted; it goes on with the first boot")
+    domain.destroy()
+    with contextlib.ExitStack() as stack:
+        _undone_unless_ready(stack, place, domain, Path(note.folder), note.files.split())
+        record = _boot(request, place, domain, note, connection, created=True)
+        stack.pop_all()
+    return Created(name=request.name, uri=place.uri, how="went on", note=note, record=record)
+
+
+def _anew(request: VmRequest, place: VmPlace, folder: Path, connection: Connection) -> Created:
+    """Make a VM of which there is no domain."""
+    boot = VmStart(request, place.settings, place.origin_ns)
+    with boot.recorded(connection, image=request.image, created=True), contextlib.ExitStack() as stack:
+        if folders.begun(folder):
+            place.tell(f"{request.name}: what an interrupted creation left is removed; it starts over")
+            if left := folders.clear(folder):
+                raise VmError("cannot create VM", folder, f"there is something else in it: {', '.join(left)}")
+        place.step("the image is looked at")
+        image = read_image(request.image, request.image_format, copied=request.copy)
+        settings = boot.settings = _settings_for(request, image, place)
+        boot.recorder.begin(Phase.STAGE, "our own clock")
+        place.step("its disk is made")
+        folders.make(folder, passable=place.uri.endswith("/system") or "/system?" in place.uri)
+        stack.callback(folders.clear, folder)
+        folders.make_disk(request, image, folder, place.stop)
+        profile = load_profile(settings.profile)
+        folders.make_nvram(
+            request, find_firmware(profile.arch, profile.machine, formats=flash_formats()), folder, settings
+        )
+        number = secrets.token_hex(16)
+        boot.customised = _customise(request, folder, number, boot, place)
+        boot.recorder.begin(Phase.CREATE, "our own clock")
+        place.step("libvirt is given it")
+        note = _note(request, folder, profile.arch, number)
+        planned = boot.domain = describe(request, image, note, settings)
+        connection.define(domain_xml(planned))
+        domain = connection.stored(request.name)
+        assert domain is not None  # it was defined just now
+        stack.pop_all()
+        _undone_unless_ready(stack, place, domain, folder, folders.NAMES)
+        note = boot.until_ready(domain, note, connection, place.stop, place.step)
+        stack.pop_all()
+    return Created(name=request.name, uri=place.uri, how="created", note=note, record=boot.record)
+
+
+def _undone_unless_ready(
+    stack: contextlib.ExitStack, place: VmPlace, domain: StoredDomain, folder: Path, names: tuple[str, ...] | list[str]
+) -> None:
+    """Have a VM removed if the stack is closed by an error; but for a connection that broke, or if it is to stay."""
+
+    def undo(kind: type[BaseException] | None, *_: object) -> bool:
+        if kind is None or issubclass(kind, ConnectionLostError) or place.keep:
+            return False
+        domain.destroy()
+        domain.undefine()
+        folders.clear(folder, names)
+        return False
+
+    stack.push(undo)
+
+
+def _boot(
+    request: VmRequest, place: VmPlace, domain: StoredDomain, note: VmNote, connection: Connection, *, created: bool
+) -> LaunchRecord:
+    settings = replace(place.settings, profile=PROFILES[Arch(note.arch)])
+    boot = VmStart(request, settings, place.origin_ns)
+    with boot.recorded(connection, image=Path(note.image), created=created):
+        boot.until_ready(domain, note, connection, place.stop, place.step)
+    assert boot.record is not None  # whatever became of it
+    return boot.record
+
+
+def start(vm: KnownVm, connection: Connection, place: VmPlace, ready: ReadySign, timeout_s: float) -> LaunchRecord:
+    """Start a VM that is off, and wait until it is ready.
+
+    :raise GuestlaunchError: it does not become ready; it goes on, as far as it does.
+    """
+    request = VmRequest(name=vm.domain.name, image=Path(vm.note.image), ready=ready, timeout_s=timeout_s)
+    return _boot(request, place, vm.domain, vm.note, connection, created=False)
+
+
+def _settings_for(request: VmRequest, image: VmImage, place: VmPlace) -> Settings:
+    """Return settings with the profile that the image asks for.
+
+    :raise GuestlaunchError: the image has none, or the profile that the user wants is another.
+    """
+    settings = place.settings
+    wanted = None
+    if settings.profile != _DEFAULT_PROFILE:
+        profile = load_profile(settings.profile)
+        if profile.firmware is not FirmwareKind.UEFI:
+            raise UsageError("cannot create VM", f"profile {profile.name}", "VMs boot by UEFI")
+        wanted = profile.arch
+    look = partial(run_job, settings=appliance_settings(settings, reading_profile(settings)), stop=place.stop)
+    loaders = read_loaders(image, settings.state_dir, look)
+    arch = architecture(image.path, loaders, wanted, by_entry=request.nvram is not None)
+    return replace(settings, profile=settings.profile if wanted is not None else PROFILES[arch])
+
+
+def _customise(request: VmRequest, folder: Path, number: str, boot: VmStart, place: VmPlace) -> bool:
+    """Change what is wanted on a disk; tell whether that was anything.
+
+    :raise GuestlaunchError: it cannot be changed.
+    """
+    wanted = request.customization
+    if not wanted.offline and wanted.cloud_init is None:
+        return False
+    boot.recorder.begin(Phase.CUSTOMISE, "our own clock")
+    from orchestrator.vm.customise import customise, make_seed  # here: most images are used as they are
+
+    if wanted.offline:
+        place.step("an appliance changes what is on its disk")
+        own = appliance_settings(place.settings, boot.settings.profile)
+        customise(wanted, folder / folders.DISK, number, own, place.stop)
+    if wanted.cloud_init is not None:
+        place.step("cloud-init's disk is made")
+        any_arch = appliance_settings(place.settings, reading_profile(place.settings))
+        make_seed(wanted, folder / folders.SEED, request.name, number, settings=any_arch, stop=place.stop)
+    return True
+
+
+def _note(request: VmRequest, folder: Path, arch: Arch, number: str) -> VmNote:
+    import json
+
+    return VmNote(
+        digest=request.digest(),
+        specification=json.dumps(request.specification(), sort_keys=True),
+        folder=os.fspath(folder),
+        files=" ".join(name for name in folders.NAMES if (folder / name).exists()),
+        image=os.fspath(request.image),
+        arch=str(arch),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        number=number,
+    )

@@ -1,0 +1,74 @@
+"""What is changed on a VM's disk before it boots: by virt-customize in an appliance of the disk's own architecture.
+
+The image needs nothing for it, no cloud-init and no agent. A unit is added that says on the control port, at each boot,
+that the system is ready. Answers for cloud-init go onto a disk of their own, as its NoCloud source wants them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orchestrator.domain.policy import CONTROL_CHANNEL
+from orchestrator.errors import GuestlaunchError
+from orchestrator.launch.stop import Stop
+from orchestrator.settings import Settings
+from orchestrator.vm.customization import UNIT, Customization
+from orchestrator.vm.own_commands import run_tool
+
+_PORT = f"/dev/virtio-ports/{CONTROL_CHANNEL}"
+_SEED_BYTES = 4 << 20
+
+
+def unit_text(number: str) -> str:
+    """Return the readiness unit. Its program waits for whoever listens, and keeps nobody else waiting.
+
+    :param number: the VM's own.
+    """
+    return (
+        f"[Unit]\nDescription=Tell the host that the system is ready\nAfter=multi-user.target\n"
+        f"ConditionPathExists={_PORT}\n\n"
+        f"[Service]\nType=simple\nExecStart=/bin/sh -c 'echo guestlaunch-ready {number} >{_PORT}'\n\n"
+        "[Install]\nWantedBy=multi-user.target\n"
+    )
+
+
+def customise(wanted: Customization, disk: Path, number: str, settings: Settings, stop: Stop) -> None:
+    """Change what is on a disk, which is a qcow2 image that nothing uses.
+
+    :param settings: of an appliance of the disk's architecture.
+    :raise WorkloadError: it failed; the disk is of no use then.
+    """
+    unit = disk.with_name(UNIT)
+    try:
+        unit.write_text(unit_text(number))
+        unit.chmod(0o644)
+        command = ["virt-customize", "--quiet", "--format", "qcow2", "-a", os.fspath(disk), *wanted.words(unit)]
+        run_tool("cannot customise", command, disk, settings, stop)
+    except OSError as error:
+        raise GuestlaunchError("cannot customise", disk, error.strerror or error) from error
+    finally:
+        unit.unlink(missing_ok=True)
+
+
+def make_seed(wanted: Customization, seed: Path, name: str, number: str, *, settings: Settings, stop: Stop) -> None:
+    """Make the disk by which cloud-init is told what to do.
+
+    :param name: of the VM.
+    :raise WorkloadError: it cannot be made.
+    """
+    assert wanted.cloud_init is not None
+    meta = seed.with_name("meta-data")
+    try:
+        meta.write_text(f"instance-id: {number}\nlocal-hostname: {wanted.hostname or name}\n")
+        with seed.open("xb") as file:
+            file.truncate(_SEED_BYTES)
+        command = ["guestfish", "--format=raw", "-a", os.fspath(seed), "run"]
+        command += [":", "mkfs", "vfat", "/dev/sda", "label:cidata", ":", "mount", "/dev/sda", "/"]
+        for source, target in ((wanted.cloud_init, "/user-data"), (meta, "/meta-data")):
+            command += [":", "upload", os.fspath(source), target]
+        run_tool("cannot make cloud-init's disk", command, seed, settings, stop)
+    except OSError as error:
+        raise GuestlaunchError("cannot make cloud-init's disk", seed, error.strerror or error) from error
+    finally:
+        meta.unlink(missing_ok=True)

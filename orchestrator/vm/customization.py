@@ -1,0 +1,73 @@
+"""What is changed on a VM's disk before it boots, as values, and in virt-customize's words."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.errors import UsageError
+
+UNIT = "guestlaunch-ready.service"
+UNITS = "/etc/systemd/system"
+WANTS = f"{UNITS}/multi-user.target.wants"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Customization:
+    """What is changed. Paths are absolute.
+
+    :ivar user: made if it is not there; who the keys are for, root if None.
+    :ivar ssh_keys: files with public keys.
+    :ivar run: commands that are run on it, by its own shell; after packages and files are there.
+    :ivar install: packages, by its own package tool.
+    :ivar copy_in: what of this host is copied, and the folder that it is put into.
+    :ivar cloud_init: user data for cloud-init, whose business it is then.
+    """
+
+    hostname: str | None = None
+    user: str | None = None
+    ssh_keys: tuple[Path, ...] = ()
+    run: tuple[str, ...] = ()
+    install: tuple[str, ...] = ()
+    copy_in: tuple[tuple[Path, str], ...] = ()
+    cloud_init: Path | None = None
+
+    @property
+    def offline(self) -> bool:
+        """Whether anything is changed on the disk itself."""
+        return bool(self.hostname or self.user or self.ssh_keys or self.run or self.install or self.copy_in)
+
+    def check(self) -> None:
+        """Refuse what cannot be read.
+
+        :raise UsageError: names it.
+        """
+        for path in (*self.ssh_keys, *(source for source, _ in self.copy_in), *filter(None, [self.cloud_init])):
+            if not os.access(path, os.R_OK):
+                raise UsageError("cannot customise with", path, "it is not there, or cannot be read")
+
+    def words(self, unit: Path) -> Iterator[str]:
+        """Yield virt-customize's arguments.
+
+        :param unit: the file of the readiness unit.
+        """
+        if not self.install and not self.run:
+            yield "--no-network"
+        if self.hostname is not None:
+            yield from ("--hostname", self.hostname)
+        if self.user is not None:
+            name = shlex.quote(self.user)
+            yield from ("--run-command", f"id -u {name} >/dev/null 2>&1 || useradd -m -s /bin/bash {name}")
+        for key in self.ssh_keys:
+            yield from ("--ssh-inject", f"{self.user or 'root'}:file:{key}")
+        if self.install:
+            yield from ("--install", ",".join(self.install))
+        for source, target in self.copy_in:
+            yield from ("--copy-in", f"{source}:{target}")
+        for command in self.run:
+            yield from ("--run-command", command)
+        yield from ("--mkdir", WANTS, "--upload", f"{unit}:{UNITS}/{UNIT}")
+        yield from ("--link", f"{UNITS}/{UNIT}:{WANTS}/{UNIT}")

@@ -1,0 +1,167 @@
+"""The files of a VM: a folder of its own with its disk and the firmware's variables; made, and removed by name.
+
+A folder that has no domain is what an interrupted creation left: `begun` says so, and `clear` removes what it made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from orchestrator import files
+from orchestrator.distributions import Part, hint
+from orchestrator.errors import CapabilityError, DiskError, GuestlaunchError, StoppedError, UsageError
+from orchestrator.firmware.descriptors import Firmware
+from orchestrator.firmware.nvram import keep_nvram
+from orchestrator.hypervisor.failure import from_qemu_output
+from orchestrator.launch.stop import Stop
+from orchestrator.locks import open_lock
+from orchestrator.settings import Settings
+from orchestrator.vm.image import VmImage
+from orchestrator.vm.request import VmRequest
+
+DISK, NVRAM, SEED = "disk.qcow2", "nvram.fd", "seed.img"
+KNOWN_HOSTS = "known_hosts"
+NAMES = (DISK, NVRAM, SEED, KNOWN_HOSTS)
+_LOCK = ".lock"
+_SYSTEM = Path("/var/lib/libvirt/images/guestlaunch")
+_TICK_S = 0.2
+
+
+def default_folder(settings: Settings, uri: str) -> Path:
+    """Return below which folder VMs are: where a daemon of the system's may read it, or in the state directory."""
+    return _SYSTEM if uri == "qemu:///system" and os.geteuid() == 0 else settings.state_dir / "vms"
+
+
+@contextlib.contextmanager
+def held(parent: Path, name: str) -> Iterator[Path]:
+    """Have a VM's folder for ourselves, without making it; yields its path.
+
+    :raise UsageError: another command has it.
+    :raise GuestlaunchError: the folder above it is not safe.
+    """
+    lock = parent / f".{name}{_LOCK}"
+    try:
+        new = not parent.exists()
+        os.close(files.open_folder(parent, make=True))
+        if new:
+            parent.chmod(0o711)  # QEMU may be a user of its own; what lies there has modes of its own, too
+        descriptor = _locked(lock)
+    except BlockingIOError:
+        hint = "wait until that is done"
+        raise UsageError("VM is being worked on", name, "another command has it", hint) from None
+    except OSError as error:
+        raise GuestlaunchError("cannot use the folder of VMs", parent, error.strerror or error) from error
+    try:
+        yield parent / name
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    """Return the descriptor of a lock that is ours; who removed its file held it.
+
+    :raise BlockingIOError: it is another's.
+    """
+    while True:
+        descriptor = open_lock(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def begun(folder: Path) -> bool:
+    """Tell whether there is anything of a VM's."""
+    return folder.is_dir()
+
+
+def make(folder: Path, *, passable: bool) -> None:
+    """Make the folder.
+
+    :param passable: others may pass through, as QEMU does where a daemon starts it as a user of its own.
+    """
+    folder.mkdir(0o700)
+    if passable:
+        folder.chmod(0o711)
+
+
+def clear(folder: Path, names: Sequence[str] = NAMES) -> list[str]:
+    """Remove files by name, and the folder if nothing else is in it; return what is left there."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def make_disk(request: VmRequest, image: VmImage, folder: Path, stop: Stop) -> Path:
+    """Make the VM's disk: an overlay over the image, or a copy of it, and as large as is wanted.
+
+    :raise DiskError: it cannot be made.
+    """
+    disk, size = folder / DISK, request.size_bytes
+    if size is not None and size < image.size:
+        why = f"the image is a disk of {image.size} bytes, and would be cut off at {size}"
+        raise DiskError("cannot make the disk", request.image, why, "give a larger --size, or none")
+    source = ["-f", image.format, os.fspath(image.path)]
+    if request.copy:
+        _qemu_img(["convert", "-q", *source, "-O", "qcow2", os.fspath(disk)], image.path, stop)
+        if size is not None:
+            _qemu_img(["resize", "-q", "-f", "qcow2", os.fspath(disk), str(size)], disk, stop)
+    else:
+        _qemu_img(["info", *source], image.path, stop)  # asks for the lock that a running VM would need
+        base = ["create", "-q", "-f", "qcow2", "-F", image.format, "-b", os.fspath(image.path), os.fspath(disk)]
+        _qemu_img([*base, *([str(size)] if size is not None else [])], image.path, stop)
+    disk.chmod(0o600)
+    return disk
+
+
+def make_nvram(request: VmRequest, firmware: Firmware, folder: Path, settings: Settings) -> Path:
+    """Make the VM's variables: those that were given, or the firmware's own.
+
+    :raise FirmwareError: they cannot be read, or not be written.
+    """
+    cache = settings.state_dir / "cache" if request.nvram is None else None
+    keep_nvram(request.nvram or firmware.nvram_template, folder / NVRAM, cache=cache)
+    return folder / NVRAM
+
+
+def _qemu_img(arguments: Sequence[str], subject: Path, stop: Stop) -> None:
+    program = shutil.which("qemu-img")
+    if program is None:
+        raise CapabilityError("cannot make the disk", subject, "qemu-img is missing", hint(Part.QEMU_IMG))
+    with subprocess.Popen(
+        [program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            error = _ended(process, lambda: stop.requested)
+        except BaseException:
+            process.kill()
+            raise
+    if stop.requested:
+        raise StoppedError("stopped", subject, stop.reason)
+    if process.returncode:
+        text = error.strip().removeprefix("qemu-img: ").replace("\n", "; ")
+        known = from_qemu_output("cannot make the disk", str(subject), text, text)
+        raise known or DiskError("cannot make the disk", subject, text or f"qemu-img: status {process.returncode}")
+
+
+def _ended(process: subprocess.Popen[str], stopped: Callable[[], bool]) -> str:
+    """Wait for a program, or end it, and return what it complained of."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=_TICK_S)[1]
+        if stopped():
+            process.terminate()

@@ -1,0 +1,94 @@
+"""VMs that are there: found, listed, shut down, and removed with all that was made for them, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import NotFoundError, UsageError
+from orchestrator.hypervisor.connection import Connection
+from orchestrator.hypervisor.stored import DomainState, StoredDomain
+from orchestrator.vm import folder as folders
+from orchestrator.vm.note import VmNote, note_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownVm:
+    """A VM of ours, as libvirt has it."""
+
+    domain: StoredDomain
+    note: VmNote
+    state: DomainState
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it, JSON-ready."""
+        note = self.note
+        return {
+            "name": self.domain.name,
+            "uuid": self.domain.uuid,
+            "state": str(self.state),
+            "arch": note.arch,
+            "image": note.image,
+            "created": note.created,
+            "ready": note.ready or None,
+            "ready_ms": int(note.ready_ms) if note.ready_ms else None,
+            "files": [str(path) for path in note.paths],
+            "specification": note.asked,
+        }
+
+
+def all_known(connection: Connection) -> list[KnownVm]:
+    """Return the VMs of ours, sorted by name."""
+    found = []
+    for name in connection.list_names():
+        domain = connection.stored(name)
+        note = note_of(domain) if domain is not None else None
+        if domain is not None and note is not None:
+            found.append(KnownVm(domain=domain, note=note, state=domain.state()))
+    return found
+
+
+def find(connection: Connection, name: str) -> KnownVm:
+    """Return a VM of ours.
+
+    :raise NotFoundError: there is no domain of that name.
+    :raise UsageError: it is none of ours.
+    """
+    domain = connection.stored(name)
+    if domain is None:
+        raise NotFoundError("no such VM", name, f"{connection.uri} has no domain of that name")
+    note = note_of(domain)
+    if note is None:
+        why = f"{connection.uri} has a domain of that name, which is none of ours"
+        raise UsageError("not one of our VMs", name, why, "virsh handles it")
+    return KnownVm(domain=domain, note=note, state=domain.state())
+
+
+def delete(connection: Connection, name: str, parent: Path, *, force: bool, tell: Callable[[str], None]) -> None:
+    """Remove a VM: its domain, and the files that were made for it.
+
+    :param parent: below which folders of VMs are, for what a creation left that was killed.
+    :param force: one that runs is ended first.
+    :raise UsageError: it runs, or is none of ours.
+    :raise NotFoundError: there is nothing of it.
+    """
+    with folders.held(parent, name) as folder:
+        if connection.stored(name) is None and folders.begun(folder):
+            tell(f"{name}: there is no domain; what its creation left is removed")
+            _tell_left(folder, folders.clear(folder), tell)
+            return
+        found = find(connection, name)
+        if found.domain.is_active:
+            if not force:
+                raise UsageError("cannot delete VM", name, "it runs", f"guestlaunch vm stop {name}, or --force")
+            found.domain.destroy()
+        found.domain.undefine()
+        own = Path(found.note.folder)
+        _tell_left(own, folders.clear(own, [*found.note.files.split(), folders.KNOWN_HOSTS]), tell)
+
+
+def _tell_left(folder: Path, left: list[str], tell: Callable[[str], None]) -> None:
+    if left:
+        tell(f"{folder}: left as it is, as there is something else in it: {', '.join(left)}")

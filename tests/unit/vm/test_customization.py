@@ -1,0 +1,69 @@
+"""What is changed on a disk, in virt-customize's words, and the unit that tells of readiness."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UsageError
+from orchestrator.vm.customise import unit_text
+from orchestrator.vm.customization import Customization
+from orchestrator.vm.request import ReadySign, VmRequest
+
+UNIT = Path("/vms/one/unit")
+
+
+def test_nothing_is_wanted() -> None:
+    """Then no appliance is launched, and any sign of readiness counts."""
+    request = VmRequest(name="one", image=Path("/i"))
+    assert not Customization(cloud_init=Path("/u")).offline
+    assert request.awaited is ReadySign.ANY
+    changed = replace(request, customization=Customization(hostname="h"))
+    assert changed.awaited is ReadySign.RECORD
+    assert replace(changed, ready=ReadySign.LOGIN).awaited is ReadySign.LOGIN
+    assert changed.digest() != request.digest()
+
+
+def test_words_in_order() -> None:
+    """A user comes before the keys, packages and files before commands; what a shell sees is quoted."""
+    wanted = Customization(
+        hostname="h", user="a b", ssh_keys=(Path("/k.pub"),), run=("date",), install=("vim", "git"),
+        copy_in=((Path("/f"), "/srv"),),
+    )  # fmt: skip
+    words = list(wanted.words(UNIT))
+    assert "useradd -m -s /bin/bash 'a b'" in words[3]
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    assert [pair[0] for pair in pairs] == [
+        "--hostname", "--run-command", "--ssh-inject", "--install", "--copy-in", "--run-command", "--mkdir", "--upload",
+        "--link",
+    ]  # fmt: skip
+    assert pairs[2:6] == [
+        ("--ssh-inject", "a b:file:/k.pub"), ("--install", "vim,git"), ("--copy-in", "/f:/srv"),
+        ("--run-command", "date"),
+    ]  # fmt: skip
+    assert next(Customization(hostname="h").words(UNIT)) == "--no-network"
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    """It is said before anything is made."""
+    for wanted in (
+        Customization(ssh_keys=(tmp_path / "k",)),
+        Customization(cloud_init=tmp_path / "u"),
+        Customization(copy_in=((tmp_path / "f", "/srv"),)),
+    ):
+        with pytest.raises(UsageError, match="it is not there"):
+            wanted.check()
+
+
+def test_the_unit() -> None:
+    """It comes behind everything, says the VM's number, and keeps nobody waiting."""
+    text = unit_text("5e")
+    for line in (
+        "After=multi-user.target",
+        "ConditionPathExists=/dev/virtio-ports/org.guestlaunch.control.0",
+        "Type=simple",
+        "ExecStart=/bin/sh -c 'echo guestlaunch-ready 5e >/dev/virtio-ports/org.guestlaunch.control.0'",
+    ):
+        assert f"{line}\n" in text
