@@ -121,7 +121,6 @@ def make_disk(request: VmRequest, image: VmImage, folder: Path, stop: Stop) -> P
         if size is not None:
             _qemu_img(["resize", "-q", "-f", "qcow2", os.fspath(disk), str(size)], disk, stop)
     else:
-        _qemu_img(["info", *source], image.path, stop)  # asks for the lock that a running VM would need
         base = ["create", "-q", "-f", "qcow2", "-F", image.format, "-b", os.fspath(image.path), os.fspath(disk)]
         _qemu_img([*base, *([str(size)] if size is not None else [])], image.path, stop)
     disk.chmod(0o600)
