@@ -7,6 +7,7 @@ import lzma
 import os
 import re
 import stat
+import struct
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ REQUIRED = (
 )
 # Where the kernel has them; loading may fail there, harmlessly. Newer ones have ext4's checksum built in.
 OPTIONAL = ("crc32c_generic", "virtio_mmio", "crc32c_intel")
+# Drivers lie in the first without the signatures that distributions append, and these in the second (2026-11-26):
+# the kernel verifies what is signed, whatever it does without. Of the 614 M instructions of an arm64 guest from its
+# first driver to guestfsd that was 270 M on Debian 12, and with ECDSA 570 M of 1,070 M on 13.
+DRIVERS, SIGNATURES = "modules", "signatures"
+_SIGNED = b"~Module signature appended~\n"
 APPLETS = ("sh", "hexdump", "insmod", "mount", "reboot", "sleep", "strings", "switch_root")
 
 
@@ -138,12 +144,33 @@ def _filtered(command: Sequence[str], data: bytes) -> bytes:
         raise ApplianceError("cannot make the initrd", command[0], said) from error
 
 
-def driver_entries(directory: str, modules: Iterable[Path]) -> Iterator[CpioEntry]:
-    """Yield a directory of modules whose names sort in loading order."""
+def split_signature(module: bytes) -> tuple[bytes, bytes]:
+    """Return a module and the signature behind it, empty where there is none.
+
+    Its end is a `struct module_signature` (lengths of the signer's name, the key's and the signature) and a word.
+    """
+    if not module.endswith(_SIGNED):
+        return module, b""
+    head = len(module) - len(_SIGNED) - 12
+    signer, key, signature = struct.unpack_from(">3xBB3xI", module, head)
+    begin = head - signer - key - signature
+    return module[:begin], module[begin:]
+
+
+def driver_entries(directory: str, modules: Iterable[Path], signatures: str | None = None) -> Iterator[CpioEntry]:
+    """Yield a directory of modules whose names sort in loading order.
+
+    :param signatures: the directory for their signatures, by the same names; None leaves them where they are.
+    """
     yield CpioEntry(name=directory, mode=stat.S_IFDIR | 0o755)
+    if signatures is not None:
+        yield CpioEntry(name=signatures, mode=stat.S_IFDIR | 0o755)
     for number, path in enumerate(modules):
-        name = f"{directory}/{number:02}-{_canonical(path.name)}.ko"
-        yield CpioEntry(name=name, mode=stat.S_IFREG | 0o644, data=_plain_module(path))
+        name, module = f"{number:02}-{_canonical(path.name)}.ko", _plain_module(path)
+        if signatures is not None:
+            module, signature = split_signature(module)
+            yield CpioEntry(name=f"{signatures}/{name}", mode=stat.S_IFREG | 0o644, data=signature)
+        yield CpioEntry(name=f"{directory}/{name}", mode=stat.S_IFREG | 0o644, data=module)
 
 
 def _entries(busybox: Path) -> Iterator[CpioEntry]:
@@ -169,7 +196,7 @@ def write_initrd(path: Path, busybox: Path, modules: Path) -> list[str]:
     :raise ApplianceError: a required module is missing.
     """
     order = module_order(modules, REQUIRED, OPTIONAL)
-    entries = [*_entries(busybox), *driver_entries("modules", order)]
+    entries = [*_entries(busybox), *driver_entries(DRIVERS, order, SIGNATURES)]
     archive = io.BytesIO()
     write_cpio(entries, archive)
     with path.open("wb") as out:

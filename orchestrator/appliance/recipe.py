@@ -15,7 +15,7 @@ def recipe_digest(init: Init) -> str:
     """Return the digest of the lists by which an appliance is made here and now, `sha256:HEX`."""
     lists: list[object] = [
         *(unpack.ALTERNATIVES, unpack.RUNTIME_LINKS, unpack.DIRECTORIES, image.FEATURES),
-        *(initrd.REQUIRED, initrd.OPTIONAL, initrd.APPLETS),
+        *(initrd.REQUIRED, initrd.OPTIONAL, initrd.APPLETS, initrd.DRIVERS, initrd.SIGNATURES),
     ]
     if init is Init.LEAN:
         lists.append(unpack.IDLE_RULES)

@@ -203,13 +203,18 @@ def test_outdated_appliance_launches(
 def test_fixed_appliance_made_elsewhere(
     guestlaunch: Guestlaunch, appliance: dict[str, Path], disk_image: DiskFactory, tmp_path: Path
 ) -> None:
-    """Without a manifest an appliance is anybody's: no serial is announced to it, and it is booted all the same."""
+    """Without a manifest an appliance is anybody's: no serial is announced to it, and it is booted all the same.
+
+    So it is by a kernel that takes signed drivers only, as under Secure Boot.
+    """
     foreign = copy_of(appliance["aarch64"], tmp_path / "foreign")
     (foreign / "manifest.json").unlink()
     command = ("guestfish", *TCG, "--appliance", foreign, "--", "--ro", "-a", disk_image(), "run")
     script = (":", "list-filesystems", ":", "debug", "sh", "cat /proc/cmdline")
-    filesystems, cmdline = guestlaunch(*command, *script).ok().stdout.strip().splitlines()
+    environ = {"LIBGUESTFS_APPEND": "lockdown=integrity"}
+    filesystems, cmdline = guestlaunch(*command, *script, environ=environ).ok().stdout.strip().splitlines()
     assert filesystems == "/dev/sda: ext4"
+    assert "lockdown=integrity" in cmdline
     assert "root=UUID=" in cmdline
     assert "guestlaunch.root" not in cmdline
     assert "has no manifest" in guestlaunch("appliance", "verify", foreign).ok().stdout

@@ -6,6 +6,7 @@ import lzma
 import os
 import shutil
 import stat
+import struct
 import subprocess
 from pathlib import Path
 
@@ -112,7 +113,8 @@ def test_whole_initrd(tmp_path: Path) -> None:
         pytest.skip("cpio or lz4 is not installed")
     modules = kernel(tmp_path / "modules", {name: [] for name in initrd.REQUIRED})
     (modules / "kernel/ext4.ko").rename(modules / "kernel/ext4.ko.xz")
-    (modules / "kernel/ext4.ko.xz").write_bytes(lzma.compress(b"plain ext4"))
+    signature = b"made by openssl" + struct.pack(">BBBBB3xI", 0, 0, 2, 4, 3, 8) + b"~Module signature appended~\n"
+    (modules / "kernel/ext4.ko.xz").write_bytes(lzma.compress(b"plain ext4" + signature))
     index = modules / "modules.dep"
     index.write_text(index.read_text().replace("ext4.ko", "ext4.ko.xz"))
     (tmp_path / "busybox").write_bytes(b"busybox")
@@ -122,7 +124,10 @@ def test_whole_initrd(tmp_path: Path) -> None:
     folder = unpack(tmp_path / "initrd", tmp_path / "out")
     files = sorted((folder / "modules").iterdir())
     assert [file.stem[3:] for file in files] == names
-    assert (folder / "modules" / f"{names.index('ext4'):02}-ext4.ko").read_bytes() == b"plain ext4"
+    ext4 = f"{names.index('ext4'):02}-ext4.ko"
+    assert (folder / "modules" / ext4).read_bytes() == b"plain ext4"
+    assert (folder / "signatures" / ext4).read_bytes() == signature
+    assert (folder / "signatures" / files[0].name).read_bytes() == b""
     assert (folder / "init").read_bytes() == guest_file("initrd-init")
     assert (folder / "bin/sh").readlink() == Path("busybox")
 
