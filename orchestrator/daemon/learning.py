@@ -20,6 +20,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from orchestrator import files, locks, surroundings
+from orchestrator.hypervisor import embed
 from orchestrator.launch import learning
 from orchestrator.launch.context import LaunchSpec
 from orchestrator.launch.eligibility import template_facts, why_not_warm
@@ -94,6 +95,7 @@ def _learn() -> int:
             return 0  # what it depends on has changed meanwhile, or somebody was faster
         with Launcher(settings) as launcher:
             launcher.learn(spec, facts, stop)
+        embed.leave()
     return 0
 
 

@@ -67,7 +67,7 @@ class System:
     def __call__(self, *command: str) -> str:
         """Run a command there, as from a fresh login of root's, and return what it printed."""
         environ = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
-        environ |= {"DEBIAN_FRONTEND": "noninteractive", "GUESTLAUNCH_ACCEL": "tcg"}
+        environ |= {"DEBIAN_FRONTEND": "noninteractive", "GUESTLAUNCH_ACCEL": "tcg", "GUESTLAUNCH_LEARN": "off"}
         inside = ("nsenter", f"--target={self.process}", "--mount", "--pid", "chroot", str(self.root))
         return run(*inside, *command, env=environ)
 

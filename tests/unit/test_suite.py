@@ -15,6 +15,7 @@ import pytest
 from tests.disks import DiskFactory
 from tests.leftovers import left_behind, look
 from tests.running import Guestlaunch
+from tests.tool_lines import families
 
 TOP = Path(__file__).resolve().parents[2]
 # Whatever conftest files import lies beside them.
@@ -198,3 +199,11 @@ def test_partitioned_disk_image_has_a_partition(tmp_path: Path) -> None:
     dump = subprocess.run(["/usr/sbin/sfdisk", "--dump", disk], capture_output=True, text=True, check=True, timeout=60)
     assert "start=        2048" in dump.stdout
     assert disk.read_bytes()[1024 * 1024 + 1024 + 56 :][:2] == b"\x53\xef"
+
+
+def test_thirty_command_lines_of_each_family() -> None:
+    """The sample over which it is counted what clones serve has as many of each, and none of them twice."""
+    found = families()
+    assert {len(lines) for lines in found.values()} == {30}
+    every = [line for lines in found.values() for line in lines]
+    assert len(set(every)) == len(every) == 210
