@@ -165,6 +165,36 @@ def test_a_user_space_that_never_comes(guestlaunch: Guestlaunch, appliance: dict
     assert records(evidence)[0]["ready"] is False
 
 
+def test_git_finds_the_first_bad_kernel(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], tmp_path: Path, evidence: Path
+) -> None:
+    """A commit without a kernel is skipped and not blamed; a panic is as bad as a test that fails."""
+    folder = tmp_path / "tree"
+    folder.mkdir()
+
+    def git(*words: str) -> Result:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        return guestlaunch.run("git", *who, "-C", folder, *words, cwd=folder)
+
+    kernel = str(kernel_of(appliance, QUICK))
+    good, panics = "exit 0", "echo c >/proc/sysrq-trigger"
+    git("init", "-q").ok()
+    history = [(kernel, good), (kernel, good), ("none", good), (kernel, good), (kernel, panics), (kernel, "exit 3")]
+    for number, (image, script) in enumerate(history):
+        (folder / "image").write_text(image)
+        (folder / "script").write_text(f"{script} # {number}")
+        git("add", ".").ok()
+        git("commit", "-q", "-m", f"number {number}").ok()
+    git("bisect", "start", "HEAD", "HEAD~5").ok()
+    run = f'guestlaunch kernel run --accel tcg --profile {QUICK} "$(cat image)" -- sh -c "$(cat script)"'
+    said = git("bisect", "run", "sh", "-c", run).ok()
+    assert "is the first bad commit" in said.stdout
+    assert "# skip" in git("bisect", "log").ok().stdout
+    assert git("show", "-s", "--format=%s", "refs/bisect/bad").ok().stdout == "number 4\n"
+    verdicts = {record["kernel_run"]["verdict"] for record in records(evidence)}
+    assert {"command", "panic"} <= verdicts, verdicts
+
+
 def test_what_is_ended_from_outside(
     guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path, session_dir: Path, tmp_path: Path
 ) -> None:
