@@ -5,6 +5,12 @@ therefore reflinks where the file system has them, or else sparse files. Finding
 a cache directory a sparse twin of the template is kept, whose holes the file system knows, and a copy takes
 well under one millisecond. A qcow2 overlay would be as cheap, but libvirt before 9.2 knows raw NVRAM only.
 Which template to use is `descriptors`' business.
+
+A template's variables are those of a machine that was never switched on. Its first boot writes some 6,000 words to
+the flash (consoles, languages, keys, boot entries); each leaves a guest of KVM, as does each change of the flash
+between reading and writing. A boot that finds them writes a tenth of that before the kernel is there, and nothing
+after (QEMU 7.2, AAVMF 2022.11, counted on 2026-11-26). So the store of a boot that no stranger's byte had part in is
+kept, as *settled* variables, and copied instead of the template.
 """
 
 from __future__ import annotations
@@ -48,17 +54,31 @@ def keep_nvram(template: str | Path, target: Path, *, cache: str | Path | None =
 
 
 @contextmanager
-def copy_nvram(template: str | Path, directory: str | Path, *, cache: str | Path | None = None) -> Iterator[Path]:
+def copy_nvram(
+    template: str | Path,
+    directory: str | Path,
+    *,
+    cache: str | Path | None = None,
+    settled_by: str | Path | None = None,
+) -> Iterator[Path]:
     """Yield the path of a writable copy of template in directory, and remove the copy afterwards.
 
     :param cache: directory in which sparse twins of templates are kept between launches.
+    :param settled_by: the firmware's code: variables that it has settled are taken instead, where there are some in the
+        cache; the copy's name begins with `nvram-settled-` then.
     :raise FirmwareError: the template cannot be read or the copy cannot be written.
     """
     source = Path(template)
     directory = Path(directory)
     try:
-        origin = _sparse_twin(source, Path(cache)) if cache is not None else source
-        fd, name = tempfile.mkstemp(prefix="nvram-", suffix=".fd", dir=directory)
+        origin, prefix = source, "nvram-"
+        if cache is not None:
+            settled = None if settled_by is None else _settled(settled_by, source, Path(cache))
+            if settled is not None and _has_size_of(settled, source):
+                origin, prefix = settled, "nvram-settled-"
+            else:
+                origin = _sparse_twin(source, Path(cache))
+        fd, name = tempfile.mkstemp(prefix=prefix, suffix=".fd", dir=directory)
     except OSError as e:
         raise FirmwareError("cannot make the NVRAM copy", template, e.strerror or e) from e
     path = Path(name)
@@ -74,19 +94,55 @@ def copy_nvram(template: str | Path, directory: str | Path, *, cache: str | Path
         path.unlink(missing_ok=True)
 
 
+def settle(nvram: str | Path, *, code: str | Path, template: str | Path, cache: Path) -> None:
+    """Keep the variables that a firmware has left, for copies of the same template that the same code will use.
+
+    Only of a guest that saw nothing but what is ours: no disk of a user's, no network. A template in a format with a
+    header of its own (qcow2) grows as it is written to, and is left out.
+
+    :param nvram: raw, and nobody writes to it any more.
+    :raise OSError: it cannot be kept.
+    """
+    kept = _settled(code, Path(template), cache)
+    if not _has_size_of(Path(nvram), Path(template)) or _has_size_of(kept, Path(template)):
+        return
+    _keep_copy(Path(nvram), kept)
+
+
+def _settled(code: str | Path, template: Path, cache: Path) -> Path:
+    """Return where the variables are kept that some code has made of a template."""
+    return cache / f"nvram-settled-{_digest(_identity(Path(code)), _identity(template))}.fd"
+
+
 def _sparse_twin(template: Path, cache: Path) -> Path:
     """Return the sparse twin of template in cache, making it when the template is new or has changed."""
-    stat = template.stat()
-    identity = f"{template.resolve()}\0{stat.st_ino}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
-    twin = cache / f"nvram-{hashlib.sha256(os.fsencode(identity)).hexdigest()[:24]}.fd"
-    with contextlib.suppress(OSError):
-        if twin.stat().st_size == stat.st_size:
-            return twin
-    cache.mkdir(parents=True, exist_ok=True)
-    with files.written_whole(twin) as file:
-        _copy_into(template, file.fileno())
-        os.fsync(file.fileno())  # the size alone is checked later: a crash must not leave a twin with lost content
+    twin = cache / f"nvram-{_digest(_identity(template))}.fd"
+    if not _has_size_of(twin, template):
+        _keep_copy(template, twin)
     return twin
+
+
+def _keep_copy(source: Path, kept: Path) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with files.written_whole(kept) as file:
+        _copy_into(source, file.fileno())
+        os.fsync(file.fileno())  # the size alone is checked later: a crash must not leave a copy with lost content
+
+
+def _has_size_of(copy: Path, template: Path) -> bool:
+    size = template.stat().st_size
+    with contextlib.suppress(OSError):
+        return copy.stat().st_size == size
+    return False
+
+
+def _identity(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.resolve()}\0{stat.st_ino}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
+
+
+def _digest(*identities: str) -> str:
+    return hashlib.sha256(os.fsencode("\0".join(identities))).hexdigest()[:24]
 
 
 def _copy_into(source: Path, target_fd: int) -> None:

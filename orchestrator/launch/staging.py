@@ -90,7 +90,9 @@ def make_loader(spec: LaunchSpec, place: Place, owner: contextlib.ExitStack) -> 
     if firmware is None:
         return None
     cache = spec.settings.state_dir / "cache"
-    nvram = owner.enter_context(copy_nvram(firmware.nvram_template, place.data, cache=cache))
+    # A kernel that is tried, and firmware that is compared, get a machine that was never switched on.
+    settled_by = firmware.code if spec.settings.settled_nvram and spec.plan.appliance is not None else None
+    nvram = owner.enter_context(copy_nvram(firmware.nvram_template, place.data, cache=cache, settled_by=settled_by))
     return Loader(
         code=firmware.code,
         nvram=str(nvram),

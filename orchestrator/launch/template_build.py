@@ -13,6 +13,7 @@ from pathlib import Path
 
 from orchestrator.domain.model import Arch
 from orchestrator.errors import GuestlaunchError, LaunchError
+from orchestrator.firmware.nvram import settle
 from orchestrator.hypervisor import confinement, migration
 from orchestrator.launch.context import LaunchContext, LaunchSpec, new_id
 from orchestrator.launch.describe import describe_template
@@ -101,8 +102,14 @@ def _boot_and_save(spec: LaunchSpec, context: LaunchContext, directory: Path, ow
         guest.remove(_END_SECONDS)
     place.console.port.drain()
     (directory / CONSOLE).write_bytes(place.console.ring.content())
-    if loader is not None and loader.nvram is not None and plan.profile.arch is not Arch.AARCH64:
+    if loader is None or loader.nvram is None or plan.firmware is None:
+        return
+    if plan.profile.arch is not Arch.AARCH64:
         shutil.copyfile(loader.nvram, directory / NVRAM)
+    if settings.settled_nvram and spec.request.network is None:
+        firmware, cache = plan.firmware, settings.state_dir / "cache"
+        with contextlib.suppress(OSError):  # a boot without it is slower, and that is all
+            settle(loader.nvram, code=firmware.code, template=firmware.nvram_template, cache=cache)
 
 
 def _is_full(directory: Path) -> bool:

@@ -114,6 +114,7 @@ CONVERT: Mapping[str, Callable[[Any, Path], object]] = {
     "log": _path_or_dash,
     "confine": _one_of("auto", "off"),
     "guest_aslr": _switch,
+    "settled_nvram": _switch,
     "console_kib": _whole(1, 1024 * 1024),
     "measure": _switch,
     "keep_launches": _whole(0, 100_000_000),

@@ -29,8 +29,8 @@ OWN_VARIABLES: Mapping[str, str] = {
 PER_LAUNCH = frozenset(
     {
         "profile", "connect", "fw_cfg_dma", "accel", "start", "learn", "appliance", "memory_mib", "vcpus", "cpu",
-        "timeline",
-        "console_kib", "measure", "image_policy", "image_roots", "image_max_gib", "confine", "guest_aslr", "deadlines",
+        "timeline", "console_kib", "measure", "image_policy", "image_roots", "image_max_gib", "confine", "guest_aslr",
+        "settled_nvram", "deadlines",
     }
 )  # fmt: skip
 

@@ -84,6 +84,8 @@ class Settings:
         privileges. `off`: it stays root.
     :ivar guest_aslr: whether emulated guests, too, lay out their address spaces at random, which is slower. Templates
         of the two kinds are kept apart. Under KVM guests always do.
+    :ivar settled_nvram: whether firmware starts with the variables that it left after the boot of a template, in which
+        no disk of a user's had part. `off`: with those of its package, as a machine that was never switched on.
     :ivar console_kib: how much of the end of the guest's console is kept, in KiB.
     :ivar measure: `off` leaves out all that is only there to date phases.
     :ivar keep_launches: how many launches the store of launches keeps; 0 keeps all.
@@ -119,6 +121,7 @@ class Settings:
     log: str | None = None
     confine: str = "auto"
     guest_aslr: bool = False
+    settled_nvram: bool = True
     console_kib: int = 256
     measure: bool = True
     keep_launches: int = 250_000

@@ -134,6 +134,8 @@ def first_template(shared_guestlaunch: Guestlaunch, session_dir: Path, state_dir
         shared_guestlaunch("template", "build", "--accel", "tcg", environ=environ, timeout_s=280).ok()
         (built,) = (own / "templates").glob("aarch64-uefi-*")
         copy(built, staging / built.name)
+        # The next boot's firmware finds what this one's has left.
+        assert [path.stat().st_mode & 0o777 for path in (own / "cache").glob("nvram-settled-*.fd")] == [0o600]
         shutil.rmtree(own)
 
     (built,) = once(run_dir / "template", build).iterdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import FirmwareError
-from orchestrator.firmware.nvram import copy_nvram, keep_nvram
+from orchestrator.firmware.nvram import copy_nvram, keep_nvram, settle
 
 MIB = 1024 * 1024
 CONTENT = b"\xff" * 5000 + bytes(3 * MIB) + b"variables" + bytes(MIB + 1) + b"end" + bytes(700_000)
@@ -36,6 +36,37 @@ def test_copy_is_equal_private_and_removed(tmp_path: Path, template: Path, cache
             raise RuntimeError("boom")
         assert list(target.iterdir()) == []
     assert template.read_bytes() == CONTENT
+
+
+def test_settled_variables_are_those_of_their_firmware(tmp_path: Path, template: Path) -> None:
+    """They are copied for the same code and the same template until one of them changes; what is kept first stays."""
+    code, cache, left = tmp_path / "code.fd", tmp_path / "cache", tmp_path / "left.fd"
+    code.write_bytes(b"code")
+    left.write_bytes(b"settled" + CONTENT[7:])
+
+    def copied(settled_by: Path | None) -> tuple[bytes, bool]:
+        with copy_nvram(template, tmp_path, cache=cache, settled_by=settled_by) as path:
+            return path.read_bytes(), path.name.startswith("nvram-settled-")
+
+    assert copied(code) == (CONTENT, False)
+    settle(left, code=code, template=template, cache=cache)
+    settle(template, code=code, template=template, cache=cache)
+    assert copied(code) == (left.read_bytes(), True)
+    assert copied(None) == (CONTENT, False)
+    other = tmp_path / "other.fd"
+    other.write_bytes(b"code")
+    assert copied(other) == (CONTENT, False)
+    os.utime(template, ns=(1, 1))  # an upgrade of the package
+    assert copied(code) == (CONTENT, False)
+
+
+def test_variables_in_another_format_are_not_kept(tmp_path: Path, template: Path) -> None:
+    """A qcow2 image grows: what has another size than its template is none of these files."""
+    left = tmp_path / "left.fd"
+    left.write_bytes(b"longer" + CONTENT)
+    settle(left, code=template, template=template, cache=tmp_path / "cache")
+    with copy_nvram(template, tmp_path, cache=tmp_path / "cache", settled_by=template) as path:
+        assert path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from orchestrator.errors import ApplianceError, LaunchError
-from orchestrator.launch.staging import directory, root_overlay, write_secret
+from orchestrator.firmware.descriptors import Firmware
+from orchestrator.firmware.nvram import settle
+from orchestrator.launch.staging import directory, make_loader, root_overlay, write_secret
 from orchestrator.launch.stop import Stop
 
 
@@ -40,6 +45,35 @@ def test_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
         directory(tmp_path / "file", "gl-1"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("appliance", "wanted", "begins"),
+    [("one", True, b"settled"), ("one", False, b"package"), (None, True, b"package")],
+    ids=["appliance", "switched off", "a kernel that is tried"],
+)
+def test_variables_of_an_appliances_firmware_are_settled(
+    tmp_path: Path, appliance: str | None, wanted: bool, begins: bytes
+) -> None:
+    """Whoever tries a kernel, or compares firmware, has a machine that was never switched on."""
+    code, variables, left = (tmp_path / name for name in ("code", "variables", "left"))
+    code.touch()
+    variables.write_bytes(b"package's")
+    left.write_bytes(b"settled'.")
+    firmware = Firmware(
+        code=str(code), code_format="raw", nvram_template=str(variables), nvram_format="raw", description="d",
+        descriptor=tmp_path,
+    )  # fmt: skip
+    settle(left, code=code, template=variables, cache=tmp_path / "cache")
+    settings = SimpleNamespace(state_dir=tmp_path, settled_nvram=wanted)
+    spec: Any = SimpleNamespace(plan=SimpleNamespace(firmware=firmware, appliance=appliance), settings=settings)
+    place: Any = SimpleNamespace(data=tmp_path)
+    with contextlib.ExitStack() as owner:
+        loader = make_loader(spec, place, owner)
+        assert loader is not None
+        assert loader.nvram is not None
+        assert Path(loader.nvram).read_bytes().startswith(begins)
+    assert not list(tmp_path.glob("nvram-*"))
 
 
 def test_missing_root_is_named(tmp_path: Path) -> None:
