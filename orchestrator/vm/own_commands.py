@@ -74,7 +74,7 @@ def run_job(script: Path, image: Path, image_format: str, settings: Settings, st
         if said["outcome"] == "success":
             return said["result"]
         raise WorkloadError("cannot look into the image", image, said["error"])
-    raise WorkloadError("cannot look into the image", image, _last(err) or f"status {status}")
+    raise WorkloadError("cannot look into the image", image, last_words(err) or f"status {status}")
 
 
 def run_tool(what: str, command: Sequence[str], image: Path, settings: Settings, stop: Stop) -> None:
@@ -86,7 +86,9 @@ def run_tool(what: str, command: Sequence[str], image: Path, settings: Settings,
     """
     status, out, err = _run([_PROGRAM, "exec", "--", *command], settings, stop)
     if status:
-        raise WorkloadError(what, image, _last(err) or _last(out) or f"{command[0]} ended with status {status}")
+        raise WorkloadError(
+            what, image, last_words(err) or last_words(out) or f"{command[0]} ended with status {status}"
+        )
 
 
 def _run(command: Sequence[str], settings: Settings, stop: Stop) -> tuple[int, str, str]:
@@ -131,7 +133,8 @@ def _heed(stop: Stop, command: Sequence[str]) -> None:
         raise StoppedError("stopped", " ".join(command[:2]), stop.reason)
 
 
-def _last(text: str) -> str:
-    """Return the last line, without our program's name."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].removeprefix(f"{_PROGRAM}: ") if lines else ""
+def last_words(text: str) -> str:
+    """Return the line that says what went wrong: the one that a tool calls an error, or else the last one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if ": error: " in line]
+    return (errors or lines)[-1].removeprefix(f"{_PROGRAM}: ") if lines else ""
