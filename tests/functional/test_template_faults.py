@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -150,7 +151,8 @@ def test_sudden_death(
         assert process.returncode != 0
         assert "Traceback" not in stderr
     if which == "qemu" and phase == "gate":
-        assert "QEMU ended before the launch was ready" in stderr
+        # The clone went on when the log said so, and may be ready before anybody reads that.
+        assert re.search("QEMU ended before (the launch was ready|its tool did)", stderr), stderr
     assert left_behind(session_dir, before) == []
 
 
