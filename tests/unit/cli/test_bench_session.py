@@ -19,8 +19,10 @@ from tests.simulated_results import analysis_of
 
 TOP = Path(__file__).resolve().parents[3]
 # A benchmark whose sides are shells; the second one waits for ever once round 2 has come.
+# A suite that runs under nohup has SIGHUP ignored, and with it all that it starts.
 BENCHMARK = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from pathlib import Path
 from orchestrator.cli import main
 from orchestrator.cli.bench import commands
