@@ -155,6 +155,7 @@ class Launch:
                 self._destroy(self._guest)
         finally:
             self._owned.close()
+            self._tell_pool()
 
     def do(self, instruction: Instruction) -> None:
         """Carry out an instruction."""
@@ -276,6 +277,12 @@ class Launch:
         self.ready = True
         _there(self._boot).settle()
         _there(self._watch).stop_tracing()
+        self._tell_pool()
+
+    def _tell_pool(self) -> None:
+        """Let the pool replace a clone that was taken from it."""
+        if self._pool is not None:
+            self._pool.launched(self.id)
 
     def _terminate(self) -> None:
         """Have QEMU write back what it holds and exit."""

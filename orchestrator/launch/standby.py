@@ -1,7 +1,8 @@
 """The standby pool: clones restored at their gate before anybody asks for one.
 
 A thread makes some for each recent kind of launch, one at a time and at low priority; a clone that is taken belongs
-to its launch and never comes back. What to do next is decided without I/O (`next_step`).
+to its launch and never comes back. The next one is made once that launch is ready, so that it does not cost the launch
+what it is to save it. What to do next is decided without I/O (`next_step`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from orchestrator.template.model import Facts, key_of
 _KINDS = 4  # for so many kinds of launches
 _LOOK_SECONDS = 2.0
 _AGAIN_SECONDS = 60.0  # after a failure
+_GIVE_WAY_SECONDS = 2.0  # to a launch that took a clone; one that takes longer has other troubles
 _LOW_MIB = 512  # the host keeps that much memory available, however many clones we would like
 _FIRST_CLONE_MIB = 256  # what a clone may take, until one was measured
 _NICE = 19
@@ -111,6 +113,7 @@ class Pool:
         self._kinds: OrderedDict[_Kind, _Kept] = OrderedDict()
         self._changed = threading.Condition()
         self._news = False  # something has changed since the thread last looked
+        self._taken: dict[str, float] = {}  # launches that are not ready yet, and how long to give way (monotonic)
         self._clone_mib = _FIRST_CLONE_MIB
         self._thread = threading.Thread(target=self._keep, name="standby", daemon=True)
 
@@ -144,7 +147,8 @@ class Pool:
     def take(self, spec: LaunchSpec, facts: Facts) -> Clone | None:
         """Return a ready clone, which belongs to the caller from now on; None when there is none.
 
-        A dead one is left to the pool's own thread, which logs it and clears it away.
+        Until `launched` is called for it, or for some seconds, no other is made. A dead one is left to the pool's own
+        thread, which logs it and clears it away.
         """
         with self._changed:
             kept = self._kinds.get(_kind(spec, facts))
@@ -153,9 +157,15 @@ class Pool:
             if clone is None:
                 return None
             ready.remove(clone)
-            self._wake()
+            self._taken[clone.place.launch_id] = time.monotonic() + _GIVE_WAY_SECONDS
         clone.guest.set_nice(0)
         return clone
+
+    def launched(self, launch_id: str) -> None:
+        """Note that a launch is ready, or over: a clone that it took may be replaced now."""
+        with self._changed:
+            if self._taken.pop(launch_id, None) is not None:
+                self._wake()
 
     def waiting(self) -> list[Waiting]:
         """Return what there is, to be shown."""
@@ -230,7 +240,7 @@ class Pool:
         if step is Step.DROP:
             self._drop(kept)
             return True
-        if step is Step.REST or now_s < kept.not_before_s or self._closing:
+        if step is Step.REST or now_s < kept.not_before_s or self._closing or self._gives_way(now_s):
             return False
         if step is Step.BUILD and learning.why_not(kept.spec.settings, kept.facts) is not None:
             kept.not_before_s = now_s + _AGAIN_SECONDS
@@ -246,6 +256,12 @@ class Pool:
                 self._context.emit("standby_failed", level="warning", template=key_of(kept.facts), error=str(error))
             return False
         return True
+
+    def _gives_way(self, now_s: float) -> bool:
+        """Tell whether a launch that took a clone is still to become ready."""
+        with self._changed:
+            self._taken = {launch_id: until_s for launch_id, until_s in self._taken.items() if now_s < until_s}
+            return bool(self._taken)
 
     def _add(self, kept: _Kept) -> None:
         """Make one clone and keep it."""

@@ -423,3 +423,35 @@ def test_a_clone_that_a_launch_did_not_come_to_use_ends_with_it(
         launch.run()
     assert (kept.guest.did, kept.guest.alive, kept.gone) == (["kill"], False, ["files"])
     assert (launch.error, launch.id) == (None, "gl-1")
+
+
+@pytest.mark.parametrize(("dies_first", "times"), [(False, 2), (True, 1)])
+def test_the_pool_hears_when_a_launch_is_ready_and_over(settings: Settings, *, dies_first: bool, times: int) -> None:
+    """As soon as the tool has its launch flag, and in any case at the end: the pool waits for it to make a clone."""
+    told: list[str] = []
+    heard = threading.Event()
+
+    def hear(launch_id: str) -> None:
+        told.append(launch_id)
+        heard.set()
+
+    def story(start: FakeStart) -> None:
+        start.open_port()
+        heard.wait(60)
+        start.stop.request("terminate")
+
+    pool: Any = SimpleNamespace(launched=hear)
+    nothing: Any = None
+    plays = dies if dies_first else story
+    with Stop() as stop:
+        launch = Launch(
+            REQUEST,
+            settings,
+            LaunchContext(stop=stop, connect=nothing, claim=nothing, emit=lambda *_, **__: None),
+            time.monotonic_ns(),
+            pool=pool,
+            plan=lambda *_: PLAN,
+            choose=lambda spec, context, recorder, *_: FakeStart(spec, context, recorder, plays, Start.STANDBY),
+        )
+        launch.run()
+    assert told == ["gl-standby"] * times

@@ -126,10 +126,61 @@ def test_what_was_taken_is_replaced_and_the_rest_ends_with_the_pool(made: list[C
     wait_for(lambda: ready(kept) == [1])
     taken: Any = kept.take(SPEC, FACTS)
     assert taken is made[0]
+    kept.launched(taken.place.launch_id)
     wait_for(lambda: ready(kept) == [1])
     kept.close()
     assert [clone.closed.is_set() for clone in made] == [False, True]
     assert kept.take(SPEC, FACTS) is None
+
+
+class Looks:
+    """Counts how often the pool looked for a template, which it does each time that it decides what to do."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, *_: object) -> str:
+        self.count += 1
+        return "a template"
+
+    def more(self, times: int) -> None:
+        """Wait until it has looked so many times more."""
+        enough = self.count + times
+        wait_for(lambda: self.count >= enough)
+
+
+def test_no_clone_is_made_on_the_time_of_a_launch(made: list[Clone], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a launch that took a clone is not ready, the pool looks and makes none; then it makes the next."""
+    looks = Looks()
+    monkeypatch.setattr(store, "find", looks)
+    monkeypatch.setattr(standby, "_GIVE_WAY_SECONDS", 60.0)
+    kept = pool(lambda *_, **__: None)
+    kept.start()
+    kept.want(SPEC, FACTS)
+    wait_for(lambda: ready(kept) == [1])
+    taken: Any = kept.take(SPEC, FACTS)
+    kept.want(SPEC, FACTS)
+    looks.more(3)
+    assert made == [taken]
+    kept.launched("gl-of another")
+    looks.more(3)
+    assert made == [taken]
+    kept.launched(taken.place.launch_id)
+    wait_for(lambda: ready(kept) == [1])
+    kept.close()
+
+
+def test_a_launch_that_never_gets_ready_holds_nothing_up(made: list[Clone], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some seconds the pool makes the next clone whatever became of the launch."""
+    monkeypatch.setattr(standby, "_GIVE_WAY_SECONDS", 0.05)
+    kept = pool(lambda *_, **__: None)
+    kept.start()
+    kept.want(SPEC, FACTS)
+    wait_for(lambda: ready(kept) == [1])
+    assert kept.take(SPEC, FACTS) is not None
+    wait_for(lambda: ready(kept) == [1])
+    kept.close()
+    assert len(made) == 2
 
 
 def test_the_dead_are_not_taken(made: list[Clone]) -> None:
