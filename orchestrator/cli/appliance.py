@@ -16,7 +16,7 @@ from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.store import appliances, resolve
 from orchestrator.appliance.store import remove as remove_all
 from orchestrator.appliance.version import host_version
-from orchestrator.cli.options import examples, json_option, state_options
+from orchestrator.cli.options import examples, json_option, print_json, state_options
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
 from orchestrator.settings import Settings, private_state
@@ -89,7 +89,7 @@ def build(settings: Settings, *, arch: str, init: str, deadline: float, as_json:
             deadline=Deadline.after(deadline),
         )
     if as_json:
-        click.echo(json.dumps(_facts(built), indent=2))
+        print_json(_facts(built))
     else:
         click.echo(_line(built))
     return 0
@@ -102,7 +102,7 @@ def list_(settings: Settings, *, as_json: bool) -> int:
     """List the appliances that launches use, one an arch, and those with libguestfs's own init."""
     found = appliances(settings.appliance_store)
     if as_json:
-        click.echo(json.dumps([_facts(one) for one in found], indent=2))
+        print_json([_facts(one) for one in found])
         return 0
     for one in found:
         click.echo(_line(one))
@@ -125,7 +125,7 @@ def show(settings: Settings, *, directory: Path | None, arch: str, init: str, as
     found = _named(settings, directory, arch, init)
     facts = _facts(found)
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return 0
     packages = facts.pop("packages")
     facts["digests"] = {name: f"{digest[:_SHOWN_OF_DIGEST]}…" for name, digest in facts["digests"].items()}
@@ -160,7 +160,7 @@ def verify(settings: Settings, *, directory: Path | None, arch: str, init: str, 
     check_making(found)
     if as_json:
         facts = {"path": str(found.path), "manifest": found.manifest is not None, "host_libguestfs": library}
-        click.echo(json.dumps(facts, indent=2))
+        print_json(facts)
     elif found.manifest is None:
         click.echo(f"{found.path}: usable; it has no manifest, so there is nothing to compare its files with")
     else:
@@ -223,7 +223,7 @@ def import_(settings: Settings, *, file: Path, digest: str | None, as_json: bool
     source = None if os.fspath(file) == "-" else file
     made = import_appliance(source, settings.appliance_store, host=host_version(), digest=digest)
     if as_json:
-        click.echo(json.dumps(_facts(made), indent=2))
+        print_json(_facts(made))
     else:
         click.echo(_line(made))
     try:
@@ -242,7 +242,7 @@ def remove(settings: Settings, *, arch: str, init: str, as_json: bool) -> int:
     """Remove all appliances of an arch and init that no launch is using."""
     removed = remove_all(settings.appliance_store, Arch(arch), Init(init))
     if as_json:
-        click.echo(json.dumps({"removed": list(map(str, removed))}, indent=2))
+        print_json({"removed": list(map(str, removed))})
     for path in [] if as_json else removed:
         click.echo(f"removed {path}")
     return 0

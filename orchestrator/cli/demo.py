@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import click
 
 from orchestrator.cli import render, session
 from orchestrator.cli.main import PROGRAM
-from orchestrator.cli.options import examples, json_option, settings_options
+from orchestrator.cli.options import examples, json_option, print_json, settings_options
 from orchestrator.domain.profiles import configs_dir
 from orchestrator.errors import WorkloadError
 from orchestrator.program import complain, unwinding_on_sigterm
@@ -75,7 +74,7 @@ def demo(*, settings: Settings, as_json: bool, workdir: Path | None, runs: int) 
         session.write_timeline(settings, event)
     on, off = typical(events[True]), typical(events[False])
     if as_json:
-        click.echo(json.dumps({"on": events[True], "off": events[False], "verdict": verdict(on, off, runs)}, indent=2))
+        print_json({"on": events[True], "off": events[False], "verdict": verdict(on, off, runs)})
         return 0
     accel = f"{on['profile']} on {accel_of(on)}" + (f" ({on['accel_reason']})" if on["accel_reason"] else "")
     click.echo(f"\n{accel}; {'one launch each' if runs == 1 else f'medians of {runs} launches each'}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 import click
 
-from orchestrator.cli.options import examples, json_option, settings_options
+from orchestrator.cli.options import examples, json_option, print_json, settings_options
 from orchestrator.hypervisor.kvm_proof import forget_verdicts
 from orchestrator.settings import Settings
 from orchestrator.workload.doctor import Severity, examine
@@ -37,7 +36,7 @@ def doctor(*, settings: Settings, as_json: bool, probe: bool) -> int:
     bad = [finding for finding in findings if finding.verdict is Severity.BAD]
     if as_json:
         listed = [{"topic": one.topic, "verdict": str(one.verdict), "detail": one.detail} for one in findings]
-        click.echo(json.dumps({"profile": settings.profile, "usable": not bad, "findings": listed}, indent=2))
+        print_json({"profile": settings.profile, "usable": not bad, "findings": listed})
     else:
         click.echo(f"profile {settings.profile}: {'cannot launch' if bad else 'ready to launch'}")
     return 1 if bad else 0

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from orchestrator.cli.options import examples, json_option, settings_options
+from orchestrator.cli.options import examples, json_option, print_json, settings_options
 from orchestrator.domain.model import Domain
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import GuestlaunchError, UsageError
@@ -125,6 +125,6 @@ def _hand_over(settings: Settings, wish: Wish, *, as_json: bool, start: bool) ->
 def _told(planned: Domain, name: str, uri: str, *, as_json: bool, state: str) -> None:
     if as_json:
         facts = {"name": name, "uuid": planned.uuid, "connection": uri, "state": state, "accel": str(planned.accel)}
-        click.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     click.echo(f"{name}: {state} on {uri} ({planned.profile.name}, {planned.accel})")

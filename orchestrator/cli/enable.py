@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import click
 
 from orchestrator.appliance.store import resolve
-from orchestrator.cli.options import examples, json_option, settings_options
+from orchestrator.cli.options import examples, json_option, print_json, settings_options
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import NotFoundError, UsageError
 from orchestrator.settings import Settings, default_state_dir, private_state
@@ -107,7 +106,7 @@ def _lasting(path: Path, settings: Settings) -> Path:
 def _say(changes: Iterable[FileChange], *, as_json: bool) -> None:
     if as_json:
         listed = [{"path": str(one.path), "done": str(one.deed), "why": one.why or None} for one in changes]
-        click.echo(json.dumps({"changes": listed}, indent=2))
+        print_json({"changes": listed})
         return
     for one in changes:
         click.echo(f"{one.path}: {one.deed}" + (f" ({one.why})" if one.why else ""))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import click
 
 from orchestrator.cli.kernel.terminal import ESCAPE, SIGNAL_BASE, raw_terminal, stopping
 from orchestrator.cli.main import PROGRAM
-from orchestrator.cli.options import collected, examples, json_option, settings_options, verbose_option
+from orchestrator.cli.options import collected, examples, json_option, print_json, settings_options, verbose_option
 from orchestrator.domain.model import Arch
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.install.answers import Answers
@@ -213,7 +212,7 @@ def _tell(done: Installed, request: InstallRequest, *, as_json: bool) -> None:
 
     last = done.steps[-1]
     if as_json:
-        click.echo(json.dumps({"installed": done.good, "steps": [to_event(step) for step in done.steps]}, indent=2))
+        print_json({"installed": done.good, "steps": [to_event(step) for step in done.steps]})
     if not done.good:
         complain(PROGRAM, last.error or "the installation was ended")
         if not as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +12,7 @@ import click
 
 from orchestrator.cli import session
 from orchestrator.cli.main import PROGRAM
-from orchestrator.cli.options import examples, json_option, settings_options, verbose_option
+from orchestrator.cli.options import examples, json_option, print_json, settings_options, verbose_option
 from orchestrator.program import complain, unwinding_on_sigterm
 from orchestrator.settings import Settings, merged
 from orchestrator.workload.job import Job, load_job
@@ -56,7 +55,7 @@ def run(*, settings: Settings, as_json: bool, verbose: bool, disks: tuple[Path, 
         finished = opened.finished(_RECORD_SECONDS if outcome.status else 0.0)
     timelines = [launch.record for launch in finished if launch.record is not None]
     if as_json:
-        click.echo(json.dumps(outcome.to_json(timelines), indent=2))
+        print_json(outcome.to_json(timelines))
     else:
         _show(loaded, outcome, timelines)
     told = as_json or sys.stdout.isatty()  # their timelines, just now
@@ -94,7 +93,7 @@ def as_text(value: object) -> str:
 def _show(job: Job, outcome: Outcome, timelines: list[LaunchEvent]) -> None:
     """Show what became of a job, and its launch."""
     if outcome.result is not None:
-        click.echo(json.dumps(outcome.result, indent=2))
+        print_json(outcome.result)
     click.echo(f"{job.name}: {outcome.outcome} after {outcome.duration_s:.2f} s")
     if timelines:
         from orchestrator.cli import render  # here: brings rich

@@ -54,6 +54,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
 
 
+def print_json(value: object) -> None:
+    """Print what `--json` asks for, on standard output."""
+    import json  # here: most commands print none
+
+    click.echo(json.dumps(value, indent=2))
+
+
 def examples(*lines: str) -> str:
     """Return the last part of a command's help, kept line by line."""
     return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))

@@ -139,6 +139,21 @@ def show_comparison(left: Event, right: Event, titles: tuple[str, str], console:
     out.print(_comparison_table(rows, titles))
 
 
+def show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None) -> None:
+    """List things: a table with a head on a terminal, elsewhere lines whose columns stand below each other."""
+    out = console or _console()
+    if out.is_terminal:
+        from rich.text import Text  # here: see the module
+
+        table = _table(*((title, "left") for title in columns))
+        for row in rows:
+            table.add_row(*map(Text, row))
+        out.print(table)
+        return
+    widths = [max((len(row[at]) for row in rows), default=0) for at in range(len(columns))]
+    _lines(out, (" ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
+
+
 def _console() -> Console:
     from rich.console import Console  # here: see the module
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from orchestrator.cli.options import config_option, examples, json_option
+from orchestrator.cli.options import config_option, examples, json_option, print_json
 from orchestrator.daemon import client
 from orchestrator.errors import NotFoundError
 from orchestrator.settings import load
@@ -28,7 +27,7 @@ def status(*, as_json: bool, socket: Path | None, config: Path | None) -> int:
         raise NotFoundError("no guestlaunchd runs", settings.runtime_dir, "nobody listens there", "start guestlaunchd")
     found = client.status(paths[0])
     if as_json:
-        click.echo(json.dumps({key: value for key, value in found.items() if key != "type"}, indent=2))
+        print_json({key: value for key, value in found.items() if key != "type"})
         return 0
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found["outcomes"].items())) or "none yet"
     click.echo(f"guestlaunchd {found['version']}, pid {found['pid']}, up {elapsed(found['uptime_s'])}, on {paths[0]}")

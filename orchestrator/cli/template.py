@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -15,7 +14,7 @@ import click
 from orchestrator import locks
 from orchestrator.appliance.fixed import open_appliance
 from orchestrator.cli import session
-from orchestrator.cli.options import examples, json_option, settings_options, state_options
+from orchestrator.cli.options import examples, json_option, print_json, settings_options, state_options
 from orchestrator.errors import CapabilityError, LaunchError, NotFoundError
 from orchestrator.program import unwinding_on_sigterm
 from orchestrator.records.provenance import accel_of
@@ -77,7 +76,7 @@ def build(*, settings: Settings, as_json: bool) -> int:
         raise CapabilityError("cannot build the template", settings.profile, record["start_reason"])
     built = store.lookup(settings.state_dir, record["template"] or "")
     if as_json:
-        click.echo(json.dumps(_facts(built) | {"launch_ns": record["launch_ns"]}, indent=2))
+        print_json(_facts(built) | {"launch_ns": record["launch_ns"]})
     else:
         click.echo(_line(built))
         # A tool that ends at once may be gone before its launch flag was dated.
@@ -117,7 +116,7 @@ def list_(*, settings: Settings, as_json: bool) -> int:
     """List all templates, and whether they still hold."""
     found = store.templates(settings.state_dir)
     if as_json:
-        click.echo(json.dumps([_facts(one) for one in found], indent=2))
+        print_json([_facts(one) for one in found])
         return 0
     for one in found:
         times = f"cloned {one.uses} time{'s' if one.uses != 1 else ''}, last {_time(one.used_s)}"
@@ -140,7 +139,7 @@ def verify(*, key: Sequence[str], settings: Settings, as_json: bool) -> int:
     found = _named(settings, key)
     said = [(one, store.damage(one) or _outdated(one)) for one in found]
     if as_json:
-        click.echo(json.dumps([{"key": one.key, "path": str(one.path), "wrong": why} for one, why in said], indent=2))
+        print_json([{"key": one.key, "path": str(one.path), "wrong": why} for one, why in said])
     else:
         for one, why in said:
             click.echo(f"{one.path.name}: {why or 'as built, and nothing that it depends on has changed'}")
@@ -168,7 +167,7 @@ def remove(*, key: Sequence[str], stale: bool, every: bool, settings: Settings, 
         if not as_json:
             click.echo(f"removed {one.path.name}")
     if as_json:
-        click.echo(json.dumps({"removed": sorted({one.key for one in doomed})}, indent=2))
+        print_json({"removed": sorted({one.key for one in doomed})})
     return 0
 
 
@@ -191,7 +190,7 @@ def prune(*, unused_days: int | None, most_mib: int | None, settings: Settings, 
         unused_s=None if unused_days is None else unused_days * 86_400.0,
     )
     if as_json:
-        click.echo(json.dumps({"removed": [one.key for one in removed]}, indent=2))
+        print_json({"removed": [one.key for one in removed]})
     for one in () if as_json else removed:
         click.echo(f"removed {one.path.name}")
     return 0

@@ -12,7 +12,7 @@ import click
 
 from orchestrator.cli import session
 from orchestrator.cli.main import PROGRAM
-from orchestrator.cli.options import describe, examples, json_option, settings_options, verbose_option
+from orchestrator.cli.options import describe, examples, json_option, print_json, settings_options, verbose_option
 from orchestrator.errors import CapabilityError, WorkloadError
 from orchestrator.program import complain
 from orchestrator.settings import Settings
@@ -147,9 +147,7 @@ def env(*, settings: Settings, as_json: bool, foreign: bool, unset: bool) -> int
 
         ours |= preload(os.environ, settings)
     if as_json:
-        import json  # here: the usual output is shell
-
-        click.echo(json.dumps(ours, indent=2))
+        print_json(ours)
         return 0
     for name, value in ours.items():
         click.echo(f"unset {name}" if unset else f"export {name}={shlex.quote(value)}")

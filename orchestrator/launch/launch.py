@@ -121,7 +121,7 @@ class Launch:
     @property
     def missing(self) -> Facts | None:
         """What the template depends on for want of which it booted, if that went well."""
-        return getattr(self._start, "missing", None) if self.ready and self.error is None else None
+        return self._start.missing if self._start is not None and self.ready and self.error is None else None
 
     @property
     def ring(self) -> ConsoleRing:

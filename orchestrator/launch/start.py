@@ -18,6 +18,7 @@ from orchestrator.launch.warm import StandbyStart, WarmStart
 from orchestrator.launch.watch import FollowedLaunch
 from orchestrator.records.record import FwCfg
 from orchestrator.template import store as templates
+from orchestrator.template.model import Facts
 from orchestrator.timeline.phases import Start
 from orchestrator.timeline.recorder import Recorder
 
@@ -38,6 +39,10 @@ class StartPath(Protocol):
     @property
     def id(self) -> str:
         """The name of the launch and of its domain."""
+
+    @property
+    def missing(self) -> Facts | None:
+        """What the template depends on that it could have been cloned from; None if nothing is wanting."""
 
     def facts(self) -> Mapping[str, str | None]:
         """Return what the log says of it beyond its kind."""

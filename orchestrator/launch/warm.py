@@ -23,6 +23,8 @@ from orchestrator.timeline.trace import TraceFile
 class _CloneStart:
     """What both have in common, once a clone is held at its gate."""
 
+    missing: Facts | None = None  # a clone wants for no template
+
     def __init__(self, spec: LaunchSpec, recorder: Recorder, template: Template | None) -> None:
         self._spec, self._recorder, self._template = spec, recorder, template
 

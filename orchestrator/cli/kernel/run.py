@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import click
 from orchestrator.cli.kernel.options import FILE, BisectSafe, command_argument, junit_option, request_for, run_options
 from orchestrator.cli.kernel.terminal import ESCAPE, SIGNAL_BASE, raw_terminal, stopping
 from orchestrator.cli.main import PROGRAM
-from orchestrator.cli.options import describe, examples, json_option, settings_options, verbose_option
+from orchestrator.cli.options import describe, examples, json_option, print_json, settings_options, verbose_option
 from orchestrator.kernel.request import KernelRequest
 from orchestrator.kernel.tap import summed_up
 from orchestrator.kernel.verdict import Cause
@@ -173,8 +172,3 @@ def _counted(request: KernelRequest, settings: Settings) -> list[dict[str, Any]]
     for one in found:
         complain(PROGRAM, one.line())
     return [one.to_dict() for one in found]
-
-
-def print_json(found: object) -> None:
-    """Print something JSON-ready: records are printed as the log has them."""
-    click.echo(json.dumps(found, indent=2))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.kernel.run import print_json, tell
+from orchestrator.cli.kernel.run import tell
 from orchestrator.cli.kernel.terminal import SIGNAL_BASE, stopping
 from orchestrator.cli.main import PROGRAM
+from orchestrator.cli.options import print_json
 from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Kind

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import click
 
 from orchestrator.cli.kernel.terminal import SIGNAL_BASE, stopping
 from orchestrator.cli.main import PROGRAM
-from orchestrator.cli.options import examples, json_option, settings_options
+from orchestrator.cli.options import examples, json_option, print_json, settings_options
 from orchestrator.cli.vm.create import create
-from orchestrator.cli.vm.options import folder_option, placed, ready_option, timeout_option
+from orchestrator.cli.vm.options import folder_option, found, on_libvirt, placed, ready_option, timeout_option
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.program import complain
 from orchestrator.settings import Settings
@@ -46,16 +45,17 @@ vm.add_command(create)
 @json_option
 def list_(*, settings: Settings, as_json: bool) -> int:
     """List the VMs that were made by guestlaunch."""
-    from orchestrator.vm.create import connected, default_uri
     from orchestrator.vm.known import all_known
 
-    with connected(settings, default_uri(settings)) as connection:
-        found = [one.to_json() for one in all_known(connection)]
+    with on_libvirt(settings) as connection:
+        listed = [one.to_json() for one in all_known(connection)]
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        print_json(listed)
         return 0
-    for one in found:
-        click.echo(f"{one['name']:<20} {one['state']:<10} {one['arch']:<8} {one['image']}")
+    from orchestrator.cli.render import show_rows  # here: brings rich
+
+    columns = ("name", "state", "arch", "image")
+    show_rows(columns, [[one[key] for key in columns] for one in listed])
     return 0
 
 
@@ -65,13 +65,10 @@ def list_(*, settings: Settings, as_json: bool) -> int:
 @json_option
 def show(*, name: str, settings: Settings, as_json: bool) -> int:
     """Show a VM: how it is, what it was made of, its files."""
-    from orchestrator.vm.create import connected, default_uri
-    from orchestrator.vm.known import find
-
-    with connected(settings, default_uri(settings)) as connection:
-        said = find(connection, name).to_json()
+    with found(settings, name) as (_, there):
+        said = there.to_json()
     if as_json:
-        click.echo(json.dumps(said, indent=2))
+        print_json(said)
         return 0
     took = f", {said['ready_ms'] / 1000:.1f} s after its start" if said["ready_ms"] else ""
     click.echo(f"{said['name']}: {said['state']}, {said['arch']}, {said['uuid']}")
@@ -89,18 +86,15 @@ def show(*, name: str, settings: Settings, as_json: bool) -> int:
 @timeout_option
 def start(*, name: str, settings: Settings, ready: str, timeout_s: float) -> int:
     """Start a VM that is off, and wait until it is ready."""
-    from orchestrator.vm.create import connected, default_uri
     from orchestrator.vm.create import start as begin
-    from orchestrator.vm.known import find
 
     with stopping() as (stop, came):
         try:
-            with placed(settings, None, stop, name) as place, connected(settings, default_uri(settings)) as connection:
-                found = find(connection, name)
-                if found.domain.is_active:
+            with placed(settings, None, stop, name) as place, found(settings, name) as (connection, there):
+                if there.domain.is_active:
                     click.echo(f"{name}: it runs")
                     return 0
-                record = begin(found, connection, place, ReadySign(ready), timeout_s)
+                record = begin(there, connection, place, ReadySign(ready), timeout_s)
         except GuestlaunchError:
             if came:
                 complain(PROGRAM, f"{name}: nobody waits for it any more; it goes on")
@@ -121,19 +115,15 @@ def start(*, name: str, settings: Settings, ready: str, timeout_s: float) -> int
 )  # fmt: skip
 def stop(*, name: str, settings: Settings, force: bool, timeout_s: float) -> int:
     """Shut a VM down by its power button, and wait until it is off."""
-    from orchestrator.vm.create import connected, default_uri
-    from orchestrator.vm.known import find
-
-    with stopping() as (asked, came), connected(settings, default_uri(settings)) as connection:
-        found = find(connection, name)
-        if not found.domain.is_active:
+    with stopping() as (asked, came), found(settings, name) as (_, there):
+        if not there.domain.is_active:
             click.echo(f"{name}: it is off")
             return 0
         try:
             if force:
-                found.domain.destroy()
+                there.domain.destroy()
             else:
-                found.domain.shut_down(timeout_s, lambda: asked.requested)
+                there.domain.shut_down(timeout_s, lambda: asked.requested)
         except GuestlaunchError:
             if came:
                 return SIGNAL_BASE + came[0]
@@ -149,13 +139,12 @@ def stop(*, name: str, settings: Settings, force: bool, timeout_s: float) -> int
 @click.option("--force", is_flag=True, help="End it first if it runs.")
 def delete(*, name: str, settings: Settings, folder: Path | None, force: bool) -> int:
     """Remove a VM: its domain, its disk, its variables; all that was made for it, and nothing else."""
-    from orchestrator.vm.create import connected, default_uri
+    from orchestrator.vm.create import default_uri
     from orchestrator.vm.folder import default_folder
     from orchestrator.vm.known import delete as remove
 
-    uri = default_uri(settings)
-    parent = (folder or default_folder(settings, uri)).absolute()
-    with connected(settings, uri) as connection:
+    parent = (folder or default_folder(settings, default_uri(settings))).absolute()
+    with on_libvirt(settings) as connection:
         remove(connection, name, parent, force=force, tell=lambda text: complain(PROGRAM, text))
     click.echo(f"{name}: deleted")
     return 0
@@ -166,13 +155,10 @@ def delete(*, name: str, settings: Settings, folder: Path | None, force: bool) -
 @settings_options
 def console(*, name: str, settings: Settings) -> int:
     """Join a VM's serial console, by virsh; Ctrl-] leaves it."""
-    from orchestrator.vm.create import connected, default_uri
-    from orchestrator.vm.known import find
     from orchestrator.workload.tools import run
 
-    uri = default_uri(settings)
-    with connected(settings, uri) as connection:
-        find(connection, name)
+    with found(settings, name) as (connection, _):
+        uri = connection.uri
     return run(["virsh", "--quiet", "--connect", uri, "console", name], os.environ)
 
 
@@ -194,17 +180,14 @@ def ssh(*, name: str, settings: Settings, user: str | None, timeout_s: float, co
     On QEMU's own network, a port of this host's loopback leads there for as long as that takes.
     """
     from orchestrator.vm import ssh as way
-    from orchestrator.vm.create import connected, default_uri
-    from orchestrator.vm.known import find
     from orchestrator.workload.tools import run
 
-    with stopping() as (asked, came), connected(settings, default_uri(settings)) as connection:
-        found = find(connection, name)
-        if not found.domain.is_active:
+    with stopping() as (asked, came), found(settings, name) as (_, there):
+        if not there.domain.is_active:
             raise UsageError("cannot reach VM", name, "it is off", f"guestlaunch vm start {name}")
         try:
-            with way.reached(found.domain, found.note, timeout_s, lambda: asked.requested) as (address, port):
-                return run(way.command(found.note, address, port, user, command), os.environ)
+            with way.reached(there.domain, there.note, timeout_s, lambda: asked.requested) as (address, port):
+                return run(way.command(there.note, address, port, user, command), os.environ)
         except GuestlaunchError:
             if came:
                 return SIGNAL_BASE + came[0]

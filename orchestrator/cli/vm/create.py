@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import click
 
 from orchestrator.cli.kernel.terminal import SIGNAL_BASE, stopping
 from orchestrator.cli.main import PROGRAM
-from orchestrator.cli.options import examples, json_option, settings_options
+from orchestrator.cli.options import examples, json_option, print_json, settings_options
 from orchestrator.cli.vm.options import folder_option, placed, request_of, request_options
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.program import complain
@@ -110,7 +109,7 @@ def _tell(made: list[Created], *, as_json: bool, one: bool) -> None:
             }
             for vm in made
         ]
-        click.echo(json.dumps(said[0] if one and said else said, indent=2))
+        print_json(said[0] if one and said else said)
         return
     for vm in made:
         if vm.record is None:

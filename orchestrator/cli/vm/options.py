@@ -21,8 +21,10 @@ from orchestrator.vm.customization import Customization
 from orchestrator.vm.request import ReadySign, VmRequest
 
 if TYPE_CHECKING:  # libvirt comes with it
+    from orchestrator.hypervisor.connection import Connection
     from orchestrator.launch.stop import Stop
     from orchestrator.vm.create import VmPlace
+    from orchestrator.vm.known import KnownVm
 
 _FILE = click.Path(path_type=Path)
 _SECONDS = click.FloatRange(min=0, min_open=True)
@@ -113,6 +115,27 @@ request_options: Callable[[Any], Any] = collected(
 def request_of(name: str, said: dict[str, Any], settings: Settings) -> VmRequest:
     """Return the request that a command line makes."""
     return VmRequest(name=name, memory_mib=settings.memory_mib, vcpus=settings.vcpus, **said)
+
+
+@contextlib.contextmanager
+def on_libvirt(settings: Settings) -> Iterator[Connection]:
+    """Open the connection that VMs are on."""
+    from orchestrator.vm.create import connected, default_uri
+
+    with connected(settings, default_uri(settings)) as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def found(settings: Settings, name: str) -> Iterator[tuple[Connection, KnownVm]]:
+    """Yield a VM of ours, with the connection that it is on.
+
+    :raise GuestlaunchError: there is none of that name.
+    """
+    from orchestrator.vm.known import find
+
+    with on_libvirt(settings) as connection:
+        yield connection, find(connection, name)
 
 
 @contextlib.contextmanager

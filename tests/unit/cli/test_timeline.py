@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -119,3 +120,17 @@ def test_bars_are_to_scale() -> None:
     assert render.bar(1e-9, 20) == "▏"
     assert render.bar(0.0, 20) == ""
     assert render.bar(7.0, 20) == "█" * 20
+
+
+def test_rows_are_a_table_on_a_terminal_and_lines_elsewhere() -> None:
+    """A head only where somebody looks at it; what is listed is never taken for markup."""
+    rows = [("one", "running"), ("a-longer-one", "[red]off")]
+    for terminal, expected in (
+        (True, ["name          state", "───", "one           running", "a-longer-one  [red]off"]),
+        (False, ["one          running", "a-longer-one [red]off"]),
+    ):
+        console = Console(file=io.StringIO(), force_terminal=terminal, no_color=True, width=80)
+        render.show_rows(("name", "state"), rows, console)
+        assert isinstance(console.file, io.StringIO)
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in console.file.getvalue().splitlines()]
+        assert [line[:3] if line.startswith("─") else line for line in lines if line] == expected

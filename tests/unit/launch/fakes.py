@@ -133,7 +133,7 @@ class FakeStart:
     def __init__(
         self, spec: LaunchSpec, context: LaunchContext, recorder: Recorder, story: Story, kind: Start = Start.COLD
     ) -> None:
-        self.kind, self.id = kind, f"gl-{kind}"
+        self.kind, self.id, self.missing = kind, f"gl-{kind}", None
         self.spec, self.context, self.recorder, self._story = spec, context, recorder, story
         self._data = data = spec.settings.runtime_dir
         self._owned = contextlib.ExitStack()
