@@ -107,10 +107,7 @@ def _check_way(status: os.stat_result, path: str) -> None:
         raise NotADirectoryError(errno.ENOTDIR, why, path)
     if not _is_trusted(status.st_uid):
         raise PermissionError(errno.EPERM, f"it belongs to uid {status.st_uid}", path)
-    # A user's own group has nobody else in it, by the custom that gives it the user's number.
-    own_group = 0 != os.geteuid() == status.st_uid == status.st_gid
-    others = stat.S_IWOTH if own_group else stat.S_IWGRP | stat.S_IWOTH
-    if status.st_mode & others and not status.st_mode & stat.S_ISVTX:
+    if _others_may_write(status) and not status.st_mode & stat.S_ISVTX:
         raise PermissionError(errno.EPERM, WRITABLE, path)
 
 
@@ -121,8 +118,18 @@ def _check_own(status: os.stat_result, path: str, *, of_root: bool) -> None:
     """
     if status.st_uid != os.geteuid() and not (of_root and _is_trusted(status.st_uid)):
         raise PermissionError(errno.EPERM, f"it belongs to uid {status.st_uid}", path)
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if _others_may_write(status):
         raise PermissionError(errno.EPERM, WRITABLE, path)
+
+
+def _others_may_write(status: os.stat_result) -> bool:
+    """Tell whether anybody but a folder's owner may change what is in it.
+
+    A user's own group has nobody else in it, by the custom that gives it the user's number; where it is so, logins may
+    have the umask 0002 (pam_umask's `usergroups`, on in Debian 13), and all folders are the group's to write to.
+    """
+    own_group = 0 != os.geteuid() == status.st_uid == status.st_gid
+    return bool(status.st_mode & (stat.S_IWOTH if own_group else stat.S_IWGRP | stat.S_IWOTH))
 
 
 def _is_trusted(uid: int) -> bool:

@@ -55,7 +55,9 @@ def opened_folder(path: Path, *, make: bool = False) -> Iterator[int]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UsageError("cannot use the folder", error.filename or path.parent, error.strerror or error) from error
+        hint = " (chmod go-w takes that from them)" if error.strerror == files.WRITABLE else ""
+        why = f"{error.strerror or error}{hint}"
+        raise UsageError("cannot use the folder", error.filename or path.parent, why) from error
     try:
         yield folder
     except OSError as error:

@@ -248,6 +248,9 @@ def test_upgrade_and_purge(installed: System, debs: dict[str, Path], built_state
     run("ln", "-s", built.name, f"{state}/appliances/x86_64/current")
     installed("sh", "-c", "echo 'profile = \"x86_64-seabios\"' >>/etc/guestlaunch/config.toml")
     installed("guestlaunch", "enable", "--system")
+    if shutil.which("systemctl"):
+        installed("systemctl", "enable", "guestlaunchd")
+        installed("systemctl", "--global", "enable", "guestlaunchd")
     kept = installed("sh", "-c", KEPT)
 
     install(installed, debs[NEXT])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,30 @@ def test_folder_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(mode)
     assert why_not(tmp_path / "open") == "others can write to it"
+
+
+OWN_GROUP = """
+import os, sys
+import files
+os.umask(0o002)
+os.mkdir("own")
+os.close(files.open_folder("own"))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("group", "refused"), [(4321, False), (4322, True)])
+def test_folder_of_a_users_own_group(group: int, refused: bool) -> None:
+    """With a group of their own, users have the umask 0002 on some systems: what it may write to is theirs alone."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        shutil.copy(files.__file__, place)  # the checkout may be where only we can read
+        os.chown(place, 4321, group)
+        become = ("setpriv", "--reuid=4321", f"--regid={group}", "--clear-groups", "/usr/bin/python3", "-c", OWN_GROUP)
+        run = subprocess.run(become, capture_output=True, text=True, check=False, cwd=place, timeout=60)
+        assert ("others can write to it" in run.stderr, run.returncode) == (refused, int(refused)), run.stderr
+    finally:
+        shutil.rmtree(place)
 
 
 def test_folder_below_one_open_to_others_is_refused(tmp_path: Path) -> None:
