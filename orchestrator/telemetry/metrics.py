@@ -17,25 +17,20 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 import orchestrator
 from orchestrator.records.filters import is_modelled
 from orchestrator.records.provenance import of_event
-from orchestrator.records.record import EVENT, EVENTS, LaunchEvent, PhaseEntry
-from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Kind, Phase, Start
+from orchestrator.records.record import EVENT, LaunchEvent, PhaseEntry
+from orchestrator.telemetry.provisioned import DMA, LAUNCH_BUCKETS, ProvisioningMetrics
+from orchestrator.timeline.phases import SEQUENCE, TRANSFER_PHASES, Start
 
 # From a hot-plug under KVM (milliseconds) to a guest that hangs until its deadline under TCG (minutes).
 PHASE_BUCKETS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0),
 )
-# Finer where launches lie: a clone about 0.5 s, KVM 1-5 s, TCG 5-30 s; quantiles are read from these.
-LAUNCH_BUCKETS = (
-    *(0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.5, 15.0, 17.5, 20.0, 25.0, 30.0),
-    *(45.0, 60.0, 120.0, 300.0, 600.0, 1200.0),
-)
 # MMIO under KVM on Arm moves about 1.5 MB/s, DMA up to some GB/s.
 RATE_BUCKETS = tuple(factor * 10.0**power for power in range(5, 10) for factor in (1, 2.5, 5))
 
 OUTCOMES = ("success", "failure", "cancelled")
 _KIND = ("profile", "accel", "start", "made_on")  # the last is a label of `provenance`: a closed set
-DMA = {True: "true", False: "false", None: "unknown"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +91,8 @@ def _facts(event: LaunchEvent) -> _Facts:
 class LaunchMetrics:
     """The instruments of one process, in a registry of their own.
 
+    :ivar provisioned: those of what is no launch, in the same registry.
+
     :param in_flight: number of launches under way, asked at each scrape; None where nobody knows (one-shot
         processes): the gauge is then left out, never 0.
     """
@@ -108,7 +105,7 @@ class LaunchMetrics:
         self._versions_lock = threading.Lock()
         self._count_launches()
         self._time_launches()
-        self._count_kernel_runs()
+        self.provisioned = ProvisioningMetrics(self.registry)
         self._describe()
         if in_flight is not None:
             gauge = Gauge("guestlaunch_launches_in_flight", "Launches under way now.", registry=self.registry)
@@ -172,22 +169,6 @@ class LaunchMetrics:
             buckets=RATE_BUCKETS,
         )
 
-    def _count_kernel_runs(self) -> None:
-        kind = ("profile", "accel", "made_on")
-        self._kernel_runs = Counter(
-            "guestlaunch_kernel_runs_total",
-            "Kernels that were tried, by what came of them; `command` is the end of the command, with any status.",
-            (*kind, "verdict"),
-            registry=self.registry,
-        )
-        self._kernel_seconds = Histogram(
-            "guestlaunch_kernel_boot_duration_seconds",
-            "From the start of the virtual CPUs until the command began.",
-            (*kind, "fw_cfg_dma"),
-            registry=self.registry,
-            buckets=LAUNCH_BUCKETS,
-        )
-
     def _describe(self) -> None:
         build = Gauge("guestlaunch_build_info", "Always 1.", ("version", "python_version"), registry=self.registry)
         build.labels(orchestrator.__version__, platform.python_version()).set(1)
@@ -224,26 +205,6 @@ class LaunchMetrics:
         self._time(facts)
         self._last.labels(facts.outcome).set(facts.finished_at)
         self._show_versions(facts.versions)
-
-    def observe_kernel_run(self, event: LaunchEvent) -> None:
-        """Count one kernel that was tried; it is no launch.
-
-        :raise ValueError: when the event is not one; nothing is counted then.
-        """
-        try:
-            run = event["kernel_run"]
-            if event["event"] != EVENTS[Kind.KERNEL] or event["schema_version"] != 1 or run is None:
-                raise ValueError(f"not a {EVENTS[Kind.KERNEL]} event of schema version 1")
-            kind = {name: str(event[name] or "unknown") for name in ("profile", "accel")}
-            kind["made_on"] = of_event(event).label
-            starts = {phase["name"]: phase["start_ns"] for phase in event["phases"]}
-            dma, verdict = DMA[event["fw_cfg_dma"]], run["verdict"]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"an incomplete {EVENTS[Kind.KERNEL]} event: {error!r}") from error
-        self._kernel_runs.labels(**kind, verdict=verdict).inc()
-        began, booted = starts.get(Phase.FIRMWARE), starts.get(Phase.WORKLOAD)
-        if began is not None and booted is not None:
-            self._kernel_seconds.labels(**kind, fw_cfg_dma=dma).observe((booted - began) / 1e9)
 
     def _announce(self, kind: Mapping[str, str]) -> None:
         """Show the counters of a kind of launch from 0 on: Prometheus sees no increase in one that appears at 1."""

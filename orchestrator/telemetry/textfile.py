@@ -20,15 +20,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from orchestrator import files, locks
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.records.record import EVENT, EVENTS, LaunchEvent
-from orchestrator.telemetry.metrics import LAUNCH_BUCKETS, PHASE_BUCKETS, RATE_BUCKETS, LaunchMetrics
+from orchestrator.telemetry.metrics import PHASE_BUCKETS, RATE_BUCKETS, LaunchMetrics
+from orchestrator.telemetry.provisioned import LAUNCH_BUCKETS, OBSERVED, STEP_BUCKETS
 from orchestrator.telemetry.totals import Totals
-from orchestrator.timeline.phases import Kind
 
 STATE_VERSION = 1
 # Enough for a line or two, with their launch ids and times.
 HEAD_BYTES = 8192
 # Totals of other buckets cannot be added to: they start again, which Prometheus takes as a counter reset.
-_LAYOUT = [list(PHASE_BUCKETS), list(LAUNCH_BUCKETS), list(RATE_BUCKETS)]
+_LAYOUT = [list(PHASE_BUCKETS), list(LAUNCH_BUCKETS), list(RATE_BUCKETS), list(STEP_BUCKETS)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,4 +219,4 @@ def _observer(metrics: LaunchMetrics, line: bytes) -> Callable[[LaunchEvent], No
     """Return what counts a line, told from the other events without parsing those."""
     if EVENT.encode() in line:
         return metrics.observe
-    return metrics.observe_kernel_run if EVENTS[Kind.KERNEL].encode() in line else None
+    return metrics.provisioned.observe if any(EVENTS[kind].encode() in line for kind in OBSERVED) else None

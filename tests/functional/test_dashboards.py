@@ -25,6 +25,7 @@ from orchestrator.telemetry.http import serve
 from orchestrator.telemetry.metrics import LaunchMetrics
 from orchestrator.telemetry.textfile import exposition
 from tests.dashboards import FOLDER, LOKI, PROMETHEUS, load, queries
+from tests.provisioned import provisioned
 from tests.simulated_launches import mixture
 from tests.unit.kernel.test_series import record
 
@@ -188,13 +189,14 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
 
 
 def test_every_query_has_an_answer(tmp_path: Path) -> None:
-    """A Prometheus server that scraped launches and runs of kernels answers each panel and rule with numbers."""
+    """A Prometheus server that scraped launches and all that is none answers each panel and rule with numbers."""
     metrics = LaunchMetrics(in_flight=lambda: 2)
     lines = mixture(count=40)
     metrics.observe(lines[0])
-    run = to_event(record())
-    run |= {"host": lines[0]["host"], "clock": lines[0]["clock"]}
-    metrics.observe_kernel_run(run)
+    others = [to_event(one) for one in (record(), *provisioned())]
+    for other in others:
+        other |= {"host": lines[0]["host"], "clock": lines[0]["clock"]}
+        metrics.provisioned.observe(other)
     with serve(metrics.registry, "127.0.0.1:0") as url:
         with urllib.request.urlopen(url, timeout=10) as answer:
             served = {family.name for family in text_string_to_metric_families(answer.read().decode())}
@@ -202,7 +204,8 @@ def test_every_query_has_an_answer(tmp_path: Path) -> None:
             until(lambda: ask("count_over_time(guestlaunch_build_info[1m]) >= 2"), 30, "two scrapes")
             for line in lines:
                 metrics.observe(line)
-                metrics.observe_kernel_run(run)
+                for other in others:
+                    metrics.provisioned.observe(other)
             total = "sum(guestlaunch_launches_total)"
             until(lambda: ask(f"{total} == {len(lines) + 1}"), 30, "a scrape of all launches")
             until(lambda: ask(f"sum(increase(guestlaunch_launches_total[{WINDOW}])) > {len(lines) // 2}"), 30, "a rate")

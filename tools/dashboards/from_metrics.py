@@ -38,6 +38,16 @@ KERNEL_BOOT = (
     "histogram_quantile(0.5, sum by (le, fw_cfg_dma)"
     f" (rate(guestlaunch_kernel_boot_duration_seconds_bucket{{{RUN}}}[$window])))"
 )
+# So do installations, step by step, and VMs.
+INSTALL_STEPS = f"sum by (step, verdict) (increase(guestlaunch_install_steps_total{{{RUN}}}[$__rate_interval]))"
+VM_BOOTS = f"sum by (how, outcome) (increase(guestlaunch_vm_boots_total{{{RUN}}}[$__rate_interval]))"
+VM_READY = (
+    f"histogram_quantile(0.5, sum by (le, how) (rate(guestlaunch_vm_ready_duration_seconds_bucket{{{RUN}}}[$window])))"
+)
+INSTALL_TIME = (
+    "histogram_quantile(0.5, sum by (le, step)"
+    f" (rate(guestlaunch_install_step_duration_seconds_bucket{{{RUN}}}[$window])))"
+)
 FINISHED = ', outcome=~"success|failure"'
 
 ROWS = (
@@ -234,6 +244,37 @@ ROWS = (
                 why="From the start of the virtual CPUs until the command began: median.",
                 shape="lines",
                 queries=[(KERNEL_BOOT, "DMA {{fw_cfg_dma}}")],
+                unit="s",
+            ),
+        ),
+    ),
+    Row(
+        title="Installations and VMs",
+        panels=(
+            Panel(
+                title="Steps of installations by verdict",
+                why="guestlaunch install: the installer, and the first boot of what it made; `done` is the success.",
+                shape="bars",
+                queries=[(INSTALL_STEPS, "{{step}}: {{verdict}}")],
+            ),
+            Panel(
+                title="Time of an installation's steps",
+                why="Of steps that were done: median.",
+                shape="lines",
+                queries=[(INSTALL_TIME, "{{step}}")],
+                unit="s",
+            ),
+            Panel(
+                title="VMs by outcome",
+                why="guestlaunch vm: VMs that were created, or started again.",
+                shape="bars",
+                queries=[(VM_BOOTS, "{{how}}: {{outcome}}")],
+            ),
+            Panel(
+                title="Time until a VM is ready",
+                why="From the start of the virtual CPUs: median.",
+                shape="lines",
+                queries=[(VM_READY, "{{how}}")],
                 unit="s",
             ),
         ),

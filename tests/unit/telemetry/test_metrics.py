@@ -19,6 +19,7 @@ from orchestrator.telemetry.http import parse_address, serve
 from orchestrator.telemetry.metrics import LaunchMetrics
 from orchestrator.telemetry.textfile import exposition
 from orchestrator.timeline.phases import Phase, Start
+from tests.provisioned import provisioned
 from tests.simulated_launches import (
     BARE,
     EMULATED,
@@ -271,7 +272,7 @@ def test_kernels_that_were_tried_are_no_launches() -> None:
     """They are counted by their verdict and timed by their boot, and nothing of them is among launches."""
     metrics = LaunchMetrics()
     for run in (record(), record(3), record(121, verdict="panic")):
-        metrics.observe_kernel_run(to_event(run))
+        metrics.provisioned.observe(to_event(run))
     kind = {"profile": "aarch64-uefi", "accel": "tcg", "made_on": "unknown"}
     name = "guestlaunch_kernel_runs_total"
     assert value(metrics, name, **kind, verdict="command") == 2
@@ -282,4 +283,23 @@ def test_kernels_that_were_tried_are_no_launches() -> None:
     with pytest.raises(ValueError, match="not a launch_finished"):
         metrics.observe(to_event(record()))
     with pytest.raises(ValueError, match="incomplete kernel_run_finished"):
-        metrics.observe_kernel_run({"event": "kernel_run_finished"})  # type: ignore[typeddict-item]
+        metrics.provisioned.observe({"event": "kernel_run_finished"})  # type: ignore[typeddict-item]
+
+
+def test_installations_and_vms_are_no_launches() -> None:
+    """Steps are counted by their verdict, VMs by whether they were made; only what came to its end is timed."""
+    metrics = LaunchMetrics()
+    for one in provisioned():
+        metrics.provisioned.observe(to_event(one))
+    kind = {"profile": "aarch64-uefi", "accel": "tcg", "made_on": "unknown"}
+    steps, step_s = "guestlaunch_install_steps_total", "guestlaunch_install_step_duration_seconds_count"
+    assert value(metrics, steps, **kind, step="installer", verdict="done") == 1
+    assert value(metrics, steps, **kind, step="first_boot", verdict="panic") == 1
+    assert value(metrics, step_s, **kind, step="installer") == 1
+    assert value(metrics, step_s, **kind, step="first_boot") is None
+    assert value(metrics, "guestlaunch_vm_boots_total", **kind, how="created", outcome="success") == 1
+    assert value(metrics, "guestlaunch_vm_ready_duration_seconds_sum", **kind, how="created") == 9
+    families = [one for one in metrics.registry.collect() if one.name.startswith("guestlaunch_launch")]
+    assert not [sample for family in families for sample in family.samples if sample.labels.get("profile")]
+    with pytest.raises(ValueError, match="none of kernel_run_finished, install_step_finished, vm_boot_finished"):
+        metrics.provisioned.observe({"event": "launch_finished"})  # type: ignore[typeddict-item]
