@@ -100,7 +100,8 @@ def _serve_publicly(path: Path, settings: Settings, lifeline: int | None, *, kno
 
     :param known: tools look there by themselves, or whoever named the path knows of it.
     """
-    from orchestrator.daemon.service import Role, serve  # here: as above
+    from orchestrator.daemon.server import REPLACED  # here: as above
+    from orchestrator.daemon.service import Role, serve
 
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen.public(path))
@@ -111,11 +112,24 @@ def _serve_publicly(path: Path, settings: Settings, lifeline: int | None, *, kno
             if not known:
                 sys.stderr.write(f"guestlaunchd: tools do not look there: set GUESTLAUNCH_SOCKET={path} for them\n")
 
+        def leaving() -> None:
+            notify(os.environ, f"STATUS={REPLACED}: serving who is there to the end")
+            sys.stderr.write(f"guestlaunchd: {REPLACED}: ending with the last client\n")
+            stack.close()
+
         def stopping() -> None:
             notify(os.environ, "STOPPING=1")
             stack.close()  # the socket goes first: tools that start from now on find their own server
 
-        return serve(Role.PUBLIC, listener, _for_clients(settings), ready=ready, stopping=stopping, lifeline=lifeline)
+        return serve(
+            Role.PUBLIC,
+            listener,
+            _for_clients(settings),
+            ready=ready,
+            leaving=leaving,
+            stopping=stopping,
+            lifeline=lifeline,
+        )
 
 
 def _for_clients(settings: Settings) -> Settings:

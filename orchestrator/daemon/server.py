@@ -21,6 +21,7 @@ from orchestrator.wrapper import protocol
 
 # A private server that nobody ever connects to belongs to a command that died early.
 _FIRST_CLIENT_SECONDS = 60.0
+REPLACED = "another version of guestlaunch has been installed"
 
 
 class Server:
@@ -45,12 +46,15 @@ class Server:
         *,
         ends_with_last_client: bool = False,
         ending: Callable[[], None] = lambda: None,
-    ) -> None:
+        replaced: Callable[[], bool] = lambda: False,
+    ) -> bool:
         """Accept connections until stop is requested.
 
         :param listener: None when all clients are adopted ones.
         :param ends_with_last_client: also return once the last client has gone.
         :param ending: called before that, so that nobody connects any more; who has just connected is still served.
+        :param replaced: whether this program is no longer the one that is installed; asked when somebody connects.
+        :return: True when it is not: who has just connected was sent to a server of their own, who is served still is.
         """
         with selectors.DefaultSelector() as selector:
             for readable in (stop, self._changed):
@@ -61,14 +65,18 @@ class Server:
             while not stop.requested:
                 if ends_with_last_client and self._last_has_gone():
                     ending()
-                    if listener is None or not self._accept(listener):
-                        return
+                    if listener is None or not self._accept(listener, self.adopt):
+                        return False
                 for key, _ in selector.select(timeout=1.0 if ends_with_last_client else None):
-                    if key.fileobj is listener:
-                        self._accept(listener)
+                    if listener is not None and key.fileobj is listener:
+                        if replaced():
+                            self._give_way(listener, ending)
+                            return True
+                        self._accept(listener, self.adopt)
                     elif key.fileobj == self._changed:
                         with contextlib.suppress(BlockingIOError):
                             os.eventfd_read(self._changed)
+        return False
 
     def adopt(self, sock: socket.socket) -> None:
         """Serve a connection in a thread of its own; the socket is ours from now on."""
@@ -102,7 +110,7 @@ class Server:
                 return False
             return self._served or time.monotonic() - self._started > _FIRST_CLIENT_SECONDS
 
-    def _accept(self, listener: socket.socket) -> bool:
+    def _accept(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> bool:
         """Take in a client; tell whether there was one."""
         try:
             sock, _ = listener.accept()
@@ -113,8 +121,16 @@ class Server:
             time.sleep(0.01)  # EMFILE would otherwise make this a busy loop
             return True
         sock.setblocking(True)
-        self.adopt(sock)
+        take(sock)
         return True
+
+    def _give_way(self, listener: socket.socket, ending: Callable[[], None]) -> None:
+        """Have whoever has connected start a server of their own, which runs what is installed."""
+        self._log.emit("replaced", reason=REPLACED)
+        with listener.dup() as last:  # the end of its name may be the listener's
+            ending()
+            while self._accept(last, _send_away):
+                pass
 
     def _thread(self, sock: socket.socket) -> None:
         try:
@@ -123,3 +139,8 @@ class Server:
             with self._lock:
                 self._threads.discard(threading.current_thread())
             os.eventfd_write(self._changed, 1)
+
+
+def _send_away(sock: socket.socket) -> None:
+    with sock:
+        tell(sock, protocol.exit_message(1, f"guestlaunchd ends: {REPLACED}") | {"elsewhere": True})

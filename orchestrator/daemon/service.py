@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 
+import orchestrator
 from orchestrator.daemon.listen import remove_private
 from orchestrator.daemon.requests import Requests
 from orchestrator.daemon.server import Server
@@ -64,15 +65,22 @@ def serve(
     settings: Settings,
     *,
     ready: Callable[[], None] = lambda: None,
+    leaving: Callable[[], None] | None = None,
     stopping: Callable[[], None] = lambda: None,
     lifeline: int | None = None,
 ) -> int:
     """Serve launches until a signal comes, or as long as the role lasts; return the exit status.
 
+    A public server whose program was replaced, as a package's upgrade does, serves who is there to the end, and returns
+    75 (EX_TEMPFAIL): a service manager that restarts what failed starts the new one.
+
     :param sock: listens; for an inherited role, the connection itself.
-    :param ready: called once clients are answered; `stopping` once no new ones are.
+    :param ready: called once clients are answered.
+    :param leaving: called when no new ones are to come: takes the socket's name away.
+    :param stopping: called when none is served any more, or none will be.
     :param lifeline: an inherited descriptor; when it reaches its end, so does the server.
     """
+    program, gone = _installed(), False
     with _server(role, settings) as (server, stop):
         if lifeline is not None:
             _follow(lifeline, stop)
@@ -84,12 +92,29 @@ def serve(
             _claim(path, settings, private=role is Role.OWN)
             ready()
             ends = role.ends_with_last_client
-            server.serve(sock, stop, ends_with_last_client=ends, ending=functools.partial(remove_private, path))
+            gone = server.serve(
+                sock,
+                stop,
+                ends_with_last_client=ends,
+                ending=leaving or functools.partial(remove_private, path),
+                replaced=lambda: role is Role.PUBLIC and program != _installed(),
+            )
             sock.close()
+            if gone:
+                server.serve(None, stop, ends_with_last_client=True)
             stopping()
         status = _end(server, stop, settings)
     embed.leave()
-    return status
+    return status or (os.EX_TEMPFAIL if gone else 0)
+
+
+def _installed() -> tuple[int, ...]:
+    """Return what changes when another version is installed; nothing when none is any more."""
+    try:
+        status = Path(orchestrator.__file__).stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _follow(lifeline: int, stop: Stop) -> None:

@@ -24,6 +24,11 @@ _DESCRIPTION = (
         "It launches only with its client's very files: where both see different files, as in a container, the tool is"
         " served by a server of its own."
     ),
+    Paragraph(
+        "When another version of guestlaunch has been installed, it serves who is there to the end and launches for"
+        " nobody else; then it ends with 75, so that the service manager starts the new one. Launches of the time"
+        " between have servers of their own."
+    ),
 )
 
 _SIGNALS = (
@@ -39,6 +44,7 @@ _STATUS = (
     entry("`0`", "It was told to stop, and all guests ended in time."),
     entry("`1`", "It could not start, or a guest had to be left."),
     entry("`2`", "An option or a setting is wrong."),
+    entry("`75`", "Another version has been installed, and its last client has gone."),
 )
 
 

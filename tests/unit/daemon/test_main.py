@@ -15,8 +15,10 @@ import pytest
 
 from orchestrator import program
 from orchestrator.daemon import main
+from orchestrator.daemon.client import LaunchFeed
 from orchestrator.errors import LaunchError, UsageError
 from orchestrator.wrapper import protocol
+from tests.conftest import TOP
 
 
 def test_unknown_option_names_the_nearest() -> None:
@@ -85,6 +87,34 @@ def test_where_no_tool_looks(tmp_path: Path, socket_option: tuple[str, ...], *, 
         assert "listening on" in process.stderr.readline()
         process.terminate()
         assert ("set GUESTLAUNCH_SOCKET=" in process.stderr.read()) is noted
+    shutil.rmtree(folder)
+
+
+def test_daemon_of_a_version_that_was_replaced(tmp_path: Path) -> None:
+    """Who connects after an upgrade is sent to a server of their own, who is served stays; then it ends with 75."""
+    shutil.copytree(TOP / "orchestrator", tmp_path / "orchestrator", ignore=shutil.ignore_patterns("__pycache__"))
+    folder = Path(tempfile.mkdtemp(prefix="gl-", dir="/tmp"))
+    path = folder / "run" / "s"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GUESTLAUNCH_")}
+    command = [sys.executable, "-c", "import sys; from orchestrator.daemon import main; sys.exit(main.main())"]
+    command += ["--state-dir", str(folder / "state"), "--socket", str(path)]
+    with subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "listening on" in process.stderr.readline()
+        with LaunchFeed(path) as watcher:
+            watcher.require_accepted()
+            (tmp_path / "orchestrator/__init__.py").rename(tmp_path / "old.py")
+            shutil.copy(tmp_path / "old.py", tmp_path / "orchestrator/__init__.py")
+            with socket.socket(socket.AF_UNIX) as late:
+                late.connect(str(path))
+                answer, _ = protocol.receive(late, time.monotonic() + 60)
+            assert (answer["type"], answer["elsewhere"]) == ("exit", True)
+            assert "another version of guestlaunch has been installed" in answer["message"]
+            assert "ending with the last client" in process.stderr.readline()
+            assert not path.exists()
+            assert list(watcher.finished(0.2)) == []  # it is connected still
+            assert process.poll() is None
+        assert process.wait(60) == os.EX_TEMPFAIL
     shutil.rmtree(folder)
 
 
