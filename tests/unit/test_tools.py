@@ -120,8 +120,14 @@ def test_continuous_integration_and_the_reader_run_the_same_command() -> None:
     assert (TOP / ".ci/run").read_text(encoding="utf-8").splitlines()[-1] == f"exec {command}"
 
 
-# The set-up on another release, and its smoke test.
+# The set-up on another release, and its smoke test; then those of an emulated Arm host.
 ON = """#!/bin/sh
+if [ "$1" = arm-host ]; then
+    echo "$@"
+    [ "$ARM" != late ] || exec sleep 600
+    if [ "$ARM" -lt 124 ]; then echo "== 4 passed in 3s =="; else echo "on: no machine"; fi
+    exit "$ARM"
+fi
 case $3 in
     --prepare) echo "on: not to be had"; [ "$LASTS" = 0 ] || exec sleep "$LASTS"; exit "$PREPARE" ;;
     --smoke) echo "== 1 passed in 2s =="; exit "$SMOKE" ;;
@@ -131,6 +137,7 @@ _BOTH = "smoke test on {other}: 1 passed in 2s"
 _LATE = "NO SMOKE TEST on {other}: the set-up was not done 1 s after the suite (what it said: .build/{other}.log)"
 _NONE = "NO SMOKE TEST on {other}: on: not to be had"
 _FAILED = "the set-up on {other} failed (everything it said: .build/{other}.log)"
+_ARM = "smoke test in an emulated Arm host: 4 passed in 3s"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +156,8 @@ def test_all_is_the_suite_and_then_the_other_releases_smoke_test(
     tmp_path: Path, statuses: dict[str, str], lasts: int, status: int, said: str
 ) -> None:
     """Either fails it; where the other release cannot be had, or not in time, a line says so, and nothing fails."""
-    environ = os.environ | {"PREPARE": "0", "SMOKE": "0", "LASTS": f"{lasts}"} | made_of_stubs(tmp_path, ON) | statuses
+    given = {"PREPARE": "0", "SMOKE": "0", "ARM": "0", "LASTS": f"{lasts}"}
+    environ = os.environ | given | made_of_stubs(tmp_path, ON) | statuses
     script = tmp_path / "tools/test"
     if lasts:
         text = script.read_text(encoding="utf-8")
@@ -158,12 +166,38 @@ def test_all_is_the_suite_and_then_the_other_releases_smoke_test(
     assert run.returncode == status, run.stderr
     here = platform.freedesktop_os_release().get("VERSION_CODENAME")
     expected = said.format(other="bookworm" if here == "trixie" else "trixie")
-    last = [line.removeprefix("test: ") for line in run.stderr.splitlines()[-2:]]
-    assert last == [expected, "all tests here: 2 passed in 1s"]
+    last = [line.removeprefix("test: ") for line in run.stderr.splitlines()[-3:]]
+    assert last == [expected, _ARM, "all tests here: 2 passed in 1s"]
     assert run.stdout.splitlines()[1:] == ["== 2 passed in 1s =="] + ["== 1 passed in 2s =="] * (said is _BOTH)
 
 
-@pytest.mark.parametrize("arguments", [["--arm-host"], ["--all", "--arm-host"], ["--arm-host", "-k", "xml"]])
+@pytest.mark.parametrize(
+    ("arm", "status", "said"),
+    [
+        ("0", 0, _ARM),
+        ("1", 1, _ARM),
+        ("125", 0, "NO SMOKE TEST in an emulated Arm host: on: no machine"),
+        ("late", 0, "NO SMOKE TEST in an emulated Arm host: it was not over after 0 minutes (what it said: {log})"),
+    ],
+)
+def test_all_has_the_smoke_test_in_an_emulated_arm_host(tmp_path: Path, arm: str, status: int, said: str) -> None:
+    """It runs beside the suite; where there is no machine, or it takes too long, a line says so, and nothing fails."""
+    given = {"PREPARE": "0", "SMOKE": "0", "LASTS": "0", "ARM": arm}
+    environ = os.environ | given | made_of_stubs(tmp_path, ON)
+    script = tmp_path / "tools/test"
+    if arm == "late":
+        text = script.read_text(encoding="utf-8")
+        script.write_text(text.replace("ALL_LIMIT_S=2880", "ALL_LIMIT_S=2"), encoding="utf-8")
+    run = subprocess.run([script, "--all"], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == status, run.stderr
+    log = ".build/arm-host.log"
+    assert run.stderr.splitlines()[-2].removeprefix("test: ") == said.format(log=log)
+    began = "arm-host .venv/bin/python -m pytest tests/functional/test_arm_host.py -m arm_host -s"
+    assert (tmp_path / log).read_text(encoding="utf-8").startswith(began)
+    assert (began in run.stderr) == (arm == "1")  # what failed is shown
+
+
+@pytest.mark.parametrize("arguments", [["--arm-host"], ["--arm-host", "-k", "xml"]])
 def test_the_smoke_test_of_an_arm_host_comes_first(tmp_path: Path, arguments: list[str]) -> None:
     """It runs where it is asked for, before everything else that pytest does; and nothing else does when it fails."""
     on = '#!/bin/sh\necho "on $*"\n[ "$1" != arm-host ] || exit "$FAILS"\n'

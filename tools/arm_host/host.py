@@ -41,9 +41,9 @@ _THERE = "/opt/guestlaunch"
 _INITS = (Init.LEAN, Init.STOCK)
 _HINT = "tools/arm-host build makes it in some minutes"
 _BUILD_S = 3600
-_BOOT_S = 900
+_BOOT_S = 1800
 _STEP_S = 1800
-_WAKE_S = 120
+_WAKE_S = 600
 # What a host in use has in its memory, too.
 _AFTER_BOOT = (
     ("/run/arm-host/adopt-appliances",),
