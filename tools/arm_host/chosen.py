@@ -45,7 +45,8 @@ def packages(listed: str, arch: str = ARCH) -> list[tuple[str, ...]]:
 
 def offered(wanted: Collection[tuple[str, ...]], there: Collection[str]) -> tuple[list[str], list[str]]:
     """Return of each the first alternative that is offered, and the first names of those that are not."""
-    have, lacking = [], []
+    have: list[str] = []
+    lacking: list[str] = []
     for names in wanted:
         found = next((name for name in names if name in there), None)
         (have if found else lacking).append(found or names[0])

@@ -61,6 +61,6 @@ def installed(control: str) -> str:
 
 def info_name(control: str) -> str:
     """Return how the package's files in dpkg's database begin: with the arch where several may be installed at once."""
-    fields = dict(re.findall(r"^([\w-]+): (.*)$", control, re.MULTILINE))
+    fields: dict[str, str] = dict(re.findall(r"^([\w-]+): (.*)$", control, re.MULTILINE))
     arch = f":{fields['Architecture']}" if fields.get("Multi-Arch") == "same" else ""
     return fields["Package"] + arch

@@ -75,7 +75,7 @@ def build(out: Path, downloads: Path, lists: tuple[str, str], say: Say, deadline
 
 
 def _download(listed: str, scratch: Path, downloads: Path, say: Say, deadline: Deadline) -> list[Path]:
-    repository = Repository(Arch.AARCH64, downloads, scratch)
+    repository = Repository(Arch.AARCH64, downloads, scratch, deadline)
     say("package lists")
     if not repository.update(deadline):
         say("package lists of an earlier build (no network)")
