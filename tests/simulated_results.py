@@ -12,7 +12,7 @@ from orchestrator.bench import seed as experiment
 from orchestrator.bench import text
 from orchestrator.bench.recording import Recording
 from orchestrator.bench.result import Analysis, Result
-from orchestrator.bench.rounds import Sample, Side
+from orchestrator.bench.rounds import Sample, Side, Task
 from orchestrator.bench.start_sides import COLD, COLD_WITHOUT_DMA, REFERENCE, STANDBY, WARM
 from orchestrator.bench.transfer import Transfer
 from orchestrator.records.provenance import Provenance
@@ -100,6 +100,26 @@ def _start_samples(name: str, number: int, launch_ns: int, chance: random.Random
     )  # fmt: skip
     listed = replace(whole, wall_ns=None, event=None, answer_ns=launch_ns + 300 * MS)
     return [whole, listed, replace(listed, answer_ns=launch_ns + 2_000 * MS, answer="inspection")]
+
+
+def tools(path: Path, *, runs: int = 8) -> Result:
+    """Record a benchmark of two tools, each on another disk: a reference of 25 s, and ours at fixed shares of it."""
+    shares = {REFERENCE: 1.0, COLD: 0.4, WARM: 0.06, STANDBY: 0.04}
+    recording = Recording("tools", path, seed=1)
+    sides = [side(name, accel="tcg", arch="aarch64") for name in shares]
+    recording.sides((one.name, one.facts) for one in sides)
+    chance = random.Random(1)
+    for number in range(-1, runs):
+        for task in (Task(tool="virt-filesystems", disk="file-system"), Task(tool="virt-df", disk="lvm")):
+            recording.take([
+                Sample(
+                    side=name, round=number, position=0, started_wall_ns=10**18, answer_ns=None, status=0, load=0.5,
+                    wall_ns=round(25_000 * MS * share * chance.uniform(0.97, 1.03)), task=task,
+                )
+                for name, share in shares.items()
+            ], sides, analysed=False)  # fmt: skip
+    recording.finish()
+    return recording.result
 
 
 def sweep(path: Path, megabytes: tuple[int, ...] = (8, 32, 128), runs: int = 3, cost_ns: int | None = None) -> Result:

@@ -42,7 +42,7 @@ class ComparisonEntry(TypedDict):
 
 
 class TimesEntry(SummaryEntry):
-    """What a side of the benchmark of starts took, and its ratio to the reference's."""
+    """What a side took, and its ratio to the reference's."""
 
     ratio: float | None
     ratio_interval: IntervalEntry | None
@@ -52,6 +52,14 @@ class StartEntry(TypedDict):
     """A side of the benchmark of starts, by what is timed."""
 
     side: str
+    times: dict[str, TimesEntry | None]
+
+
+class ToolEntry(TypedDict):
+    """A tool on a disk, by the side that it was launched by."""
+
+    tool: str
+    disk: str
     times: dict[str, TimesEntry | None]
 
 

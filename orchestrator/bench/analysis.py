@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from orchestrator.bench import compare, host, seed, seed_analysis, start_analysis
+from orchestrator.bench import compare, host, seed, seed_analysis, start_analysis, tools, tools_analysis
 from orchestrator.bench.analysed import ComparisonEntry, LineEntry, SummaryEntry
 from orchestrator.bench.compare import Columns, Comparison
 from orchestrator.bench.result import Analysis, Result, made_on
@@ -51,7 +51,8 @@ def analyse(result: Result) -> Analysis:
 
     :raise UsageError: when its sides must not be compared.
     """
-    failed = [s for s in result["samples"] if not s["ok"]]
+    # A tool that cannot be had fails in its warm-up, and is then left out.
+    failed = [s for s in result["samples"] if not s["ok"] and (s["round"] >= 0 or result["kind"] != tools.KIND)]
     base: Analysis = {
         "confidence": CONFIDENCE,
         "alpha": ALPHA,
@@ -65,6 +66,9 @@ def analyse(result: Result) -> Analysis:
     if result["kind"] == start_analysis.KIND:
         _require_same_accel(result)
         return base | start_analysis.analyse_starts(result)
+    if result["kind"] == tools.KIND:
+        _require_same_accel(result)
+        return base | tools_analysis.analyse_tools(result)
     if result["kind"] == seed.KIND:
         _require_same_accel(result)
         return base | seed_analysis.analyse_seed(result, _sweep_lines(result, tuple(seed.TRANSFER.values())))
@@ -178,7 +182,7 @@ def regressions(baseline: Result, current: Result, *, tolerance: float, subject:
     judged = []
     for side, rows in compare_results(baseline, current, subject)["sides"].items():
         a, b = columns(current, side), columns(baseline, side)
-        held = (*PRIMARY.get(current["kind"], ()), "wall") if current["kind"] != "sweep" else tuple(a)
+        held = (*PRIMARY.get(current["kind"], ()), "wall") if current["kind"] not in ("sweep", tools.KIND) else tuple(a)
         for row in rows:
             metric = row["metric"]
             if metric not in held:

@@ -155,7 +155,7 @@ def _with_digest(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _sample(sample: Sample, stated: Mapping[str, Any]) -> SampleEntry:
     event = sample.event
     ok = sample.error is None and (event is None or event["outcome"] == "success")
-    return {
+    found: SampleEntry = {
         "side": sample.side,
         "round": sample.round,
         "position": sample.position,
@@ -168,3 +168,6 @@ def _sample(sample: Sample, stated: Mapping[str, Any]) -> SampleEntry:
         "load": sample.load,
         "metrics": analysis.metrics_of(event, wall_ns=sample.wall_ns, answers={sample.answer: sample.answer_ns}),
     }
+    if sample.task is not None:
+        found |= {"tool": sample.task.tool, "disk": sample.task.disk}
+    return found

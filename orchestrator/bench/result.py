@@ -20,6 +20,7 @@ from orchestrator.bench.analysed import (
     SeedEntry,
     StartEntry,
     SummaryEntry,
+    ToolEntry,
 )
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.records.provenance import marked, of_event
@@ -89,6 +90,8 @@ class SampleEntry(TypedDict):
     fw_cfg_dma: NotRequired[bool | None]
     load: float
     size_bytes: NotRequired[int | None]
+    tool: NotRequired[str]
+    disk: NotRequired[str]
     metrics: dict[str, int | None]
 
 
@@ -116,6 +119,7 @@ class Analysis(TypedDict, total=False):
     :ivar comparisons: a row for each metric.
     :ivar starts: a row for each side of the benchmark of starts; `dma` is what DMA saves there.
     :ivar lines: a line through the transfers of each side of a sweep, or of the seed's experiment.
+    :ivar tools: a row for each tool on each disk.
     :ivar seed: a row for each side of that which launches; `predicted` is what the lines say of a launch without DMA.
     """
 
@@ -130,6 +134,7 @@ class Analysis(TypedDict, total=False):
     modelled_download_ns: int
     starts: list[StartEntry]
     dma: DmaEntry | None
+    tools: list[ToolEntry]
     lines: list[LineEntry]
     seed: list[SeedEntry]
     predicted: PredictedEntry | None

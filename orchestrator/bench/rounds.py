@@ -38,6 +38,17 @@ class RunEnd(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a run does where sides do several things: a tool, on a disk of some layout."""
+
+    tool: str
+    disk: str
+
+    def __str__(self) -> str:
+        return f"{self.tool}, {self.disk}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
     """One side: a program to run and what distinguishes it. A side may have several programs, by the same name.
 
@@ -46,6 +57,8 @@ class Side:
     :ivar facts: what distinguishes this side, for the result file (`fw_cfg_dma`, `profile`, …).
     :ivar answer: what the time to its answer is called in the result.
     :ivar start: how its launches must have come about to count (`cold`, `warm`, `standby`); None: any way.
+    :ivar launcher: what of `command` comes before the program: with another program behind it, that is launched alike.
+    :ivar task: what the program does, where sides do several things.
     """
 
     name: str
@@ -55,6 +68,8 @@ class Side:
     facts: Mapping[str, str | int | bool | None] = field(default_factory=dict)
     answer: str = ANSWER
     start: Start | None = None
+    launcher: tuple[str, ...] = ()
+    task: Task | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +96,7 @@ class Sample:
     event: LaunchEvent | None = None
     error: str | None = None
     answer: str = ANSWER
+    task: Task | None = None
 
     @property
     def warm_up(self) -> bool:
@@ -159,8 +175,9 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
             said = stderr.read().decode("utf-8", "replace").splitlines()[-_STDERR_LINES:]
             if late:
                 said.append(f"ended by the benchmark: not done after {deadline_s:g} s (see --deadline)")
-        event = _last_line(timeline)
-        why = _no_sample(side.start, event) if status == 0 else "\n".join(said) or f"exit status {status}"
+        events = _lines(timeline)
+        event = events[-1] if events else None
+        why = _no_sample(side.start, events) if status == 0 else "\n".join(said) or f"exit status {status}"
         return Sample(
             side=side.name,
             round=number,
@@ -173,17 +190,22 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
             event=event if RunEnd.EXIT in side.ends else None,
             error=why,
             answer=side.answer,
+            task=side.task,
         )
 
 
-def _no_sample(wanted: Start | None, event: LaunchEvent | None) -> str | None:
-    """Return why a launch does not count, None when it does: it is of another kind, or its dates prove nothing."""
-    if event is not None and event.get("proof_failures"):
-        return f"the launch proves nothing: {'; '.join(event['proof_failures'])}"
+def _no_sample(wanted: Start | None, events: Sequence[LaunchEvent]) -> str | None:
+    """Return why launches do not count, None when all do: one is of another kind, or its dates prove nothing."""
+    for event in events:
+        if event.get("proof_failures"):
+            return f"the launch proves nothing: {'; '.join(event['proof_failures'])}"
     if wanted is None:
         return None
-    found, reason = (event["start"], event.get("start_reason")) if event is not None else ("none of ours", None)
-    return None if found == wanted else f"the launch was {found}, not {wanted}{f': {reason}' if reason else ''}"
+    for event in events:
+        if event["start"] != wanted:
+            reason = event.get("start_reason")
+            return f"the launch was {event['start']}, not {wanted}{f': {reason}' if reason else ''}"
+    return None if events else f"the launch was none of ours, not {wanted}"
 
 
 def _watch(process: subprocess.Popen[bytes], deadline_s: float) -> tuple[int, int | None, int]:
@@ -221,13 +243,14 @@ def _end(process: subprocess.Popen[bytes]) -> int:
     return process.wait()
 
 
-def _last_line(path: Path) -> LaunchEvent | None:
-    """Return the last whole canonical line in a timeline file."""
+def _lines(path: Path) -> list[LaunchEvent]:
+    """Return the whole canonical lines in a timeline file."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except OSError:
-        return None
-    for line in reversed(lines):
+        return []
+    found = []
+    for line in lines:
         with contextlib.suppress(ValueError):
-            return cast("LaunchEvent", dict(json.loads(line)))
-    return None
+            found.append(cast("LaunchEvent", dict(json.loads(line))))
+    return found

@@ -22,14 +22,29 @@ def columns(result: Result, side: str, rounds: Sequence[int] | None = None) -> C
     good: dict[int, dict[str, float]] = {}
     for sample in result["samples"]:
         if sample["side"] == side and sample["ok"] and sample["round"] >= 0:
-            # A side may have several runs a round: by payload size, or one for each of its boundaries.
-            size = sample.get("size_bytes")
-            seen = {name: value for name, value in sample["metrics"].items() if value is not None}
-            named = {f"{name} {size / 1e6:g} MB": value for name, value in seen.items()} if size else seen
-            good.setdefault(sample["round"], {}).update(named)
+            good.setdefault(sample["round"], {}).update(_named(sample))
     taken = sorted(good) if rounds is None else rounds
     names = dict.fromkeys(name for metrics in good.values() for name in metrics)
     return {name: [good.get(number, {}).get(name) for number in taken] for name in names}
+
+
+def _named(sample: SampleEntry) -> dict[str, float]:
+    """Return a run's metrics by names of their own.
+
+    A side may have several runs a round: by payload size, one for each of its boundaries, or one for each tool on each
+    disk, of which the whole time is taken, or that until it was ready.
+    """
+    seen = {name: float(value) for name, value in sample["metrics"].items() if value is not None}
+    if size := sample.get("size_bytes"):
+        return {f"{name} {size / 1e6:g} MB": value for name, value in seen.items()}
+    if "tool" in sample:
+        return {task_name(sample): seen[name] for name in ("wall", "answer") if name in seen}
+    return seen
+
+
+def task_name(sample: SampleEntry) -> str:
+    """Return what a run of a tool on a disk is called among a side's metrics."""
+    return f"{sample['tool']}, {sample['disk']}"
 
 
 def transfer_point(sample: SampleEntry) -> tuple[float, float] | None:

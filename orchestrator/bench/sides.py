@@ -123,9 +123,10 @@ def served(
     :param start: how each of its launches must come about to be counted.
     """
     given = [f"{variable(key.replace('-', '_'))}={value}" for key, value in options.items()]
-    program = ("env", *given, f"{variable('timeline')}={{timeline}}", "guestfish")
+    launcher = ("env", *given, f"{variable('timeline')}={{timeline}}")
     stated = {key.replace("-", "_"): value for key, value in options.items()} | dict(facts)
-    return _sides(name, work, program, environ, {"program": PROGRAM, **stated}, start=start)
+    told = {"program": PROGRAM, **stated}
+    return _sides(name, work, (*launcher, "guestfish"), environ, told, start=start, launcher=launcher)
 
 
 def _sides(
@@ -136,6 +137,7 @@ def _sides(
     facts: Mapping[str, str],
     *,
     start: Start | None = None,
+    launcher: tuple[str, ...] = (),
 ) -> tuple[Side, ...]:
     """Return a side for each of the scripts."""
     return tuple(
@@ -147,6 +149,7 @@ def _sides(
             facts=facts,
             answer=script.answer,
             start=start,
+            launcher=launcher,
         )
         for script in work.scripts
     )

@@ -23,14 +23,14 @@ def analyse_starts(result: Result) -> Analysis:
     rows: list[StartEntry] = [
         {
             "side": name,
-            "times": {timed: _against(side.get(metric, ()), known.get(metric, ())) for timed, metric in TIMED.items()},
+            "times": {timed: against(side.get(metric, ()), known.get(metric, ())) for timed, metric in TIMED.items()},
         }
         for name, side in sides.items()
     ]
     return {"starts": rows, "dma": _dma(sides.get(COLD_WITHOUT_DMA, {}), sides.get(COLD, {}))}
 
 
-def _against(values: Sequence[float | None], reference: Sequence[float | None]) -> TimesEntry | None:
+def against(values: Sequence[float | None], reference: Sequence[float | None]) -> TimesEntry | None:
     """Return the summary of times in ns with their ratio to the reference's; None when there are none.
 
     The runs of a round follow each other: whatever the host did meanwhile is in both, so they are compared as pairs.

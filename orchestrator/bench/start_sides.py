@@ -86,8 +86,10 @@ def tried(sides: tuple[Side, ...], *, deadline_s: float) -> LeftOut | None:
     """
     first = next(side for side in sides if RunEnd.EXIT in side.ends)
     error = run(first, -1, 0, deadline_s=deadline_s).error
-    if error is None:
-        return None
+    return None if error is None else LeftOut(side=first.name, reason=reason(error))
+
+
+def reason(error: str) -> str:
+    """Return the line of a failed run's last ones that says why: libguestfs ends its own errors with advice."""
     lines = error.strip().splitlines()
-    # libguestfs ends its own errors with advice.
-    return LeftOut(side=first.name, reason=next((line for line in lines if ": error: " in line), lines[-1]))
+    return next((line for line in lines if ": error: " in line), lines[-1])

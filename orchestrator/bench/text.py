@@ -15,6 +15,7 @@ from orchestrator.bench.result import Analysis, Result, made_on
 from orchestrator.bench.samples import columns
 from orchestrator.bench.seed_text import seed_launches
 from orchestrator.bench.start_text import starts
+from orchestrator.bench.tools_text import tools
 from orchestrator.records.provenance import kept_apart, mark
 from orchestrator.timeline.durations import bare_milliseconds
 
@@ -42,6 +43,8 @@ def render(result: Result) -> RenderableType:
         parts += [*([seed_launches(analysis)] if analysis["seed"] else []), *_measured_lines(analysis)]
     elif "starts" in analysis:
         parts += [starts(result, analysis), *_outliers(result, analysis)]
+    elif "tools" in analysis:
+        parts.append(tools(result, analysis))
     elif "lines" in analysis:
         parts += [_sizes(analysis["sides"]), _sweep(analysis)]
     elif "comparisons" in analysis:

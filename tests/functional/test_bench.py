@@ -160,6 +160,20 @@ def test_start(guestlaunch: Guestlaunch, evidence: Path) -> None:
     assert found["analysis"]["dma"] is None
 
 
+def test_tools(guestlaunch: Guestlaunch, evidence: Path, template: Path) -> None:
+    """Real tools on a disk that is made, one that answers and one that mounts: both are timed, and were clones."""
+    del template  # what there is to clone is cloned
+    chosen = ("--side", "warm", "--layout", "file-system", "--tool", "virt-cat", "--tool", "guestmount")
+    found = benched(guestlaunch, evidence, "tools", *chosen, "--runs", "1", "--warm-ups", "0")
+    assert "left_out" not in found
+    ran = {(s["tool"], s["disk"]): s for s in found["samples"]}
+    assert set(ran) == {("virt-cat", "file-system"), ("guestmount", "file-system")}
+    assert all(sample["ok"] and sample["accel"] == "tcg" for sample in ran.values())
+    assert ran["virt-cat", "file-system"]["metrics"]["wall"] > ran["virt-cat", "file-system"]["metrics"]["launch"] > 0
+    assert ran["guestmount", "file-system"]["metrics"]["answer"] > 0
+    assert [row["times"]["warm"]["n"] for row in found["analysis"]["tools"]] == [1, 1]
+
+
 def test_matrix(guestlaunch: Guestlaunch, evidence: Path, disk_image: DiskFactory) -> None:
     """Each cell is launched with what its name says."""
     found = benched(

@@ -19,6 +19,7 @@ from orchestrator.cli.bench.options import RunPlan, plan_options
 from orchestrator.cli.bench.seed import seed
 from orchestrator.cli.bench.session import chosen_accel, environ_of, measure, recorded, show
 from orchestrator.cli.bench.start import start
+from orchestrator.cli.bench.tools import tools
 from orchestrator.cli.options import examples, settings_options
 from orchestrator.domain.model import Accel, FirmwareKind, Profile
 from orchestrator.domain.profiles import load_profile
@@ -43,6 +44,7 @@ _trap_cost_option = click.option(
         "guestlaunch bench fw-cfg",
         "guestlaunch bench seed --quick",
         "guestlaunch bench start",
+        "guestlaunch bench tools",
         "guestlaunch bench launch --against stock --profile x86_64-seabios",
         "guestlaunch bench sweep",
     )
@@ -53,6 +55,7 @@ def bench() -> None:
 
 bench.add_command(start)
 bench.add_command(seed)
+bench.add_command(tools)
 bench.add_command(results.compare)
 bench.add_command(results.regress)
 

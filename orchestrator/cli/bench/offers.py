@@ -17,13 +17,13 @@ from orchestrator.appliance.store import resolve
 from orchestrator.appliance.version import host_version
 from orchestrator.bench import seed, sides, start_sides
 from orchestrator.bench.daemons import StandbyDaemon, standing_by
-from orchestrator.bench.start_sides import REFERENCE, STANDBY, LeftOut
+from orchestrator.bench.start_sides import COLD, OURS, REFERENCE, STANDBY, WARM, LeftOut
 from orchestrator.cli.bench.session import environ_of
 from orchestrator.cli.progress import shown
 from orchestrator.domain.model import Accel, Arch
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import ApplianceError, CapabilityError, GuestlaunchError, NotFoundError, UsageError
-from orchestrator.settings import Settings
+from orchestrator.settings import Settings, variable
 from orchestrator.workload.environment import tool_environment
 
 if TYPE_CHECKING:  # SciPy comes with it: imported by the commands that compute
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # SciPy comes with it: imported by the commands that compute
     from orchestrator.bench.rounds import Side
     from orchestrator.bench.sides import Work
 
-_COLD = (start_sides.COLD_WITHOUT_DMA, start_sides.COLD)
+_COLD = (start_sides.COLD_WITHOUT_DMA, COLD)
 _BUILD_SECONDS = 1800.0
 
 
@@ -96,17 +96,21 @@ class Offers:
         if name in _COLD or name == seed.NAIVE[False]:
             # That can be had everywhere: where it fails, that is an error and no side to be left out. The first launch
             # of a daemon has libvirt ask QEMU what it can; where no other side's try was that launch, one with DMA is.
-            if name == start_sides.COLD and not self._warmed_up:
+            if name == COLD and not self._warmed_up:
                 start_sides.tried(offered, deadline_s=deadline_s)
                 self._warmed_up = True
             return None
         out = None
-        if name in (start_sides.WARM, STANDBY):
+        if name in (WARM, STANDBY):
             first = start_sides.first_warm(name, self._work, self._environ_of(name), self._facts)
             out = start_sides.tried(first, deadline_s=deadline_s)
-            self._warmed_up |= name == start_sides.WARM  # the standby side has a daemon of its own
+            self._warmed_up |= name == WARM  # the standby side has a daemon of its own
             self.wait()
         return out or start_sides.tried(offered, deadline_s=deadline_s)
+
+    def environ(self) -> dict[str, str]:
+        """Return the environment in which tools launch by the way, to make what a benchmark needs."""
+        return {**self._environ_of(COLD), **{variable(key): value for key, value in OURS[WARM].items()}}
 
     def _environ_of(self, name: str) -> dict[str, str]:
         """Return the environment of one of our sides: what `guestlaunch env` gives, and a daemon of ours."""

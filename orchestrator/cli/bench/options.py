@@ -59,3 +59,7 @@ plan_options = collected(
     click.option("--disk", type=click.Path(path_type=Path), help="Disk that every run uses; a small one is made."),
     json_option,
 )
+
+resume_option = click.option(
+    "--resume", type=click.Path(path_type=Path), metavar="FILE", help="Go on with an interrupted result."
+)

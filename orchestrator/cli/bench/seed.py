@@ -17,7 +17,7 @@ from orchestrator.bench import sides
 from orchestrator.bench.seed import NAIVE, QUICK_MB, SEED_MB, STOCK, TRANSFER
 from orchestrator.bench.start_sides import COLD, COLD_WITHOUT_DMA, STANDBY, WARM
 from orchestrator.cli.bench.offers import Offers, tried
-from orchestrator.cli.bench.options import RunPlan, plan_options
+from orchestrator.cli.bench.options import RunPlan, plan_options, resume_option
 from orchestrator.cli.bench.session import chosen_accel, recorded, show
 from orchestrator.cli.options import examples, settings_options
 from orchestrator.cli.progress import shown
@@ -64,7 +64,7 @@ class _Chosen:
 @settings_options
 @plan_options
 @click.option("--quick", is_flag=True, help="Small transfers and no launch without DMA: a line tells what it takes.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="FILE", help="Go on with an interrupted result.")
+@resume_option
 @click.option(
     "--part", "chosen", type=click.Choice(list(_PARTS)), multiple=True, help="Measure only these; repeat for more."
 )
