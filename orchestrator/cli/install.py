@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -129,7 +130,7 @@ _options = collected(
 @settings_options
 @_options
 @click.option(
-    "--name", metavar="NAME", help="Define the system in libvirt on --connect under this name, once it boots."
+    "--name", metavar="NAME", help="Define the system in libvirt on --connect under this name; that stays if it boots."
 )
 @json_option
 @verbose_option
@@ -149,7 +150,7 @@ def install(*, settings: Settings, request: InstallRequest, name: str | None, as
     On a terminal, the installer has it; Ctrl-] ends the installation.
     """
     request.check()
-    from orchestrator.install.run import carry_out, settings_for
+    from orchestrator.install.run import carry_out
     from orchestrator.workload import installed_domain
 
     if name is not None:
@@ -163,14 +164,14 @@ def install(*, settings: Settings, request: InstallRequest, name: str | None, as
                 console=(0, 1) if terminal else (-1, 2) if verbose else None,
                 terminal=raw_terminal if terminal else contextlib.nullcontext, progress=progress.show,
                 tell=lambda text: complain(PROGRAM, text),
+                store=None if name is None else partial(installed_domain.define, name, request),
             )  # fmt: skip
         except GuestlaunchError:
             if came:
                 return SIGNAL_BASE + came[0]
             raise
     _tell(done, request, as_json=as_json)
-    if name is not None and done.good:
-        installed_domain.define(name, request, settings_for(done.media.tree.arch, settings))
+    if name is not None and (done.good or request.keep):
         complain(PROGRAM, f"{name}: defined on {settings.connect}")
     if came:
         return SIGNAL_BASE + came[0]

@@ -10,11 +10,11 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from orchestrator.domain.model import Arch, FirmwareKind
 from orchestrator.domain.profiles import load_profile
-from orchestrator.errors import CapabilityError, DiskError, UsageError
+from orchestrator.errors import CapabilityError, DiskError, GuestlaunchError, UsageError
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.firmware.nvram import keep_nvram
 from orchestrator.hypervisor.pflash import flash_formats
@@ -31,6 +31,9 @@ from orchestrator.timeline.phases import Kind
 if TYPE_CHECKING:
     from orchestrator.install.download import Tell
     from orchestrator.launch.stop import Stop
+
+# Stores the definition of what is installed with settings, and returns what forgets it again.
+Store: TypeAlias = Callable[[Settings], Callable[[], None]]
 
 _PROFILES = {Arch.AARCH64: "aarch64-uefi", Arch.X86_64: "x86_64-ovmf"}
 _DEFAULT_PROFILE = "aarch64-uefi"
@@ -77,12 +80,14 @@ def carry_out(
     terminal: Callable[[], contextlib.AbstractContextManager[None]],
     progress: Tell,
     tell: Callable[[str], None],
+    store: Store | None = None,
 ) -> Installed:
     """Install, and boot what was installed. What failed is in the last record.
 
     :param terminal: makes the user's terminal the guest's, as long as there is one.
     :param progress: takes that of downloads.
     :param tell: takes what the user should know meanwhile.
+    :param store: has libvirt store the system's own definition, before anything starts.
     :raise GuestlaunchError: there is nothing to install from or on.
     """
     request.check()
@@ -96,7 +101,7 @@ def carry_out(
     made = InstallationFacts(
         request=request, settings=settings, media=media, number=secrets.token_hex(16), attached=attached
     )
-    with _made(request, settings) as keep, Runner(settings, Kind.INSTALL) as runner, terminal():
+    with _made(request, settings, store, tell) as keep, Runner(settings, Kind.INSTALL) as runner, terminal():
         installer = InstallerStep(made)
         steps = [runner.carry_out(installer, stop, console=console, tell=tell)]
         if _done(steps[0]):
@@ -122,8 +127,10 @@ def _done(record: LaunchRecord) -> bool:
 
 
 @contextlib.contextmanager
-def _made(request: InstallRequest, settings: Settings) -> Iterator[Callable[[], object]]:
-    """Make disks that are not there, and the NVRAM; yields what has them stay. Without that, they go again."""
+def _made(
+    request: InstallRequest, settings: Settings, store: Store | None, tell: Callable[[str], None]
+) -> Iterator[Callable[[], object]]:
+    """Make disks that are not there, the NVRAM, the definition; yields what has them stay, without which they go."""
     with contextlib.ExitStack() as stack:
         for disk in request.disks:
             if not disk.exists():
@@ -138,7 +145,17 @@ def _made(request: InstallRequest, settings: Settings) -> Iterator[Callable[[], 
         cache = settings.state_dir / "cache"
         keep_nvram(firmware.nvram_template, nvram, cache=cache)
         stack.callback(nvram.unlink, missing_ok=True)
+        if store is not None:
+            stack.callback(_forget, store(settings), tell)
         yield stack.pop_all
+
+
+def _forget(forget: Callable[[], None], tell: Callable[[str], None]) -> None:
+    """Have a definition forgotten; that it cannot be is said, and is not what the installation failed by."""
+    try:
+        forget()
+    except GuestlaunchError as error:
+        tell(str(error))
 
 
 def _make_disk(path: Path, size_bytes: int | None) -> None:

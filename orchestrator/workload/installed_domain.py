@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,17 +29,27 @@ def require_free(name: str, settings: Settings) -> None:
         raise UsageError("no libvirt daemon named", name, why, "add -c qemu:///session or -c qemu:///system")
     with _connected(settings) as connection:
         if name in connection.list_names():
-            raise UsageError("cannot define domain", name, "there is one of that name", "choose another --name")
+            raise UsageError(
+                "cannot define domain", name, "there is one of that name", "choose another --name, or undefine it"
+            )
 
 
-def define(name: str, request: InstallRequest, settings: Settings) -> None:
-    """Store the domain in libvirt.
+def define(name: str, request: InstallRequest, settings: Settings) -> Callable[[], None]:
+    """Store the domain in libvirt, and return what has it forgotten again; the NVRAM stays then.
 
-    :param settings: those that the system was installed with.
+    :param settings: those that the system is installed with.
     :raise GuestlaunchError: libvirt refuses it.
     """
     with _connected(settings) as connection:
         connection.define(domain_xml(installed_domain(name, request, settings)))
+
+    def forget() -> None:
+        with _connected(settings) as connection:
+            stored = connection.stored(name)
+            if stored is not None:
+                stored.undefine()
+
+    return forget
 
 
 def installed_domain(name: str, request: InstallRequest, settings: Settings) -> Domain:

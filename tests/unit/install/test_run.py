@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_what_is_made_goes_again_unless_it_is_to_stay(
     own, made = tmp_path / "own.img", tmp_path / name
     own.write_bytes(b"data")
     request = InstallRequest(location="x", disks=(made, own), size_bytes=1 << 20)
-    with run._made(request, settings) as keep:
+    with run._made(request, settings, None, print) as keep:
         assert made.read_bytes()[:3] == (b"QFI" if name.endswith("qcow2") else bytes(3))
         assert request.kept_nvram == tmp_path / f"{name}.nvram.fd"
         assert request.kept_nvram.read_bytes() == firmware.read_bytes()
@@ -76,16 +77,16 @@ def test_what_is_made_goes_again_unless_it_is_to_stay(
 def test_what_cannot_be_made(settings: Settings, firmware: Path, tmp_path: Path) -> None:
     """Nothing is left of it; an NVRAM that is there is somebody's."""
     request = InstallRequest(location="x", disks=(tmp_path / "d.img",))
-    with pytest.raises(DiskError, match="--size makes one"), run._made(request, settings):
+    with pytest.raises(DiskError, match="--size makes one"), run._made(request, settings, None, print):
         pass
     sized = replace(request, size_bytes=1 << 20)
     sized.kept_nvram.write_bytes(b"mine")
-    with pytest.raises(UsageError, match="it is there already"), run._made(sized, settings):
+    with pytest.raises(UsageError, match="it is there already"), run._made(sized, settings, None, print):
         pass
     assert sized.kept_nvram.read_bytes() == b"mine"
     sized.kept_nvram.unlink()
     firmware.unlink()
-    with pytest.raises(FirmwareError), run._made(sized, settings):
+    with pytest.raises(FirmwareError), run._made(sized, settings, None, print):
         pass
     assert not list(tmp_path.glob("d.img*"))
 
@@ -108,6 +109,8 @@ class PretendedRunner:
     """Carries out steps with verdicts that are known before."""
 
     verdicts: tuple[str, ...] = ()
+    stored: ClassVar[list[str]] = []
+    stored_then: ClassVar[list[list[str]]] = []
 
     def __init__(self, *_: object) -> None:
         self.left = list(self.verdicts)
@@ -120,6 +123,7 @@ class PretendedRunner:
 
     def carry_out(self, step: InstallerStep | FirstBootStep, *_: object, **__: object) -> LaunchRecord:
         """Return the record of a step."""
+        self.stored_then.append(list(self.stored))
         if isinstance(step, InstallerStep):
             name, step.plan_made, step.machine = InstallStep.INSTALLER, cast("Any", True), cast("Any", True)
         else:
@@ -136,7 +140,10 @@ def test_what_comes_of_an_installation(
     settings: Settings, firmware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdicts: tuple[str, ...],
     *, good: bool, keep: bool,
 ) -> None:  # fmt: skip
-    """The disk boots only if the installer is done; what was made stays only if both are, or it is to be kept."""
+    """The disk boots only if the installer is done; what was made stays only if both are, or it is to be kept.
+
+    The definition is among that, and there before anything starts.
+    """
     assert firmware.exists()
     tree = Tree(family=Family.DEBIAN, name="T", arch=Arch.AARCH64, kernel="k", initrd="i", told_by="x")
     media = Media(tree=tree, kernel=Path("/k"), initrd=Path("/i"), verification=Verification.SIGNATURE)
@@ -146,11 +153,23 @@ def test_what_comes_of_an_installation(
     answers = Answers(preseed=Path("/p"))
     request = InstallRequest(location="x", disks=(tmp_path / "d.img",), size_bytes=1 << 20, keep=keep, answers=answers)
     told: list[str] = []
+    stored: list[str] = []
+    stored_then: list[list[str]] = []
+    monkeypatch.setattr(PretendedRunner, "stored", stored)
+    monkeypatch.setattr(PretendedRunner, "stored_then", stored_then)
+
+    def store(settings: Settings) -> Callable[[], None]:
+        assert request.kept_nvram.exists()
+        stored.append(settings.profile)
+        return stored.clear
+
     with Stop() as stop:
         found = run.carry_out(
             request, settings, stop, attached=Attached(), console=None, terminal=contextlib.nullcontext,
-            progress=lambda _: None, tell=told.append,
+            progress=lambda _: None, tell=told.append, store=store,
         )  # fmt: skip
+    assert stored_then == [["aarch64-uefi"]] * len(verdicts)
+    assert stored == (["aarch64-uefi"] if good or keep else [])
     assert found.good is good
     assert [step.install.verdict for step in found.steps if step.install] == list(verdicts)
     assert len({step.install.installation for step in found.steps if step.install}) == 1

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -23,14 +24,20 @@ class PretendedConnection:
 
     def __init__(self) -> None:
         self.defined: list[str] = []
+        self.names = ["taken"]
 
     def list_names(self) -> list[str]:
-        """Return the domain."""
-        return ["taken"]
+        """Return the domains."""
+        return self.names
 
     def define(self, xml: str) -> None:
         """Take a domain."""
         self.defined.append(xml)
+        self.names.append("vm")
+
+    def stored(self, name: str) -> SimpleNamespace | None:
+        """Return a domain, if it is there."""
+        return SimpleNamespace(undefine=lambda: self.names.remove(name)) if name in self.names else None
 
 
 @pytest.fixture
@@ -73,12 +80,16 @@ def test_what_is_defined(
     )  # fmt: skip
     monkeypatch.setattr(installed_domain, "plan_domain", lambda *_: planned)
     request = InstallRequest(location="x", disks=(tmp_path / "d.img",))
-    installed_domain.define("vm", request, settings)
+    forget = installed_domain.define("vm", request, settings)
     (xml,) = connection.defined
     assert f"<nvram>{tmp_path}/d.img.nvram.fd</nvram>" in xml
     assert "template=" not in xml
     assert "<kernel>" not in xml
     assert "<on_reboot>restart</on_reboot>" in xml
     assert "virtio-net-pci" in xml
+    assert connection.list_names() == ["taken", "vm"]
+    forget()
+    assert connection.list_names() == ["taken"]
+    forget()  # somebody else may have been quicker
     alone = installed_domain.installed_domain("vm", replace(request, network=False), settings)
     assert cast("Any", alone).network is None
