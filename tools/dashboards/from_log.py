@@ -33,6 +33,11 @@ def _kernels(*names: str, **renamed: str) -> str:
     return f"{KERNEL_LINES} {_fields(*KIND, *names, **renamed)} {_kind('kernel_run_finished')}"
 
 
+def _others(event: str, *names: str, **renamed: str) -> str:
+    """Return lines of what is neither a launch nor a kernel's run."""
+    return f'{{job=~"$job"}} |= `"{event}"` {_fields(*KIND, *names, **renamed)} {_kind(event)}'
+
+
 def _over_time(function: str, field: str, by: str, *names: str, **renamed: str) -> str:
     """Return a range aggregation of a field; launches in which it is null drop out."""
     lines = f'{_launches(field, *names, **renamed)} | {field}!="" | unwrap {field} | __error__=""'
@@ -48,6 +53,12 @@ PHASES = (
 KERNEL_BOOT = (
     f"quantile_over_time(0.5, {_kernels('launch_ns', 'fw_cfg_dma')}"
     ' | launch_ns!="" | unwrap launch_ns | __error__="" [$window]) by (accel, fw_cfg_dma)'
+)
+INSTALL_STEPS = _others("install_step_finished", step="install.step", verdict="install.verdict")
+VM_BOOTS = _others("vm_boot_finished", "outcome", created="vm.created")
+VM_FAILURES = (
+    _others("vm_boot_finished", "launch_id", "outcome", "error", name="vm.name")
+    + ' | outcome="failure" | line_format `{{.name}} {{.launch_id}} {{.profile}}: {{.error}}`'
 )
 
 ROWS = (
@@ -144,6 +155,40 @@ ROWS = (
                         "",
                     )
                 ],
+                width=24,
+            ),
+        ),
+    ),
+    Row(
+        title="Installations and VMs",
+        panels=(
+            Panel(
+                title="Steps of installations by verdict",
+                why="guestlaunch install: the installer, and the first boot of what it made; `done` is the success.",
+                shape="bars",
+                queries=[
+                    (
+                        f"sum by (step, verdict) (count_over_time({INSTALL_STEPS} [$__interval]))",
+                        "{{step}}: {{verdict}}",
+                    )
+                ],
+            ),
+            Panel(
+                title="VMs by outcome",
+                why="guestlaunch vm: VMs that were created, or started again.",
+                shape="bars",
+                queries=[
+                    (
+                        f"sum by (created, outcome) (count_over_time({VM_BOOTS} [$__interval]))",
+                        "created: {{created}}, {{outcome}}",
+                    )
+                ],
+            ),
+            Panel(
+                title="VMs that did not become ready",
+                why="Name, id, profile and reason of each.",
+                shape="logs",
+                queries=[(VM_FAILURES, "")],
                 width=24,
             ),
         ),

@@ -13,6 +13,7 @@ from orchestrator.records.log import EventLog
 from orchestrator.records.provenance import Clock, HostKind, Provenance
 from orchestrator.records.record import FwCfg, phase_event, to_event
 from tests.dashboards import LOKI, Query, at_path, lets_through, load, log_fields, queries
+from tests.provisioned import provisioned
 from tests.simulated_launches import records
 from tests.unit.kernel.test_series import record
 
@@ -39,6 +40,8 @@ def written(path: Path) -> list[dict[str, Any]]:
         log.emit(**to_event(launch))
     for run in (record(), replace(record(121, verdict="panic"), outcome="failure", error="said: why")):
         log.emit(**to_event(replace(run, provenance=BARE, fw_cfg=FwCfg(requested=True, dma_property=True))))
+    for one in (*provisioned(), replace(provisioned()[-1], outcome="failure", error="said: why")):
+        log.emit(**to_event(replace(one, provenance=BARE)))
     log.emit("client_refused", level="warning", error="for a test")
     return [json.loads(line) for line in path.read_text().splitlines()]
 
