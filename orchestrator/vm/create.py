@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -41,6 +41,7 @@ from orchestrator.vm.own_commands import PROFILES, appliance_settings, reading_p
 from orchestrator.vm.request import ReadySign, VmRequest
 
 _DEFAULT_PROFILE = "aarch64-uefi"
+_TICK_S = 0.2
 
 Say = Callable[[str], None]
 
@@ -139,7 +140,10 @@ def create_all(requests: Sequence[VmRequest], place: VmPlace) -> list[Created | 
             return error
 
     with ThreadPoolExecutor(max_workers=len(requests), thread_name_prefix="vm") as pool:
-        return list(pool.map(one, requests))
+        made = [pool.submit(one, request) for request in requests]
+        while wait(made, timeout=_TICK_S).not_done:
+            pass  # awake now and then: what another thread was sent as a signal is handled by this one, once it wakes
+        return [future.result() for future in made]
 
 
 def _check_same(request: VmRequest, note: VmNote) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,11 +124,14 @@ class Making:
 
     def __call__(self, step: Callable[[str, Stop], None] = lambda *_: None) -> create.Created:
         with Stop() as stop:
-            place = create.VmPlace(
-                settings=self.settings, uri="qemu:///session", parent=self.vms, stop=stop,
-                step=lambda text: step(text, stop), tell=self.told.append,
-            )  # fmt: skip
-            return create.create(self.request, place)
+            return create.create(self.request, self.place(step, stop))
+
+    def place(self, step: Callable[[str, Stop], None], stop: Stop) -> create.VmPlace:
+        """Return where it is made."""
+        return create.VmPlace(
+            settings=self.settings, uri="qemu:///session", parent=self.vms, stop=stop,
+            step=lambda text: step(text, stop), tell=self.told.append,
+        )  # fmt: skip
 
     def left(self) -> list[str]:
         """Return the files that are left."""
@@ -229,3 +234,21 @@ def test_killed_at_each_step(making: Making, when: str) -> None:
     word = "goes on with the first boot" if domain else "starts over" if begun else ""
     assert [word in line for line in making.told] == [True] * bool(word)
     assert making.left() == ["disk.qcow2", "nvram.fd", "one", "seed.img"]
+
+
+def test_a_signal_that_another_thread_took(making: Making) -> None:
+    """It ends the creation, too: the thread that handles it is awake now and then."""
+
+    def step(text: str, _: Stop) -> None:
+        if text == "its kernel boots":
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    making.request = replace(making.request, timeout_s=20.0)
+    with Stop() as stop:
+        before = signal.signal(signal.SIGUSR1, lambda *_: stop.request("signal SIGUSR1"))
+        try:
+            (made,) = create.create_all([making.request], making.place(step, stop))
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+    assert isinstance(made, StoppedError)
+    assert making.left() == []
