@@ -162,10 +162,7 @@ def console(*, name: str, settings: Settings) -> int:
     return run(["virsh", "--quiet", "--connect", uri, "console", name], os.environ)
 
 
-@vm.command(
-    context_settings={"allow_interspersed_args": False},
-    epilog=examples("guestlaunch vm ssh vm1", "guestlaunch vm ssh vm1 --user me -- uname -a"),
-)
+@vm.command(epilog=examples("guestlaunch vm ssh vm1", "guestlaunch vm ssh vm1 --user me -- uname -a"))
 @_NAME
 @settings_options
 @click.option("--user", metavar="NAME", help="Who logs in; whom the VM was made with by default.")
@@ -175,7 +172,7 @@ def console(*, name: str, settings: Settings) -> int:
 )  # fmt: skip
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def ssh(*, name: str, settings: Settings, user: str | None, timeout_s: float, command: tuple[str, ...]) -> int:
-    """Log into the VM NAME by the ssh program, or run COMMAND there; ends with its exit status.
+    """Log into the VM NAME by the ssh program, or run COMMAND there, which stands behind --; ends with its exit status.
 
     On QEMU's own network, a port of this host's loopback leads there for as long as that takes.
     """

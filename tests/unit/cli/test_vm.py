@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from orchestrator.cli.main import invoke
+from orchestrator.cli.vm import commands
 from orchestrator.errors import UsageError
-from orchestrator.vm import create
+from orchestrator.vm import create, ssh
 from orchestrator.vm.customization import Customization
 from orchestrator.vm.note import VmNote
 from orchestrator.vm.request import ReadySign, VmRequest
@@ -78,3 +80,15 @@ def test_several(asked: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp
     said = capsys.readouterr().out.splitlines()
     assert said == [f"{name}: already there, on qemu:///session" for name in ("one", "two")]
     assert asked.request.image == tmp_path / "i"
+
+
+def test_ssh_has_its_options_before_or_after_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those behind -- are the command's."""
+    seen: list[tuple[object, ...]] = []
+    vm = SimpleNamespace(domain=SimpleNamespace(is_active=True), note=NOTE)
+    monkeypatch.setattr(commands, "found", lambda *_: contextlib.nullcontext((None, vm)))
+    monkeypatch.setattr(ssh, "reached", lambda *given: contextlib.nullcontext(("127.0.0.1", int(given[2]))))
+    monkeypatch.setattr(ssh, "command", lambda _note, _address, *rest: seen.append(rest) or ["true"])
+    for words in ("vm1 --user me --timeout 9 -- ls --user -l", "--user me --timeout 9 vm1 -- ls --user -l"):
+        assert invoke(["vm", "ssh", *words.split()]) == 0
+    assert seen == [(9, "me", ("ls", "--user", "-l"))] * 2
