@@ -85,10 +85,15 @@ def test_several(asked: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp
 def test_ssh_has_its_options_before_or_after_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those behind -- are the command's."""
     seen: list[tuple[object, ...]] = []
+
+    def command(_note: VmNote, _address: str, *rest: object) -> list[str]:
+        seen.append(rest)
+        return ["true"]
+
     vm = SimpleNamespace(domain=SimpleNamespace(is_active=True), note=NOTE)
     monkeypatch.setattr(commands, "found", lambda *_: contextlib.nullcontext((None, vm)))
     monkeypatch.setattr(ssh, "reached", lambda *given: contextlib.nullcontext(("127.0.0.1", int(given[2]))))
-    monkeypatch.setattr(ssh, "command", lambda _note, _address, *rest: seen.append(rest) or ["true"])
+    monkeypatch.setattr(ssh, "command", command)
     for words in ("vm1 --user me --timeout 9 -- ls --user -l", "--user me --timeout 9 vm1 -- ls --user -l"):
         assert invoke(["vm", "ssh", *words.split()]) == 0
     assert seen == [(9, "me", ("ls", "--user", "-l"))] * 2
