@@ -102,7 +102,7 @@ def _lvm(path: Path, folder: Path, content: Path, name: str, environ: Mapping[st
     )
     try:
         disks.program(
-            "guestfish", "--format=raw", "-a", str(path), "--format=raw", "--ro", "-a", str(made),
+            "guestfish", "--format=raw", "-a", str(path), "--format=raw", "-a", str(made),
             package="libguestfs-tools", stdin=script, environ=environ, deadline_s=_GUEST_S,
         )  # fmt: skip
     finally:

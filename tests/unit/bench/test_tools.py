@@ -218,19 +218,36 @@ def test_one_table_of_80_columns(runs: int, tmp_path: Path) -> None:
     assert any(line.startswith(" file-system ") and " .06" in line for line in lines)
 
 
-def test_disks_that_take_no_guest(tmp_path: Path) -> None:
-    """A whole file system that is no operating system, and twelve in partitions, the first a Debian with a shell."""
-    root = tmp_path / "root"
-    content = tmp_path / "content"
-    for name in (
-        "usr/bin/dash",
-        "usr/lib/aarch64-linux-gnu/libc.so.6",
-        "usr/lib/aarch64-linux-gnu/ld-linux-aarch64.so.1",
-    ):
+def appliance_root(tmp_path: Path) -> Path:
+    """Return an appliance's root with what a shell is made of."""
+    root, content = tmp_path / "root", tmp_path / "content"
+    libraries = "usr/lib/aarch64-linux-gnu"
+    for name in ("usr/bin/dash", f"{libraries}/libc.so.6", f"{libraries}/ld-linux-aarch64.so.1"):
         (content / name).parent.mkdir(parents=True, exist_ok=True)
         (content / name).write_text(f"{name}\n")
     disks.truncate(root, 16)
     disks.fill(root, content, name="5d3b5e32-9c2c-4a07-9f0b-0a6f5b2f8d53", mib=16)
+    return root
+
+
+def test_a_disk_with_lvm_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest that makes it is not given an overlay of it, which would be all that has changed."""
+    root, programs = appliance_root(tmp_path), tmp_path / "programs"
+    programs.mkdir()
+    (programs / "guestfish").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/arguments\ncat >{tmp_path}/script\n')
+    (programs / "guestfish").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    made = make(Layout.LVM, tmp_path, arch=Arch.AARCH64, root=root, environ=dict(os.environ))
+    arguments = (tmp_path / "arguments").read_text().split()
+    assert arguments[:3] == ["--format=raw", "-a", str(made.path)]
+    assert "--ro" not in arguments
+    assert "pvcreate /dev/sda1\n" in (tmp_path / "script").read_text()
+    assert (made.grows, made.device) == ("/dev/sda1", None)
+
+
+def test_disks_that_take_no_guest(tmp_path: Path) -> None:
+    """A whole file system that is no operating system, and twelve in partitions, the first a Debian with a shell."""
+    root = appliance_root(tmp_path)
     made = {
         layout: make(layout, tmp_path, arch=Arch.AARCH64, root=root, environ={})
         for layout in (Layout.FILE_SYSTEM, Layout.PARTITIONS)
