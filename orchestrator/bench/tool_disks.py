@@ -29,7 +29,7 @@ _FILES = (10, 20)
 _LOADERS = {Arch.AARCH64: "lib/ld-linux-aarch64.so.1", Arch.X86_64: "lib64/ld-linux-x86-64.so.2"}
 
 
-class Layout(StrEnum):
+class DiskLayout(StrEnum):
     """What is on a disk."""
 
     FILE_SYSTEM = "file-system"
@@ -46,13 +46,13 @@ class ToolDisk:
     :ivar grows: the partition that can be expanded; None where there is none, or it is not known.
     """
 
-    layout: Layout
+    layout: DiskLayout
     path: Path
     device: str | None = None
     grows: str | None = None
 
 
-def make(layout: Layout, folder: Path, *, arch: Arch, root: Path, environ: Mapping[str, str]) -> ToolDisk:
+def make(layout: DiskLayout, folder: Path, *, arch: Arch, root: Path, environ: Mapping[str, str]) -> ToolDisk:
     """Make a disk of a layout.
 
     :param root: the appliance's, from which the systems' shell is.
@@ -60,7 +60,7 @@ def make(layout: Layout, folder: Path, *, arch: Arch, root: Path, environ: Mappi
     :raise GuestlaunchError: it cannot be made.
     """
     path = folder / f"{layout}.img"
-    if layout is Layout.FILE_SYSTEM:
+    if layout is DiskLayout.FILE_SYSTEM:
         disks.truncate(path, _FILE_SYSTEM_MIB)
         with _data(folder) as content:
             disks.fill(path, content, name=str(uuid.uuid4()), mib=_FILE_SYSTEM_MIB)
@@ -69,7 +69,7 @@ def make(layout: Layout, folder: Path, *, arch: Arch, root: Path, environ: Mappi
     with disks.system_tree(folder, name) as content:
         _list(content / "srv")
         _add_shell(content, root, arch)
-        if layout is Layout.PARTITIONS:
+        if layout is DiskLayout.PARTITIONS:
             _partitions(path, folder, content, name)
             return ToolDisk(layout=layout, path=path, grows=f"/dev/sda{_PARTITIONS}")
         _lvm(path, folder, content, name, environ)

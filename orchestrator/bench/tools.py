@@ -45,7 +45,7 @@ _UNMOUNT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
+class MeasuredTool:
     """A tool with what it is asked to do; `{disk}`, `{grown}` and `{folder}` are put in for each run.
 
     :ivar line: its arguments, of which `{which}` and `{mounted}` stand for what is mounted, where it must be told.
@@ -72,34 +72,34 @@ class Tool:
 
 _DISK = ("-a", "{disk}")
 TOOLS = (
-    Tool(name="virt-df", line=("virt-df", *_DISK), on_any=True),
-    Tool(name="virt-filesystems", line=("virt-filesystems", *_DISK, "--all", "--long"), on_any=True),
-    Tool(name="virt-ls", line=("virt-ls", *_DISK, "{which}", "-lR", "/"), on_any=True),
-    Tool(name="virt-cat", line=("virt-cat", *_DISK, "{which}", "/etc/hostname"), on_any=True),
-    Tool(name="virt-inspector", line=("virt-inspector", *_DISK)),
-    Tool(
+    MeasuredTool(name="virt-df", line=("virt-df", *_DISK), on_any=True),
+    MeasuredTool(name="virt-filesystems", line=("virt-filesystems", *_DISK, "--all", "--long"), on_any=True),
+    MeasuredTool(name="virt-ls", line=("virt-ls", *_DISK, "{which}", "-lR", "/"), on_any=True),
+    MeasuredTool(name="virt-cat", line=("virt-cat", *_DISK, "{which}", "/etc/hostname"), on_any=True),
+    MeasuredTool(name="virt-inspector", line=("virt-inspector", *_DISK)),
+    MeasuredTool(
         name="virt-customize", writes=True,
         line=("virt-customize", *_DISK, "--hostname", "customized", "--edit", "/etc/hosts: s/localhost/here/"),
     ),
-    Tool(name=RUN_COMMAND, writes=True, line=("virt-customize", *_DISK, "--run-command", "echo done >/done")),
-    Tool(name="virt-sysprep", writes=True, line=("virt-sysprep", *_DISK)),
-    Tool(name="virt-sparsify", writes=True, on_any=True, line=("virt-sparsify", "--in-place", "{disk}")),
-    Tool(name="virt-resize", line=("virt-resize", "--expand", "{grows}", "{disk}", "{grown}")),
-    Tool(
+    MeasuredTool(name=RUN_COMMAND, writes=True, line=("virt-customize", *_DISK, "--run-command", "echo done >/done")),
+    MeasuredTool(name="virt-sysprep", writes=True, line=("virt-sysprep", *_DISK)),
+    MeasuredTool(name="virt-sparsify", writes=True, on_any=True, line=("virt-sparsify", "--in-place", "{disk}")),
+    MeasuredTool(name="virt-resize", line=("virt-resize", "--expand", "{grows}", "{disk}", "{grown}")),
+    MeasuredTool(
         name="guestmount", on_any=True, ends=RunEnd.ANSWER,
         line=("sh", "-c", _MOUNT, "sh", "{folder}/pid", "{folder}/mount", *_DISK, "{mounted}"),
     ),
-    Tool(name="guestfish", line=("guestfish", "--ro", *_DISK, "-i", "inspect-get-roots")),
+    MeasuredTool(name="guestfish", line=("guestfish", "--ro", *_DISK, "-i", "inspect-get-roots")),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class ToolRun:
     """One run of a tool on a disk by a side."""
 
     number: int  # of its round
     way: Side
-    tool: Tool
+    tool: MeasuredTool
     disk: ToolDisk
 
     @property
@@ -113,7 +113,7 @@ class Step:
         return f"{self.way.name}: {self.task}"
 
 
-def fitting(tools: Sequence[Tool], disks: Sequence[ToolDisk]) -> list[tuple[Tool, ToolDisk]]:
+def fitting(tools: Sequence[MeasuredTool], disks: Sequence[ToolDisk]) -> list[tuple[MeasuredTool, ToolDisk]]:
     """Return which tools are run on which disks."""
     return [
         (tool, disk) for disk in disks for tool in tools
@@ -122,21 +122,23 @@ def fitting(tools: Sequence[Tool], disks: Sequence[ToolDisk]) -> list[tuple[Tool
 
 
 def steps(
-    ways: Sequence[Side], pairs: Sequence[tuple[Tool, ToolDisk]], *, first: int, runs: int, seed: int
-) -> list[Step]:
+    ways: Sequence[Side], pairs: Sequence[tuple[MeasuredTool, ToolDisk]], *, first: int, runs: int, seed: int
+) -> list[ToolRun]:
     """Return all steps in order; the seed decides it.
 
     :param first: number of the first round; negative ones are warm-ups.
     """
-    found: list[Step] = []
+    found: list[ToolRun] = []
     for number in range(first, runs):
         order = random.Random(f"{seed} {number}")  # noqa: S311 - an experiment's order, not a secret
         for tool, disk in order.sample(list(pairs), len(pairs)):
-            found += [Step(number=number, way=way, tool=tool, disk=disk) for way in order.sample(list(ways), len(ways))]
+            found += [
+                ToolRun(number=number, way=way, tool=tool, disk=disk) for way in order.sample(list(ways), len(ways))
+            ]
     return found
 
 
-def left(wanted: Sequence[Step], result: Result) -> list[Step]:
+def left(wanted: Sequence[ToolRun], result: Result) -> list[ToolRun]:
     """Return the steps that a result does not hold yet; those that failed are to be done again.
 
     So are the warm-ups of standby launches that go on: the daemon that kept clones for them has ended.
@@ -152,7 +154,7 @@ def left(wanted: Sequence[Step], result: Result) -> list[Step]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
+class ToolBench:
     """Where steps are carried out: what all of them share.
 
     :ivar preloads: variables for the programs that are run with them, in launches of ours.
@@ -165,8 +167,8 @@ class Bench:
 
 
 def carry_out(
-    bench: Bench,
-    todo: Sequence[Step],
+    bench: ToolBench,
+    todo: Sequence[ToolRun],
     *,
     time_budget_s: float | None,
     ready: Callable[[], None],
@@ -196,7 +198,7 @@ def carry_out(
         yield sample
 
 
-def run(bench: Bench, step: Step, position: int) -> Sample:
+def run(bench: ToolBench, step: ToolRun, position: int) -> Sample:
     """Carry one step out, on files of its own."""
     with tempfile.TemporaryDirectory(dir=bench.folder) as made:
         folder = Path(made)
@@ -215,7 +217,7 @@ def run(bench: Bench, step: Step, position: int) -> Sample:
                 _unmount(folder / "mount")
 
 
-def _side(bench: Bench, step: Step, path: Path, folder: Path) -> Side:
+def _side(bench: ToolBench, step: ToolRun, path: Path, folder: Path) -> Side:
     values = {"{disk}": str(path), "{grown}": f"{folder}/grown.img", "{grows}": step.disk.grows or ""}
     which = () if step.disk.device is None else ("-m", step.disk.device)
     line: list[str] = []

@@ -15,8 +15,8 @@ import click
 from orchestrator.bench import sides
 from orchestrator.bench import tools as experiment
 from orchestrator.bench.start_sides import COLD, REFERENCE, STANDBY, WARM
-from orchestrator.bench.tool_disks import Layout, ToolDisk, make
-from orchestrator.bench.tools import TOOLS, Tool
+from orchestrator.bench.tool_disks import DiskLayout, ToolDisk, make
+from orchestrator.bench.tools import TOOLS, MeasuredTool
 from orchestrator.cli.bench.offers import Offers, tried
 from orchestrator.cli.bench.options import RunPlan, plan_options, resume_option
 from orchestrator.cli.bench.session import chosen_accel, recorded, show
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # SciPy comes with it
     from orchestrator.bench.recording import Recording
 
 _SIDES: Mapping[str, str] = {"reference": REFERENCE, "cold": COLD, "warm": WARM, "standby": STANDBY}
-_MADE = tuple(layout for layout in Layout if layout is not Layout.GIVEN)
+_MADE = tuple(layout for layout in DiskLayout if layout is not DiskLayout.GIVEN)
 
 
 @click.command(
@@ -90,14 +90,16 @@ def tools(
             ways = tried(rows, offers, recording, plan.deadline)
             recording.sides((way.name, way.facts) for way in ways)
             if plan.disk is not None:
-                disks = [ToolDisk(layout=Layout.GIVEN, path=plan.disk.absolute())]
+                disks = [ToolDisk(layout=DiskLayout.GIVEN, path=plan.disk.absolute())]
             else:
-                disks = list(_disks([Layout(name) for name in layouts or _MADE], folder, settings, offers, recording))
+                disks = list(
+                    _disks([DiskLayout(name) for name in layouts or _MADE], folder, settings, offers, recording)
+                )
             pairs = experiment.fitting(wanted_tools, disks)
             if not pairs:
                 raise UsageError("nothing to measure", "bench tools", "none of the tools fits one of the disks")
             wanted = experiment.steps(ways, pairs, first=-min(plan.warm_ups, 1), runs=plan.runs, seed=plan.seed)
-            bench = experiment.Bench(
+            bench = experiment.ToolBench(
                 recording=recording, folder=folder, deadline_s=plan.deadline, preloads=_preloads(settings, recording)
             )
             _measure(bench, wanted, settings, plan, offers)
@@ -105,7 +107,7 @@ def tools(
 
 
 def _measure(
-    bench: experiment.Bench, wanted: Sequence[experiment.Step], settings: Settings, plan: RunPlan, offers: Offers
+    bench: experiment.ToolBench, wanted: Sequence[experiment.ToolRun], settings: Settings, plan: RunPlan, offers: Offers
 ) -> None:
     recording = bench.recording
     todo = experiment.left(wanted, recording.result)
@@ -121,7 +123,7 @@ def _measure(
         recording.left = f"its time budget, or by failed runs: {what}"
 
 
-def _installed(names: Sequence[str], recording: Recording) -> list[Tool]:
+def _installed(names: Sequence[str], recording: Recording) -> list[MeasuredTool]:
     """Return the tools that were asked for and are there; each of the others is noted with a line."""
     found = []
     for tool in (tool for tool in TOOLS if not names or tool.name in names):
@@ -133,7 +135,7 @@ def _installed(names: Sequence[str], recording: Recording) -> list[Tool]:
 
 
 def _disks(
-    layouts: Sequence[Layout], folder: Path, settings: Settings, offers: Offers, recording: Recording
+    layouts: Sequence[DiskLayout], folder: Path, settings: Settings, offers: Offers, recording: Recording
 ) -> Iterator[ToolDisk]:
     """Yield the disks; one that cannot be made is left out."""
     root = choose_appliance(settings, os.environ)[0] / "root"

@@ -14,8 +14,8 @@ from orchestrator.bench import disks, result, tools
 from orchestrator.bench.recording import Recording
 from orchestrator.bench.rounds import RunEnd, Side
 from orchestrator.bench.start_sides import REFERENCE, STANDBY, WARM
-from orchestrator.bench.tool_disks import Layout, ToolDisk, make
-from orchestrator.bench.tools import TOOLS, Bench, Step, Tool
+from orchestrator.bench.tool_disks import DiskLayout, ToolDisk, make
+from orchestrator.bench.tools import TOOLS, MeasuredTool, ToolBench, ToolRun
 from orchestrator.domain.model import Arch
 from orchestrator.errors import GuestlaunchError
 from orchestrator.timeline.phases import Start
@@ -24,7 +24,7 @@ from tests.simulated_results import analysis_of, text_of
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
-WRITES = Tool(name="writes", line=("sh", "-c", 'cat "$0" >>"$1"; echo changed >"$0"', "{disk}"), writes=True)
+WRITES = MeasuredTool(name="writes", line=("sh", "-c", 'cat "$0" >>"$1"; echo changed >"$0"', "{disk}"), writes=True)
 
 
 def ways() -> list[Side]:
@@ -36,21 +36,21 @@ def ways() -> list[Side]:
     ]
 
 
-def disk(folder: Path, layout: Layout = Layout.LVM, device: str | None = None) -> ToolDisk:
+def disk(folder: Path, layout: DiskLayout = DiskLayout.LVM, device: str | None = None) -> ToolDisk:
     """Return a disk that is a line of text."""
     path = folder / "disk.img"
     path.write_text("as it was\n")
     return ToolDisk(layout=layout, path=path, device=device, grows=None if device else "/dev/sda1")
 
 
-def bench(folder: Path) -> Bench:
+def bench(folder: Path) -> ToolBench:
     """Return a benchmark whose result is in a folder."""
     recording = Recording(tools.KIND, folder / "tools.json", seed=1)
     recording.sides((way.name, way.facts) for way in ways())
-    return Bench(recording=recording, folder=folder, deadline_s=60, preloads={"PRELOADED": "yes"})
+    return ToolBench(recording=recording, folder=folder, deadline_s=60, preloads={"PRELOADED": "yes"})
 
 
-def carry_out(where: Bench, todo: list[Step]) -> list[str]:
+def carry_out(where: ToolBench, todo: list[ToolRun]) -> list[str]:
     """Carry steps out; return what was said."""
     said: list[str] = []
     list(
@@ -61,33 +61,33 @@ def carry_out(where: Bench, todo: list[Step]) -> list[str]:
     return said
 
 
-def shown_line(tool: Tool, on: ToolDisk, folder: Path, way: Side, number: int = 0) -> list[str]:
+def shown_line(tool: MeasuredTool, on: ToolDisk, folder: Path, way: Side, number: int = 0) -> list[str]:
     """Return the command line of a step, as a program that prints its arguments and variables sees it."""
     printing = replace(
         tool, line=("sh", "-c", 'printf "%s\\n" "$HOW" "$PRELOADED" "$GUESTLAUNCH_START" "$@" >&2; exit 3', *tool.line)
     )
-    step = Step(number=number, way=way, tool=printing, disk=on)
+    step = ToolRun(number=number, way=way, tool=printing, disk=on)
     return (tools.run(bench(folder), step, 0).error or "").splitlines()
 
 
 def test_which_tools_fit_which_disks(tmp_path: Path) -> None:
     """Without an operating system there is nothing to inspect, without a partition nothing to expand."""
-    data = disk(tmp_path, Layout.FILE_SYSTEM, "/dev/sda")
+    data = disk(tmp_path, DiskLayout.FILE_SYSTEM, "/dev/sda")
     system = disk(tmp_path)
-    given = replace(system, layout=Layout.GIVEN, grows=None)
+    given = replace(system, layout=DiskLayout.GIVEN, grows=None)
     fits = {one.layout: [tool.name for tool, on in tools.fitting(TOOLS, [data, system, given]) if on is one]
             for one in (data, system, given)}  # fmt: skip
-    assert fits[Layout.FILE_SYSTEM] == [
+    assert fits[DiskLayout.FILE_SYSTEM] == [
         "virt-df", "virt-filesystems", "virt-ls", "virt-cat", "virt-sparsify", "guestmount",
     ]  # fmt: skip
-    assert fits[Layout.LVM] == [tool.name for tool in TOOLS]
-    assert fits[Layout.GIVEN] == [tool.name for tool in TOOLS if tool.name != "virt-resize"]
+    assert fits[DiskLayout.LVM] == [tool.name for tool in TOOLS]
+    assert fits[DiskLayout.GIVEN] == [tool.name for tool in TOOLS if tool.name != "virt-resize"]
 
 
 def test_what_is_mounted_is_told_where_no_system_tells_it(tmp_path: Path) -> None:
     """Else tools inspect; guestmount has to be told that."""
     reference = ways()[0]
-    on_data, on_system = disk(tmp_path, Layout.FILE_SYSTEM, "/dev/sda"), disk(tmp_path)
+    on_data, on_system = disk(tmp_path, DiskLayout.FILE_SYSTEM, "/dev/sda"), disk(tmp_path)
     by_name = {tool.name: tool for tool in TOOLS}
     assert shown_line(by_name["virt-cat"], on_data, tmp_path, reference)[-3:] == ["-m", "/dev/sda", "/etc/hostname"]
     assert shown_line(by_name["virt-cat"], on_system, tmp_path, reference)[-2:] == [
@@ -141,12 +141,12 @@ def test_the_sides_of_a_tool_follow_each_other(tmp_path: Path) -> None:
 
 def test_an_interrupted_one_goes_on_with_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was done is kept and not done again."""
-    tool = Tool(name="true", line=("true",), on_any=True)
+    tool = MeasuredTool(name="true", line=("true",), on_any=True)
     wanted = tools.steps(ways(), [(tool, disk(tmp_path))], first=0, runs=3, seed=1)
     done: list[str] = []
     real = tools.run
 
-    def run(where: Bench, step: Step, position: int) -> Any:  # noqa: ANN401 - as it is called
+    def run(where: ToolBench, step: ToolRun, position: int) -> Any:  # noqa: ANN401 - as it is called
         if len(done) == 4:
             raise KeyboardInterrupt
         done.append(step.title)
@@ -168,7 +168,7 @@ def test_an_interrupted_one_goes_on_with_what_is_left(tmp_path: Path, monkeypatc
 def test_a_daemon_that_is_new_is_warmed_up_again(tmp_path: Path) -> None:
     """It has no clone of a kind that it was not asked for; where nothing is left, there is nothing to warm up."""
     standby = replace(ways()[1], name=STANDBY, start=Start.STANDBY)
-    tool = Tool(name="true", line=("true",), on_any=True)
+    tool = MeasuredTool(name="true", line=("true",), on_any=True)
     wanted = tools.steps([standby], [(tool, disk(tmp_path))], first=-1, runs=2, seed=1)
     where = bench(tmp_path)
     warmed, first, second = (
@@ -183,7 +183,7 @@ def test_a_daemon_that_is_new_is_warmed_up_again(tmp_path: Path) -> None:
 
 def test_what_fails_in_its_warm_up_is_left_out(tmp_path: Path) -> None:
     """With libguestfs's reason, on the sides where it fails; it is no failed run."""
-    fails = Tool(name="fails", line=("sh", "-c", 'echo "fails: error: no such guest" >&2; test "$HOW"'))
+    fails = MeasuredTool(name="fails", line=("sh", "-c", 'echo "fails: error: no such guest" >&2; test "$HOW"'))
     where = bench(tmp_path)
     said = carry_out(where, tools.steps(ways(), [(fails, disk(tmp_path))], first=-1, runs=2, seed=1))
     where.recording.finish()
@@ -237,7 +237,7 @@ def test_a_disk_with_lvm_is_written_to(tmp_path: Path, monkeypatch: pytest.Monke
     (programs / "guestfish").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/arguments\ncat >{tmp_path}/script\n')
     (programs / "guestfish").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    made = make(Layout.LVM, tmp_path, arch=Arch.AARCH64, root=root, environ=dict(os.environ))
+    made = make(DiskLayout.LVM, tmp_path, arch=Arch.AARCH64, root=root, environ=dict(os.environ))
     arguments = (tmp_path / "arguments").read_text().split()
     assert arguments[:3] == ["--format=raw", "-a", str(made.path)]
     assert "--ro" not in arguments
@@ -250,16 +250,16 @@ def test_disks_that_take_no_guest(tmp_path: Path) -> None:
     root = appliance_root(tmp_path)
     made = {
         layout: make(layout, tmp_path, arch=Arch.AARCH64, root=root, environ={})
-        for layout in (Layout.FILE_SYSTEM, Layout.PARTITIONS)
+        for layout in (DiskLayout.FILE_SYSTEM, DiskLayout.PARTITIONS)
     }
-    assert made[Layout.FILE_SYSTEM].device == "/dev/sda"
-    assert made[Layout.PARTITIONS].grows == "/dev/sda12"
+    assert made[DiskLayout.FILE_SYSTEM].device == "/dev/sda"
+    assert made[DiskLayout.PARTITIONS].grows == "/dev/sda12"
     sbin = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
 
     def said(*command: str) -> str:
         return subprocess.run(command, env=sbin, check=True, capture_output=True, text=True).stdout
 
-    whole, parts = (str(made[layout].path) for layout in (Layout.FILE_SYSTEM, Layout.PARTITIONS))
+    whole, parts = (str(made[layout].path) for layout in (DiskLayout.FILE_SYSTEM, DiskLayout.PARTITIONS))
     assert said("debugfs", "-R", "cat /etc/hostname", whole) == "bench\n"
     assert said("debugfs", "-R", "cat /etc/os-release", whole) == ""
     table = [line.split() for line in said("sfdisk", "-d", parts).splitlines() if line.startswith(parts)]
@@ -268,4 +268,4 @@ def test_disks_that_take_no_guest(tmp_path: Path) -> None:
     assert said("debugfs", "-R", "cat /bin/sh", f"{parts}?offset={starts[0]}") == "usr/bin/dash\n"
     assert said("debugfs", "-R", "cat /etc/hostname", f"{parts}?offset={starts[-1]}") == "bench\n"
     with pytest.raises(GuestlaunchError, match="it has no /usr/bin/dash"):
-        make(Layout.PARTITIONS, tmp_path, arch=Arch.AARCH64, root=Path(whole), environ={})
+        make(DiskLayout.PARTITIONS, tmp_path, arch=Arch.AARCH64, root=Path(whole), environ={})
