@@ -102,6 +102,7 @@ def serve(
             sock.close()
             if gone:
                 server.serve(None, stop, ends_with_last_client=True)
+                gone = not stop.requested  # who was told to stop is not to be started again
             stopping()
         status = _end(server, stop, settings)
     embed.leave()

@@ -90,8 +90,12 @@ def test_where_no_tool_looks(tmp_path: Path, socket_option: tuple[str, ...], *, 
     shutil.rmtree(folder)
 
 
-def test_daemon_of_a_version_that_was_replaced(tmp_path: Path) -> None:
-    """Who connects after an upgrade is sent to a server of their own, who is served stays; then it ends with 75."""
+@pytest.mark.parametrize("stopped", [False, True])
+def test_daemon_of_a_version_that_was_replaced(tmp_path: Path, stopped: bool) -> None:
+    """Who connects after an upgrade is sent to a server of their own, who is served stays; then it ends with 75.
+
+    Told to stop meanwhile, it ends with 0, as ever.
+    """
     shutil.copytree(TOP / "orchestrator", tmp_path / "orchestrator", ignore=shutil.ignore_patterns("__pycache__"))
     folder = Path(tempfile.mkdtemp(prefix="gl-", dir="/tmp"))
     path = folder / "run" / "s"
@@ -114,7 +118,10 @@ def test_daemon_of_a_version_that_was_replaced(tmp_path: Path) -> None:
             assert not path.exists()
             assert list(watcher.finished(0.2)) == []  # it is connected still
             assert process.poll() is None
-        assert process.wait(60) == os.EX_TEMPFAIL
+            if stopped:
+                process.terminate()
+                assert process.wait(60) == 0
+        assert process.wait(60) == (0 if stopped else os.EX_TEMPFAIL)
     shutil.rmtree(folder)
 
 
