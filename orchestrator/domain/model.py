@@ -244,7 +244,7 @@ class Privileges:
     :ivar option: QEMU's option for that: `-runas`, `-run-with` since 9.1.
     :ivar sandbox: it has seccomp filters.
     :ivar own_network: it has an empty network of its own.
-    :ivar threads: how many it may have; `data_mib` how much memory that it writes to. None for no bound.
+    :ivar threads: how many it may have; `data_bytes` how much memory that it writes to. None for no bound.
     :ivar reason: why it stays root, or shares the host's network.
     """
 
@@ -253,7 +253,7 @@ class Privileges:
     sandbox: bool = True
     own_network: bool = True
     threads: int | None = None
-    data_mib: int | None = None
+    data_bytes: int | None = None
     reason: str | None = None
 
 

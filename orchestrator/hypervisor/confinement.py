@@ -13,6 +13,7 @@ import ctypes
 import hashlib
 import mmap
 import os
+import platform
 import pwd
 import random
 import re
@@ -37,6 +38,8 @@ _CAP_SETGID, _CAP_SETUID, _CAP_SYS_PTRACE = 6, 7, 19
 _TO_START = frozenset({1, 2, _CAP_SETGID, _CAP_SETUID})
 _LAST_CAP = 63
 _PR_CAPBSET_DROP = 24
+# setresgid and setresuid, by the kernel's name of the machine (syscall(2), asm/unistd.h).
+_SET_REAL = {"x86_64": (119, 117), "aarch64": (149, 147)}
 _CLONE_NEWIPC, _CLONE_NEWNET = 0x0800_0000, 0x4000_0000
 # QEMU has some threads, one for each CPU, up to 64 that read and write files, and some for disks of the network.
 _THREADS = 512
@@ -100,9 +103,9 @@ def privileges(
     reason = why_not(setting)
     if reason is not None:
         return Privileges(user=None, option=option, sandbox=sandbox, own_network=False, reason=reason)
-    data_mib = None
+    data_bytes = None
     if memory_mib is not None:
-        data_mib = 2 * memory_mib + _MORE_MIB + _MORE_MIB_A_DISK * max(disks, _DISKS)
+        data_bytes = (2 * memory_mib + _MORE_MIB + _MORE_MIB_A_DISK * max(disks, _DISKS)) << 20
     return Privileges(
         user=_new_user(),
         option=option,
@@ -110,7 +113,7 @@ def privileges(
         own_network=host_network is None,
         # The root of a user namespace has others' threads counted as its own, as long as QEMU is root.
         threads=_THREADS if _users() is _UNUSED else None,
-        data_mib=data_mib,
+        data_bytes=data_bytes,
         reason=host_network,
     )
 
@@ -231,18 +234,29 @@ def starting(granted: Privileges | None, function: Callable[[], _T]) -> tuple[_T
     return bounded.call(start, None, name="start-qemu")
 
 
-def bound_early(pid: int, granted: Privileges | None) -> None:
-    """Bound the threads and the memory of a QEMU that is about to start.
+def bound(pid: int, granted: Privileges | None) -> None:
+    """Bound the threads and the memory of a QEMU that has become its own user, before its guest runs.
 
-    Once it is another user's, that takes a right (CAP_SYS_RESOURCE) which root may lack in a container.
+    Root may lack the right to bound another's process (CAP_SYS_RESOURCE) in a container; a thread whose real user and
+    group are those of the process needs none to lower its bounds (prlimit(2)). Where that fails, `confinement` sees it.
     """
-    if granted is None or granted.user is None:
+    if granted is None or granted.user is None or (granted.threads is None and granted.data_bytes is None):
         return
+    user = granted.user
+
+    def lower() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        # The C library's own functions would change all threads' users.
+        for number in _SET_REAL.get(platform.machine(), ()):
+            libc.syscall(number, user, -1, -1)
+        for what, most in ((resource.RLIMIT_NPROC, granted.threads), (resource.RLIMIT_DATA, granted.data_bytes)):
+            if most is not None:
+                _, hard = resource.prlimit(pid, what)
+                bound_at = most if hard == resource.RLIM_INFINITY else min(most, hard)
+                resource.prlimit(pid, what, (bound_at, bound_at))
+
     with contextlib.suppress(OSError, ValueError):
-        if granted.threads is not None:
-            resource.prlimit(pid, resource.RLIMIT_NPROC, (granted.threads, granted.threads))
-        if granted.data_mib is not None:
-            resource.prlimit(pid, resource.RLIMIT_DATA, (granted.data_mib << 20, granted.data_mib << 20))
+        bounded.call(lower, None, name="bound-qemu")
 
 
 def confinement(pid: int, granted: Privileges | None, shared: str | None = None) -> Confinement | None:
@@ -256,13 +270,15 @@ def confinement(pid: int, granted: Privileges | None, shared: str | None = None)
     if granted.user is None:
         return Confinement(network=own_network, reason=granted.reason)
     limits = _limits(pid)
-    data = limits.get("Max data size")
+    threads, data = limits.get("Max processes"), limits.get("Max data size")
+    bounds = ((threads, granted.threads), (data, granted.data_bytes))
+    unbound = any(most is not None and (held is None or held > most) for held, most in bounds)
     return Confinement(
         uid=granted.user,
         network=own_network,
-        threads=limits.get("Max processes"),
+        threads=threads,
         memory_mib=None if data is None else data >> 20,
-        reason=shared or granted.reason,
+        reason=shared or granted.reason or ("the kernel does not let root bound it" if unbound else None),
     )
 
 

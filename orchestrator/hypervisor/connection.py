@@ -7,7 +7,6 @@ module imports libvirt, which costs more than opening a connection: import it wh
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
 import threading
@@ -226,8 +225,7 @@ class Connection:
             with self._router.starting():
                 if self.root is None:
                     return self._held(start(), None)
-                bounds = functools.partial(confinement.bound_early, granted=privileges)
-                with adopting(self.root.pid_file(name), self.root.probes, bounds) as adoption:
+                with adopting(self.root.pid_file(name), self.root.probes) as adoption:
                     domain, shared = confinement.starting(privileges, start)
                 guest = self._held(domain, adoption)
                 guest.confine(privileges, shared)

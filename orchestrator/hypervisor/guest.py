@@ -136,12 +136,13 @@ class Guest:
         return self._privileges.user
 
     def confine(self, privileges: Privileges | None, shared: str | None = None) -> None:
-        """Take note of what QEMU may still do.
+        """Bound what QEMU may use, and take note of what it may still do.
 
         :param shared: why it shares the host's network although it was not to.
         """
         self._privileges = privileges
         if self.pid is not None:
+            confinement.bound(self.pid, privileges)
             self.confinement = confinement.confinement(self.pid, privileges, shared)
 
     def tie(self) -> None:

@@ -40,8 +40,7 @@ class Adoption:
     :param probes: the folder in which libvirt makes a folder for each such QEMU.
     """
 
-    def __init__(self, pid_file: Path, probes: Path, on_found: Callable[[int], None] | None = None) -> None:
-        self._on_found = on_found
+    def __init__(self, pid_file: Path, probes: Path) -> None:
         self._file = pid_file
         self._probes = probes
         self._probed: set[int] = set()
@@ -78,8 +77,6 @@ class Adoption:
             return False
         try:
             self._process = Process(int(self._file.read_text()))
-            if self._on_found is not None:
-                self._on_found(self._process.pid)
         except (OSError, ValueError):
             return False
         return True
@@ -102,14 +99,12 @@ def _let_go(probe: Process, leader: int) -> None:
 
 
 @contextlib.contextmanager
-def adopting(pid_file: Path, probes: Path, on_found: Callable[[int], None] | None = None) -> Iterator[Adoption]:
+def adopting(pid_file: Path, probes: Path) -> Iterator[Adoption]:
     """Make the QEMU that is started meanwhile our child; several threads may do so at once.
 
     It lasts only as long as libvirt starts a QEMU: other programs' daemons go to init as ever. See `Adoption`.
-
-    :param on_found: called with its process id, when it is about to start or has just done so.
     """
-    adoption = Adoption(pid_file, probes, on_found)
+    adoption = Adoption(pid_file, probes)
     with _lock:
         _adoptions.add(id(adoption))
         _set_subreaper(on=True)

@@ -49,7 +49,7 @@ UNSHOWN = {
     (Privileges, "own_network"): "it is left by the thread that starts QEMU",
     (Privileges, "reason"): "it is for the log",
     (Privileges, "threads"): "a limit of the process",
-    (Privileges, "data_mib"): "a limit of the process",
+    (Privileges, "data_bytes"): "a limit of the process",
 }
 
 # Fields that hold values which are looked into themselves.

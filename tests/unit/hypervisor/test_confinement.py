@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,32 @@ def test_a_failure_reaches_the_caller() -> None:
 
     with pytest.raises(ValueError, match="refused"):
         confinement.starting(Privileges(user=5), fail)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root has processes of others")
+def test_bounds_hold_although_root_may_not_bound_others() -> None:
+    """Without CAP_SYS_RESOURCE, as in a container; and our own threads stay root's."""
+    with subprocess.Popen(["sleep", "60"], user=54_321, group=54_321, extra_groups=[]) as other:
+        try:
+            given = Privileges(user=54_321, option="-runas", sandbox=True, threads=77, data_bytes=1 << 30)
+            script = (
+                "import ctypes, json, sys, threading\n"
+                "ctypes.CDLL(None).prctl(24, 24, 0, 0, 0)\n"  # CAP_SYS_RESOURCE leaves the bounding set ...
+                "import os\n"
+                "os.execv(sys.executable, [sys.executable, '-c', sys.argv[1], *sys.argv[2:]])\n"
+            )
+            code = (
+                "import os, sys\n"
+                "from orchestrator.domain.model import Privileges\n"
+                "from orchestrator.hypervisor import confinement\n"
+                f"given = {given!r}\n"
+                "confinement.bound(int(sys.argv[1]), given)\n"
+                "found = confinement.confinement(int(sys.argv[1]), given)\n"
+                "print(found.threads, found.memory_mib, found.reason, os.getresuid())\n"
+            )
+            said = subprocess.run(
+                [sys.executable, "-c", script, code, str(other.pid)], check=True, capture_output=True, text=True
+            )
+        finally:
+            other.kill()
+    assert said.stdout == "77 1024 None (0, 0, 0)\n"
