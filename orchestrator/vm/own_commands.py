@@ -108,11 +108,12 @@ def _run(command: Sequence[str], settings: Settings, stop: Stop) -> tuple[int, s
         except OSError as error:
             raise GuestlaunchError("cannot run", program, error.strerror or error) from error
         try:
-            while process.poll() is None:
+            while process.poll() is None and not stop.requested:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_TICK_S)
-                if stop.requested:
-                    process.terminate()
+            if process.poll() is None:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_END_S)
         finally:
             if process.poll() is None:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from orchestrator.vm.own_commands import last_words
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import StoppedError
+from orchestrator.launch.stop import Stop
+from orchestrator.settings import Settings
+from orchestrator.vm import own_commands
+from orchestrator.vm.own_commands import last_words, run_tool
 
 
 def test_the_line_that_says_what_went_wrong() -> None:
@@ -17,3 +27,26 @@ If reporting bugs, run virt-customize with debugging enabled and include the com
     assert last_words(said) == "virt-customize: error: useradd: command exited with an error"
     assert last_words("one\nguestlaunch: cannot launch: x: y\n\n") == "cannot launch: x: y"
     assert last_words("") == ""
+
+
+def test_a_command_that_does_not_end_when_told_to_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end that the user asked for is what is told, not that it took long."""
+    deaf = tmp_path / "guestlaunch"
+    deaf.write_text('#!/bin/sh\ntrap \'\' TERM\n: >"$0.deaf"\nwhile :; do read -r _ <"$0.fifo"; done\n')
+    deaf.chmod(0o755)
+    os.mkfifo(tmp_path / "guestlaunch.fifo")
+    monkeypatch.setattr(own_commands, "wrapper_path", lambda: tmp_path / "guestlaunch-hv")
+    monkeypatch.setattr(own_commands, "_END_S", 0.2)
+    settings = Settings(state_dir=tmp_path, runtime_dir=tmp_path)
+    with Stop() as stop:
+
+        def end() -> None:
+            while not (tmp_path / "guestlaunch.deaf").exists():
+                threading.Event().wait(0.01)
+            stop.request("SIGINT")
+
+        ending = threading.Thread(target=end, daemon=True)
+        ending.start()
+        with pytest.raises(StoppedError, match="SIGINT"):
+            run_tool("cannot customise", ["virt-customize"], tmp_path / "image", settings, stop)
+        ending.join()
