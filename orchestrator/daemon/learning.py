@@ -8,10 +8,8 @@ sees it: it gets what nobody else wants of the processors and of the disk, and s
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import platform
 import subprocess
 import sys
 import threading
@@ -19,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from orchestrator import files, locks, surroundings
+from orchestrator import files, locks, priority, surroundings
 from orchestrator.hypervisor import embed
 from orchestrator.launch import learning
 from orchestrator.launch.context import LaunchSpec
@@ -33,8 +31,6 @@ from orchestrator.template import store
 from orchestrator.template.model import Facts, key_of
 
 _PATIENCE = 10
-_SYS_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
-_IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
 
 
 def begin(spec: LaunchSpec, facts: Facts, emit: Callable[..., None]) -> None:
@@ -80,7 +76,7 @@ def _learn() -> int:
 
     said = json.loads(sys.stdin.read())
     settings = _patient(load())
-    _yield_to_others()
+    priority.give_way()
     cache = settings.state_dir / "cache"
     os.close(files.open_folder(cache, make=True))
     with locks.locked_file(cache / "learning.lock", seconds=0) as alone, stop_on_signals() as stop:
@@ -102,15 +98,6 @@ def _learn() -> int:
 def _patient(settings: Settings) -> Settings:
     slow = {one.name: getattr(settings.deadlines, one.name) * _PATIENCE for one in fields(Deadlines)}
     return replace(settings, deadlines=replace(settings.deadlines, **slow))
-
-
-def _yield_to_others() -> None:
-    """Give way to all others on this host, as far as the kernel lets us; what is started inherits it."""
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    number = _SYS_IOPRIO_SET.get(platform.machine())
-    if number is not None:
-        ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
 
 
 if __name__ == "__main__":

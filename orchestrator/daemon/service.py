@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 import orchestrator
+from orchestrator import priority
 from orchestrator.daemon.listen import remove_private
 from orchestrator.daemon.requests import Requests
 from orchestrator.daemon.server import Server
@@ -81,6 +82,8 @@ def serve(
     :param lifeline: an inherited descriptor; when it reaches its end, so does the server.
     """
     program, gone = _installed(), False
+    if role is not Role.PUBLIC:
+        priority.take_over()
     with _server(role, settings) as (server, stop):
         if lifeline is not None:
             _follow(lifeline, stop)

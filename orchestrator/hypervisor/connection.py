@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+from orchestrator import priority
 from orchestrator.domain.model import Domain, Privileges
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import CapabilityError, DeadlineError, GuestlaunchError, HypervisorError, NotFoundError
@@ -253,6 +254,8 @@ class Connection:
 
     def _guest(self, domain: libvirt.virDomain, adoption: Adoption | None) -> Guest:
         process = adoption.finish() if adoption else None
+        if process:
+            priority.pass_on(process.pid)
         feed = self._router.feed(domain.UUIDString())
         guest = Guest(
             domain,

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from orchestrator import priority
 from orchestrator.hypervisor.binding import libvirt
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -177,8 +178,13 @@ class Process:
             return True
 
     def set_nice(self, value: int) -> None:
-        """Give all threads a nice value; nothing happens where we could not take it back (setpriority(2))."""
-        if os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_NICE)[0] < _NICE_ZERO:
+        """Give all threads a nice value; nothing happens where we could not take it back (setpriority(2)).
+
+        Root's processes have it as a session as well: from others the kernel takes that with a delay.
+        """
+        if os.geteuid() == 0:
+            priority.set_session_nice(value or priority.session_nice(), self.pid)
+        elif resource.getrlimit(resource.RLIMIT_NICE)[0] < _NICE_ZERO:
             return
         with contextlib.suppress(OSError):
             for thread in Path(f"/proc/{self.pid}/task").iterdir():

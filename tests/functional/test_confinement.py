@@ -16,6 +16,7 @@ import pytest
 # By way of our binding, which keeps libvirt from writing to stderr.
 pytest.importorskip("orchestrator.hypervisor.binding", reason="python3-libvirt is not installed")
 
+from orchestrator import priority
 from orchestrator.domain.arguments import privilege_arguments
 from orchestrator.domain.model import Arch, Disk, FileSource
 from orchestrator.domain.passthrough import drive_option
@@ -111,6 +112,21 @@ def test_qemu_has_no_rights_left(embedded: Connection, no_leftovers: None, secre
         assert not opens(guest, secret)
         assert other.confinement is not None
         assert other.confinement.uid != guest.confinement.uid
+
+
+def test_qemu_gives_way_as_whoever_starts_it(
+    embedded: Connection, no_leftovers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libvirt gives QEMU a session, and the kernel each session its share: a guest in the background has less."""
+    monkeypatch.setattr(priority, "session_nice", lambda: 7)
+    with running(embedded, "auto", "giving-way") as guest:
+        assert guest.pid is not None
+        seen = Path(f"/proc/{guest.pid}/autogroup")
+        assert seen.read_text().endswith(" nice 7\n")
+        guest.set_nice(19)
+        assert seen.read_text().endswith(" nice 19\n")
+        guest.set_nice(0)
+        assert seen.read_text().endswith(" nice 7\n")
 
 
 def test_what_the_setting_pays_for(embedded: Connection, no_leftovers: None, secret: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from orchestrator import priority
 from orchestrator.appliance.command import require
 from orchestrator.domain.model import Arch
 from orchestrator.errors import HypervisorError, MonitorError
@@ -155,6 +156,7 @@ def running(
             preexec_fn=_ending_with(os.getpid()),  # noqa: PLW1509 - one system call
         )
         stack.callback(_end, process)
+        priority.pass_on(process.pid)
         theirs.close()
         its.close()
         try:
