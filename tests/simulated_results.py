@@ -102,19 +102,25 @@ def _start_samples(name: str, number: int, launch_ns: int, chance: random.Random
     return [whole, listed, replace(listed, answer_ns=launch_ns + 2_000 * MS, answer="inspection")]
 
 
-def tools(path: Path, *, runs: int = 8) -> Result:
-    """Record a benchmark of two tools, each on another disk: a reference of 25 s, and ours at fixed shares of it."""
+def tools(path: Path, *, runs: int = 8, tasks: tuple[str, ...] = ()) -> Result:
+    """Record a benchmark of two tools, each on another disk: a reference of 25 s, and ours at fixed shares of it.
+
+    :param tasks: other tools, all on one disk, each half as long as the one before.
+    """
+    todo = [(Task(tool=tool, disk="lvm"), 1 / 2**place) for place, tool in enumerate(tasks)] or [
+        (Task(tool="virt-filesystems", disk="file-system"), 1.0), (Task(tool="virt-df", disk="lvm"), 1.0)
+    ]  # fmt: skip
     shares = {REFERENCE: 1.0, COLD: 0.4, WARM: 0.06, STANDBY: 0.04}
     recording = Recording("tools", path, seed=1)
     sides = [side(name, accel="tcg", arch="aarch64") for name in shares]
     recording.sides((one.name, one.facts) for one in sides)
     chance = random.Random(1)
     for number in range(-1, runs):
-        for task in (Task(tool="virt-filesystems", disk="file-system"), Task(tool="virt-df", disk="lvm")):
+        for task, part in todo:
             recording.take([
                 Sample(
                     side=name, round=number, position=0, started_wall_ns=10**18, answer_ns=None, status=0, load=0.5,
-                    wall_ns=round(25_000 * MS * share * chance.uniform(0.97, 1.03)), task=task,
+                    wall_ns=round(25_000 * MS * share * part * chance.uniform(0.97, 1.03)), task=task,
                 )
                 for name, share in shares.items()
             ], sides, analysed=False)  # fmt: skip

@@ -63,6 +63,17 @@ class ToolEntry(TypedDict):
     times: dict[str, TimesEntry | None]
 
 
+class GainEntry(TypedDict):
+    """Several disks: how much faster they are done at once than in turn, and how many a minute then."""
+
+    side: str
+    disk: str
+    n: int
+    ratio: float
+    ratio_interval: IntervalEntry | None
+    per_minute: float
+
+
 class DmaEntry(TypedDict):
     """What DMA saves of a cold launch: medians, and shares of the launch without it."""
 

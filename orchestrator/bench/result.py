@@ -15,6 +15,7 @@ from orchestrator import files
 from orchestrator.bench.analysed import (
     ComparisonEntry,
     DmaEntry,
+    GainEntry,
     LineEntry,
     PredictedEntry,
     SeedEntry,
@@ -119,7 +120,7 @@ class Analysis(TypedDict, total=False):
     :ivar comparisons: a row for each metric.
     :ivar starts: a row for each side of the benchmark of starts; `dma` is what DMA saves there.
     :ivar lines: a line through the transfers of each side of a sweep, or of the seed's experiment.
-    :ivar tools: a row for each tool on each disk.
+    :ivar tools: a row for each tool on each disk; `gains` is what several launches at once gain, a row for each side.
     :ivar seed: a row for each side of that which launches; `predicted` is what the lines say of a launch without DMA.
     """
 
@@ -135,6 +136,7 @@ class Analysis(TypedDict, total=False):
     starts: list[StartEntry]
     dma: DmaEntry | None
     tools: list[ToolEntry]
+    gains: list[GainEntry]
     lines: list[LineEntry]
     seed: list[SeedEntry]
     predicted: PredictedEntry | None

@@ -57,6 +57,7 @@ class Side:
     :ivar facts: what distinguishes this side, for the result file (`fw_cfg_dma`, `profile`, …).
     :ivar answer: what the time to its answer is called in the result.
     :ivar start: how its launches must have come about to count (`cold`, `warm`, `standby`); None: any way.
+    :ivar or_warm: its launches may be warm, too: it makes several, and only the first ones find clones that are ready.
     :ivar launcher: what of `command` comes before the program: with another program behind it, that is launched alike.
     :ivar task: what the program does, where sides do several things.
     """
@@ -68,6 +69,7 @@ class Side:
     facts: Mapping[str, str | int | bool | None] = field(default_factory=dict)
     answer: str = ANSWER
     start: Start | None = None
+    or_warm: bool = False
     launcher: tuple[str, ...] = ()
     task: Task | None = None
 
@@ -177,7 +179,7 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
                 said.append(f"ended by the benchmark: not done after {deadline_s:g} s (see --deadline)")
         events = _lines(timeline)
         event = events[-1] if events else None
-        why = _no_sample(side.start, events) if status == 0 else "\n".join(said) or f"exit status {status}"
+        why = _no_sample(side, events) if status == 0 else "\n".join(said) or f"exit status {status}"
         return Sample(
             side=side.name,
             round=number,
@@ -194,18 +196,19 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
         )
 
 
-def _no_sample(wanted: Start | None, events: Sequence[LaunchEvent]) -> str | None:
+def _no_sample(side: Side, events: Sequence[LaunchEvent]) -> str | None:
     """Return why launches do not count, None when all do: one is of another kind, or its dates prove nothing."""
     for event in events:
         if event.get("proof_failures"):
             return f"the launch proves nothing: {'; '.join(event['proof_failures'])}"
-    if wanted is None:
+    if side.start is None:
         return None
+    counted = {side.start, Start.WARM} if side.or_warm else {side.start}
     for event in events:
-        if event["start"] != wanted:
+        if event["start"] not in counted:
             reason = event.get("start_reason")
-            return f"the launch was {event['start']}, not {wanted}{f': {reason}' if reason else ''}"
-    return None if events else f"the launch was none of ours, not {wanted}"
+            return f"the launch was {event['start']}, not {side.start}{f': {reason}' if reason else ''}"
+    return None if events else f"the launch was none of ours, not {side.start}"
 
 
 def _watch(process: subprocess.Popen[bytes], deadline_s: float) -> tuple[int, int | None, int]:

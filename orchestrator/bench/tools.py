@@ -42,6 +42,10 @@ _MOUNT = (
     ' && number=$(cat "$pid") && guestunmount "$mount" && while kill -0 "$number" 2>/dev/null; do sleep 0.05; done'
 )
 _UNMOUNT_S = 60.0
+# virt-df for each of several disks, each in a launch of its own, as people go over a directory of images.
+DISKS = 4
+IN_TURN, AT_ONCE = "virt-df-in-turn", "virt-df-at-once"
+_EACH = 'cd "$1" && printf "%s\\0" * | xargs -0 -n 1 -P "$2" virt-df -a >/dev/null'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +55,21 @@ class MeasuredTool:
     :ivar line: its arguments, of which `{which}` and `{mounted}` stand for what is mounted, where it must be told.
     :ivar writes: it changes the disk.
     :ivar on_any: it does with a file system; the others want an operating system.
+    :ivar several: it is several launches, on as many disks: `{disks}` is a directory of them, each the same one.
     """
 
     name: str
     line: tuple[str, ...]
     writes: bool = False
     on_any: bool = False
+    several: bool = False
     ends: RunEnd = RunEnd.EXIT
 
     @property
     def program(self) -> str:
         """What has to be installed for it."""
+        if self.several:
+            return "virt-df"
         return "guestmount" if self.line[0] == "sh" else self.line[0]
 
     @property
@@ -90,6 +98,8 @@ TOOLS = (
         line=("sh", "-c", _MOUNT, "sh", "{folder}/pid", "{folder}/mount", *_DISK, "{mounted}"),
     ),
     MeasuredTool(name="guestfish", line=("guestfish", "--ro", *_DISK, "-i", "inspect-get-roots")),
+    MeasuredTool(name=IN_TURN, on_any=True, several=True, line=("sh", "-c", _EACH, "sh", "{disks}", "1")),
+    MeasuredTool(name=AT_ONCE, on_any=True, several=True, line=("sh", "-c", _EACH, "sh", "{disks}", str(DISKS))),
 )  # fmt: skip
 
 
@@ -114,10 +124,11 @@ class ToolRun:
 
 
 def fitting(tools: Sequence[MeasuredTool], disks: Sequence[ToolDisk]) -> list[tuple[MeasuredTool, ToolDisk]]:
-    """Return which tools are run on which disks."""
+    """Return which tools are run on which disks; those that take several disks, on the first alone."""
     return [
         (tool, disk) for disk in disks for tool in tools
         if (tool.on_any or disk.device is None) and (disk.grows is not None or not tool.expands)
+        and (disk is disks[0] or not tool.several)
     ]  # fmt: skip
 
 
@@ -207,6 +218,10 @@ def run(bench: ToolBench, step: ToolRun, position: int) -> Sample:
         if step.tool.writes:
             path = folder / path.name
             _copy(step.disk.path, path)
+        if step.tool.several:
+            (folder / "disks").mkdir()
+            for number in range(DISKS):
+                (folder / "disks" / f"{number}.img").symlink_to(path)
         if step.tool.expands:
             with (folder / "grown.img").open("wb") as grown:
                 grown.truncate(path.stat().st_size + _GROWN_MIB * MIB)
@@ -219,6 +234,7 @@ def run(bench: ToolBench, step: ToolRun, position: int) -> Sample:
 
 def _side(bench: ToolBench, step: ToolRun, path: Path, folder: Path) -> Side:
     values = {"{disk}": str(path), "{grown}": f"{folder}/grown.img", "{grows}": step.disk.grows or ""}
+    values |= {"{disks}": f"{folder}/disks"}
     which = () if step.disk.device is None else ("-m", step.disk.device)
     line: list[str] = []
     for part in step.tool.line:
@@ -234,7 +250,7 @@ def _side(bench: ToolBench, step: ToolRun, path: Path, folder: Path) -> Side:
     if step.number < 0 and start in {Start.WARM, Start.STANDBY}:  # a warm-up has what clones need made
         launcher, start = (*launcher, f"{variable('start')}=warm"), None
     command, ends = (*launcher, *line), frozenset({step.tool.ends})
-    return replace(step.way, command=command, ends=ends, task=step.task, start=start)
+    return replace(step.way, command=command, ends=ends, task=step.task, start=start, or_warm=step.tool.several)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -50,7 +50,7 @@ _UNSEEN_FLAGS = frozenset({"-s"})
 _UNSEEN = frozenset(
     {
         "-name", "-D", "-d", "-dfilter", "-trace", "-pidfile", "-msg", "-monitor", "-qmp", "-qmp-pretty", "-mon",
-        "-chardev", "-gdb", "-netdev", "-fsdev",
+        "-chardev", "-gdb", "-netdev", "-fsdev", "-plugin",
     }
 )  # fmt: skip
 _UNSEEN_KINDS = {

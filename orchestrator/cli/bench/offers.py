@@ -64,9 +64,13 @@ class Offers:
     """Makes the sides, each with all that it needs.
 
     :param stack: ends what runs for a side.
+    :param clones: how many the standby side's daemon keeps ready; one is enough for launches that follow each other.
     """
 
-    def __init__(self, work: Work, settings: Settings, folder: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, work: Work, settings: Settings, folder: Path, stack: contextlib.ExitStack, *, clones: int = 1
+    ) -> None:
+        self._clones = clones
         self._work, self._settings, self._folder = work, settings, folder
         self._profile = load_profile(settings.profile)
         self._facts = {"profile": settings.profile, "accel": settings.accel, "arch": str(self._profile.arch)}
@@ -88,7 +92,9 @@ class Offers:
         if name in seed.NAIVE.values():
             return self._naive(name)
         if name == STANDBY:
-            self._daemon = self._standby.enter_context(standing_by(self._folder / "run", self._environ, clones=1))
+            self._daemon = self._standby.enter_context(
+                standing_by(self._folder / "run", self._environ, clones=self._clones)
+            )
         return start_sides.ours(name, self._work, self._environ_of(name), self._facts)
 
     def why_not(self, name: str, offered: tuple[Side, ...], deadline_s: float) -> LeftOut | None:

@@ -61,5 +61,6 @@ plan_options = collected(
 )
 
 resume_option = click.option(
-    "--resume", type=click.Path(path_type=Path), metavar="FILE", help="Go on with an interrupted result."
-)
+    "--resume", type=click.Path(path_type=Path), metavar="FILE",
+    help="Go on with an interrupted result, or begin it there.",
+)  # fmt: skip

@@ -49,7 +49,8 @@ def recorded(
     However it ends (a signal, `timeout`, an error in a late round), what was measured is saved and shown, marked as
     not complete. A signal's exit status is 128 and its number.
 
-    :param resume: the result of one that was interrupted, which goes on and is written to the same file.
+    :param resume: the result of one that was interrupted, which goes on and is written to the same file; where there is
+        none, it begins.
     """
     from orchestrator.bench.recording import Recording
 
@@ -57,7 +58,7 @@ def recorded(
     path = resume or plan.out or settings.state_dir / "bench" / f"{kind}-{stamp}.json"
     firmware = firmware_file(profile, os.environ) if profile is not None else None
     recording = Recording(kind, path, seed=plan.seed, firmware=firmware, trap_cost_ns=trap_cost_ns)
-    if resume is not None:
+    if resume is not None and os.path.lexists(resume):
         from orchestrator.bench.result import load
 
         recording.go_on(load(resume))

@@ -39,8 +39,8 @@ _MADE = tuple(layout for layout in DiskLayout if layout is not DiskLayout.GIVEN)
 @click.command(
     "tools",
     epilog=examples(
-        "guestlaunch bench tools --runs 6 --out tools.json",
-        "guestlaunch bench tools --runs 6 --resume tools.json     # goes on with what is left",
+        "guestlaunch bench tools --runs 6 --resume tools.json     # begins, or goes on with what is left",
+        "guestlaunch bench tools --layout lvm --runs 3 --time-budget 20m --resume lvm.json     # no longer at a time",
         "guestlaunch bench tools --tool virt-df --tool virt-inspector --layout lvm --side reference --side standby",
         "guestlaunch bench tools --disk debian.img",
     ),
@@ -67,9 +67,10 @@ def tools(
 
     They are virt-df, virt-filesystems, virt-ls -lR, virt-cat, virt-inspector, virt-customize (a name and an edit; and
     run-command, a command in the guest), virt-sysprep, virt-sparsify --in-place, virt-resize, guestmount until it is
-    ready, and guestfish -i; on disks that are made: one file system, a Debian-like root in LVM, twelve partitions.
-    With --disk they run on that one, which none of them changes. The reference is that of `bench start`. A tool that
-    changes its disk gets a new copy each time, untimed. What is not installed, or fails in its warm-up, is left out.
+    ready, and guestfish -i, on disks that are made: one file system, a Debian-like root in LVM, twelve partitions; and
+    four virt-df with a disk each, in turn and at once, on the first of these kinds. With --disk they run on that one,
+    which none of them changes. The reference is that of `bench start`. A tool that changes its disk gets a new copy
+    each time, untimed. What is not installed, or fails in its warm-up, is left out.
     Each run is saved at once, and an interrupted benchmark goes on with what is left.
     """
     if settings.vcpus is not None:
@@ -86,7 +87,8 @@ def tools(
         with contextlib.ExitStack() as stack:
             work = sides.make_work(folder, disk=plan.disk, apart=True)
             work = replace(work, scripts=work.scripts[:1])
-            offers = Offers(work, settings, folder, stack)
+            clones = experiment.DISKS if any(tool.several for tool in wanted_tools) else 1
+            offers = Offers(work, settings, folder, stack, clones=clones)
             ways = tried(rows, offers, recording, plan.deadline)
             recording.sides((way.name, way.facts) for way in ways)
             if plan.disk is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -79,9 +80,11 @@ def test_which_tools_fit_which_disks(tmp_path: Path) -> None:
             for one in (data, system, given)}  # fmt: skip
     assert fits[DiskLayout.FILE_SYSTEM] == [
         "virt-df", "virt-filesystems", "virt-ls", "virt-cat", "virt-sparsify", "guestmount",
+        "virt-df-in-turn", "virt-df-at-once",
     ]  # fmt: skip
-    assert fits[DiskLayout.LVM] == [tool.name for tool in TOOLS]
-    assert fits[DiskLayout.GIVEN] == [tool.name for tool in TOOLS if tool.name != "virt-resize"]
+    single = [tool.name for tool in TOOLS if not tool.several]
+    assert fits[DiskLayout.LVM] == single
+    assert fits[DiskLayout.GIVEN] == [name for name in single if name != "virt-resize"]
 
 
 def test_what_is_mounted_is_told_where_no_system_tells_it(tmp_path: Path) -> None:
@@ -128,12 +131,65 @@ def test_a_tool_that_writes_gets_a_copy(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_several_disks_are_as_many_launches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each program gets a disk of its own name; in turn one runs at a time, at once all of them do."""
+    programs, seen, on = tmp_path / "programs", tmp_path / "seen", disk(tmp_path)
+    programs.mkdir()
+    (programs / "virt-df").write_text(
+        f"#!/bin/sh\necho begins >>{seen}; cat $2 >>{seen}; sleep 0.3; echo ends $2 >>{seen}\n"
+    )
+    (programs / "virt-df").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    by_name = {tool.name: tool for tool in TOOLS}
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    for name, at_once in ((tools.IN_TURN, False), (tools.AT_ONCE, True)):
+        seen.unlink(missing_ok=True)
+        step = ToolRun(number=0, way=ways()[0], tool=by_name[name], disk=on)
+        assert tools.run(bench(folder), step, 0).error is None
+        said = seen.read_text().splitlines()
+        assert sorted(line for line in said if line.startswith("ends")) == [f"ends {n}.img" for n in range(tools.DISKS)]
+        assert said.count("as it was") == tools.DISKS
+        assert (said[:3] == ["begins", "as it was", "ends 0.img"]) is not at_once
+
+
+def test_of_several_launches_some_may_be_warm(tmp_path: Path) -> None:
+    """Only the first find a clone that is ready; one that booted makes the run none of the row's, as ever."""
+    script = 'for start in $STARTS; do echo "{\\"start\\": \\"$start\\"}" >>"$TIMELINE"; done'
+    tool = MeasuredTool(name="several", line=("sh", "-c", script), several=True)
+    errors = []
+    for starts, several in (("standby warm", True), ("standby warm", False), ("standby cold", True)):
+        launcher = ("env", f"STARTS={starts}", "TIMELINE={timeline}")
+        way = replace(ways()[1], name=STANDBY, start=Start.STANDBY, launcher=launcher)
+        step = ToolRun(number=0, way=way, tool=replace(tool, several=several), disk=disk(tmp_path))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("orchestrator.bench.rounds.LaunchEvent", dict)
+            errors.append(tools.run(bench(tmp_path), step, 0).error)
+    assert errors == [None, "the launch was warm, not standby", "the launch was cold, not standby"]
+
+
+def test_what_is_gained_by_launching_at_once(tmp_path: Path) -> None:
+    """A line for each side that did both; nothing of it where they were not run."""
+    found = simulated_results.tools(tmp_path / "a.json", runs=6, tasks=(tools.IN_TURN, tools.AT_ONCE))
+    gains = analysis_of(found)["gains"]
+    assert [(gain["side"], gain["disk"], gain["n"]) for gain in gains] == [
+        (name, "lvm", 6) for name in (REFERENCE, "cold, DMA on", WARM, STANDBY)
+    ]
+    assert all(gain["ratio"] == pytest.approx(2, rel=0.1) for gain in gains)
+    assert gains[0]["per_minute"] == pytest.approx(60 * tools.DISKS / 12.5, rel=0.1)
+    text = text_of(found)
+    assert "4 disks, a virt-df each, all at once: times faster than in turn, disks a minute" in text
+    assert re.search(r"\n  standby, lvm: [12]\.\d+ \([12]\.\d+–2\.\d+\), \d{3} a minute\n", text)
+    assert analysis_of(simulated_results.tools(tmp_path / "b.json", runs=1))["gains"] == []
+
+
 def test_the_sides_of_a_tool_follow_each_other(tmp_path: Path) -> None:
     """So that they can be compared as pairs; the order is the seed's alone."""
     pairs = [(tool, disk(tmp_path)) for tool in TOOLS]
     found = tools.steps(ways(), pairs, first=-1, runs=2, seed=1)
     assert [step.title for step in found] == [s.title for s in tools.steps(ways(), pairs, first=-1, runs=2, seed=1)]
-    assert [step.number for step in found] == [-1] * 24 + [0] * 24 + [1] * 24
+    each = 2 * len(TOOLS)
+    assert [step.number for step in found] == [-1] * each + [0] * each + [1] * each
     for first, second in zip(found[::2], found[1::2], strict=True):
         assert first.task == second.task
         assert {first.way.name, second.way.name} == {REFERENCE, WARM}

@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.bench import result
 from orchestrator.bench.text import not_complete
+from orchestrator.cli.bench.options import RunPlan
+from orchestrator.cli.bench.session import recorded
+from orchestrator.settings import load
 from tests.simulated_results import analysis_of
 
 TOP = Path(__file__).resolve().parents[3]
@@ -107,6 +111,18 @@ def test_nothing_measured_says_so(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (143, "")
     assert err.endswith("bench: ended by SIGTERM before anything was measured\n")
+
+
+def test_one_command_begins_and_goes_on(tmp_path: Path) -> None:
+    """What is to go on with a result that is not there begins it; the next time it goes on."""
+    path = tmp_path / "tools.json"
+    plan = RunPlan(
+        runs=1, warm_ups=0, time_budget=None, deadline=1, seed=7, out=None, disk=None, as_json=False
+    )  # fmt: skip
+    for seed in (7, 8):
+        with recorded("tools", load(), replace(plan, seed=seed), None, resume=path) as (recording, _folder):
+            recording.left = "its time budget"
+        assert result.load(path)["seed"] == 7
 
 
 def test_every_benchmark_is_recorded() -> None:

@@ -128,6 +128,7 @@ def test_a_clone_has_the_network_that_was_asked_for(network: Network | None) -> 
     [
         ((), None, False),
         (("-name", "x", "-trace", "enable=y", "-s", "--gdb", "tcp::1"), None, False),
+        (("-plugin", "/x/counter.so,out=/y"), None, False),
         (("-object", "filter-dump,id=f,netdev=n,file=/d", "-netdev", "user,id=n"), None, False),
         (("-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n"), None, True),
         (("--device", "virtio-balloon-pci"), None, True),
