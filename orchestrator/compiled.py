@@ -19,7 +19,15 @@ _FLAGS = ("-shared", "-fPIC", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra")
 
 
 def shared_object(
-    package: str, source: str, cache: Path, *, name: str, purpose: str, macros: Mapping[str, int] | None = None
+    package: str,
+    source: str,
+    cache: Path,
+    *,
+    name: str,
+    purpose: str,
+    macros: Mapping[str, int] | None = None,
+    compiler: str | None = None,
+    options: Sequence[str] = (),
 ) -> Path:
     """Return the shared object made of a C file; one that was made before is used again.
 
@@ -28,11 +36,13 @@ def shared_object(
     :param name: what its file name begins with.
     :param purpose: what cannot be done without it: the first words of an error.
     :param macros: what the C file is compiled for.
+    :param compiler: another than the user's, as for another architecture.
+    :param options: of the compiler, beside ours.
     :raise CapabilityError: there is no C compiler, it failed, or the directory is not ours alone.
     """
     text = resources.files(package).joinpath(source).read_bytes()
-    compiler = os.environ.get("CC") or "cc"
-    flags = (*_FLAGS, *(f"-D{key}={value}" for key, value in (macros or {}).items()))
+    compiler = compiler or os.environ.get("CC") or "cc"
+    flags = (*_FLAGS, *options, *(f"-D{key}={value}" for key, value in (macros or {}).items()))
     identity = hashlib.sha256(text + compiler.encode() + " ".join(flags).encode()).hexdigest()[:16]
     built = cache / f"{name}-{identity}.so"
     try:
@@ -50,7 +60,7 @@ def shared_object(
 
 def _compile(compiler: Sequence[str], source: str, text: bytes, built: Path, purpose: str) -> None:
     with tempfile.TemporaryDirectory(prefix=".compiled-", dir=built.parent) as folder:
-        c_file, made = Path(folder, source), Path(folder, built.name)
+        c_file, made = Path(folder, Path(source).name), Path(folder, built.name)
         c_file.write_bytes(text)
         command = [*compiler, "-o", str(made), str(c_file)]
         try:

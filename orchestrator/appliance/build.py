@@ -25,6 +25,7 @@ from orchestrator.appliance.kernel_form import read_plain
 from orchestrator.appliance.manifest import FileRecord, Init, Manifest
 from orchestrator.appliance.model import FILES, VMLINUX, Appliance
 from orchestrator.appliance.packages import Package, Repository
+from orchestrator.appliance.prepared import add_prepared
 from orchestrator.appliance.recipe import recipe_digest
 from orchestrator.appliance.store import publish, staging
 from orchestrator.appliance.unpack import configure, drop_idle_rules, merge_usr, unpack, unpack_tarball
@@ -166,7 +167,12 @@ def _install_guest_files(root: Path, supermin: Path, version: str, init: Init) -
         if name.endswith(".rules"):
             (root / "etc/udev/rules.d" / name).symlink_to(f"/usr/lib/guestlaunch/{name}")
     drop_idle_rules(root)
-    for name in ("ls", "udevadm"):  # guestfsd looks there first
+    names = ["ls", "udevadm"]  # they lie where guestfsd looks later
+    if (root / "usr/sbin/lvm").exists():
+        (ours / "real").mkdir()
+        (root / "usr/sbin/lvm").rename(ours / "real/lvm")
+        names.append("lvm")
+    for name in names:
         (root / "usr/sbin" / name).symlink_to("../lib/guestlaunch/shortcuts")
     (root / "init").write_bytes(guest_file(ROOT_INIT))
     (root / "init").chmod(0o755)
@@ -199,6 +205,8 @@ def _populate(
     unpack(alone, root, ["/usr/share/*"], deadline, lambda done: progress("unpack", 0.7 + 0.3 * done))
     progress("configure", None)
     _install_guest_files(root, choice.supermin, manifests.short_version(choice.library.upstream), init)
+    if init is Init.LEAN and (missing := add_prepared(root, choice.arch)):
+        progress(f"without a prepared guestfsd, so that clones inspect more slowly: {missing}", None)
     versions = [path.name for path in (root / "usr/lib/modules").iterdir()]
     if len(versions) != 1:
         raise ApplianceError("cannot build the appliance", " ".join(choice.kernel), f"has modules of {versions}")

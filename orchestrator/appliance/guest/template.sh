@@ -17,18 +17,23 @@ look_at() {
 	done <"/proc/$1/status"
 } 2>/dev/null
 
+prepared=/usr/lib/guestlaunch/prepared.so
+
 # Starts guestfsd and holds it at its call of umask: it is loaded and linked, which takes half a second in an
 # emulated guest, and has not looked at the disks yet. Where that fails, it is started behind the gate.
 hold_guestfsd() {
 	command -v strace >/dev/null || return 0
 	mkfifo /run/guestlaunch.strace
 	exec 8<>/run/guestlaunch.strace
+	# Before it is held it reads Augeas's lenses, which inspection needs.
+	set --
+	[ -n "$unprepared" ] || [ ! -e $prepared ] || set -- -E LD_PRELOAD=$prepared
 	# Without our own descriptors, which LVM would complain of for as long as guestfsd lives.
-	strace -D -o /run/guestlaunch.strace -e trace=umask -e inject=umask:signal=STOP:when=1 guestfsd <&0 8<&- 9<&- &
+	strace "$@" -D -o /run/guestlaunch.strace -e trace=umask -e inject=umask:signal=STOP:when=1 guestfsd <&0 8<&- 9<&- &
 	held=$!
 	line=''
 	until [ "$line" = '--- stopped by SIGSTOP ---' ]; do
-		read -r -t 60 line <&8 || break
+		read -r -t 180 line <&8 || break
 	done
 	# A traced process that is stopped stays so when its tracer is gone.
 	look_at "$held"
@@ -54,6 +59,8 @@ mount -o bind /run/guestlaunch.boot_id /proc/sys/kernel/random/boot_id
 for link in /dev/disk/by-path/*; do
 	case $(readlink "$link") in */vd*) rm "$link" ;; esac
 done
+# guestfsd asks in each session which options lvs has, and of all that LVM does, saying that takes the longest.
+[ -n "$unprepared" ] || lvm lvs --help >/run/guestlaunch.lvs-help 2>/dev/null || : >/run/guestlaunch.lvs-help
 hold_guestfsd
 exec 9<&-
 rm /run/guestlaunch.never
