@@ -64,17 +64,17 @@ def plan_run(request: KernelRequest, settings: Settings) -> KernelPlan:
     profile = load_profile(settings.profile)
     _check_told(request, profile)
     cache = settings.state_dir / "cache"
-    # A unified image brings an initrd and a command line of its own: where the user gives others, they stand for them.
-    unpack = request.unpack or bool(request.initrds or request.own_init)
     image = kernel_image(request.kernel, profile, cache, unpack=request.unpack)
     unified = image.form == Form.UNIFIED
-    if unified and unpack:
+    given = bool(request.initrds or request.own_init)
+    if unified and given and _takes_none(request.kernel, profile.arch):
         image = kernel_image(request.kernel, profile, cache, unpack=True)
     for path in request.initrds:
         check_initrd(path)
     number = secrets.token_hex(16)
     own, modules = _own_initrd(request, settings, profile.arch, image, number)
-    if unified and image.started != request.kernel:
+    # Firmware adds a word of its own to the command line if there is an initrd, and hides the image's by that.
+    if unified and (given or image.started != request.kernel):
         request, own = _with_its_parts(request, own)
     host = host_arch()
     if host is None:
@@ -83,7 +83,7 @@ def plan_run(request: KernelRequest, settings: Settings) -> KernelPlan:
     accel, reason = _accel(settings, profile.arch, emulator, image)
     disks = tuple(_disk(path, settings, readonly=readonly) for path, readonly in request.disks)
     # One that is started as it is has its own command line, which any other would replace.
-    its_own = unified and image.started == request.kernel and not request.cmdline
+    its_own = unified and image.started == request.kernel and not request.cmdline and not given
     cmdline = "" if its_own else command_line(request, profile, accel)
     launch = LaunchRequest(kernel=os.fspath(image.started), initrd="", cmdline=cmdline, disks=disks, console=False)
     plan = Plan(
@@ -105,8 +105,16 @@ def plan_run(request: KernelRequest, settings: Settings) -> KernelPlan:
     )
 
 
+def _takes_none(unified: Path, arch: Arch) -> bool:
+    """Tell whether a unified image cannot be started with an initrd of the user's, so that the kernel in it has to be.
+
+    One that brings an initrd takes no other, and QEMU for x86 takes one only for a kernel of its own form.
+    """
+    return arch is Arch.X86_64 or bool(unified_section(unified, b".initrd"))
+
+
 def _with_its_parts(request: KernelRequest, own: bytes) -> tuple[KernelRequest, bytes]:
-    """Return a request and its initrd with what an unpacked unified image brings, where the user brings nothing."""
+    """Return a request and its initrd with what a unified image brings, where the user brings nothing."""
     if not request.cmdline:
         text = unified_section(request.kernel, b".cmdline").rstrip(b"\0\n").decode("utf-8", "replace")
         request = replace(request, cmdline=text)

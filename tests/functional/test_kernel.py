@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import os
 import select
 import signal
@@ -16,10 +17,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from orchestrator.domain.model import Arch
 from tests.disks import DiskFactory
 from tests.processes import qemus
 from tests.records import records, seen
 from tests.running import Guestlaunch, Result
+from tests.unified import stub_of, unify
 
 # The quickest way to a user space.
 QUICK = "x86_64-bare"
@@ -237,13 +240,10 @@ def test_tests_numbers_and_several_runs(
     assert [suite.get("failures") for suite in suites] == ["2", "2"]
 
 
-def test_a_user_space_of_the_users_own(
-    guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path, tmp_path: Path
-) -> None:
-    """Its own init writes the record, and reboots, which is an end; the console is ours to read, and is kept."""
+def own_user_space(appliance: dict[str, Path]) -> bytes:
+    """Return an initrd for x86_64 whose own init writes the record, and restarts."""
     from orchestrator.appliance.initrd import CpioEntry, write_cpio
     from orchestrator.appliance.store import resolve
-    from orchestrator.domain.model import Arch
     from orchestrator.kernel.builtin import busybox
     from orchestrator.kernel.modules import module_entries, wanted
 
@@ -257,7 +257,6 @@ def test_a_user_space_of_the_users_own(
         "echo hello from init\nfor port in /dev/vport?p1; do exec 9<>$port; done\n"
         "echo guestlaunch-exit 5 >&9; read -r answer <&9; echo $answer\n$b reboot -f\n"
     )
-    initrd = tmp_path / "initrd"
     entries = [
         *(CpioEntry(name=name, mode=0o40755) for name in ("bin", "dev", "sys", "guestlaunch")),
         CpioEntry(name="dev/console", mode=0o20600, device=(5, 1)),
@@ -265,16 +264,41 @@ def test_a_user_space_of_the_users_own(
         CpioEntry(name="init", mode=0o100755, data=init.encode()),
         *modules,
     ]
-    with initrd.open("wb") as out:
-        write_cpio(entries, out)
+    out = io.BytesIO()
+    write_cpio(entries, out)
+    return out.getvalue()
+
+
+def test_a_user_space_of_the_users_own(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path, tmp_path: Path
+) -> None:
+    """Its own init writes the record, and reboots, which is an end; the console is ours to read, and is kept."""
+    kernel, initrd = kernel_of(appliance, QUICK), tmp_path / "initrd"
+    initrd.write_bytes(own_user_space(appliance))
     kept = tmp_path / "console"
-    said = tried(guestlaunch, "--profile", QUICK, "--initrd", initrd, "--console", kept, made.kernel)
+    said = tried(guestlaunch, "--profile", QUICK, "--initrd", initrd, "--console", kept, kernel)
     assert said.status == 5, str(said)
     assert "hello from init" in said.stdout
     assert "acknowledged" in kept.read_text("utf-8", "replace")
     (record,) = records(evidence)
     assert {"kernel", "initrd"} <= seen(record)  # by the console's time stamps
     assert record["kernel_run"]["console_bytes"] == kept.stat().st_size
+
+
+def test_a_unified_image(guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path, tmp_path: Path) -> None:
+    """Systemd's stub is what the firmware starts: the initrd and the command line in it are those that count."""
+    stub = stub_of(Arch.X86_64)
+    if not stub.exists():
+        pytest.skip("systemd-boot-efi is not installed")
+    made = tmp_path / "kernel.efi"
+    parts = {".osrel": b"ID=test\n", ".cmdline": b"console=ttyS0 panic=-1 no_timer_check hello=there"}
+    kernel = {".linux": kernel_of(appliance, "x86_64-ovmf").read_bytes(), ".initrd": own_user_space(appliance)}
+    made.write_bytes(unify(stub.read_bytes(), parts | kernel))
+    said = tried(guestlaunch, "--profile", "x86_64-ovmf", made)
+    assert said.status == 5, str(said)
+    assert "hello=there" in said.stdout
+    (record,) = records(evidence)
+    assert (record["kernel_run"]["form"], record["kernel_run"]["started_as"]) == ("unified kernel image", "itself")
 
 
 def test_a_shell_on_the_console(guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path) -> None:

@@ -65,10 +65,10 @@ def zboot(payload: bytes, kind: bytes, *, machine: int = AARCH64) -> bytes:
     return bytes(made) + payload + struct.pack("<I", 12345)
 
 
-def unified(kernel: bytes, *, machine: int = AARCH64) -> bytes:
+def unified(kernel: bytes, *, machine: int = AARCH64, initrd: bool = True) -> bytes:
     """Return a unified kernel image, as systemd's ukify makes it."""
     sections = {b".text": bytes(700), b".osrel": b"ID=fedora\n", b".cmdline": b"root=/dev/sda", b".linux": kernel}
-    return portable(machine, {**sections, b".initrd": bytes(900)})
+    return portable(machine, sections | ({b".initrd": bytes(900)} if initrd else {}))
 
 
 FORMS: dict[str, tuple[Callable[[], tuple[bytes, Callable[[bytes], bytes]]], Form]] = {

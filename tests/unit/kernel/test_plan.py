@@ -16,7 +16,7 @@ from orchestrator.kernel import plan as plan_module
 from orchestrator.kernel.plan import KernelPlan, plan_run
 from orchestrator.kernel.request import KernelRequest, Told
 from orchestrator.settings import Settings
-from tests.unit.appliance.test_kernel_form import AARCH64, image, portable, unified
+from tests.unit.appliance.test_kernel_form import AARCH64, X86_64, bzimage, image, portable, unified
 from tests.unit.kernel.test_image import BANNER
 
 
@@ -77,6 +77,25 @@ def test_a_unified_image_gives_way_to_what_the_user_brings(tmp_path: Path) -> No
     assert planned(tmp_path, kernel=packed, cmdline="quiet").launch.cmdline.endswith("panic=-1 quiet")
     for asked in ({"command": ("true",)}, {"builtin": True}, {"unpack": True}):
         assert planned(tmp_path, kernel=packed, **asked).image.started_as == "Image"
+
+
+@pytest.mark.usefixtures("usual")
+def test_a_unified_image_without_an_initrd_is_started_with_another(tmp_path: Path) -> None:
+    """Its own command line goes with it, as firmware hides that by a word of its own. QEMU for x86 cannot do it."""
+    packed = unified(image() + BANNER, initrd=False)
+    run = planned(tmp_path, kernel=packed, command=("true",))
+    assert run.image.started_as == "itself"
+    assert run.launch.cmdline == "console=ttyAMA0 panic=-1 rdinit=/guestlaunch/init root=/dev/sda"
+    theirs = tmp_path / "initrd"
+    theirs.write_bytes(b"\x1f\x8b" + bytes(99))
+    run = planned(tmp_path, kernel=packed, initrds=(theirs,))
+    assert (run.image.started_as, run.plan.initrd_bytes) == ("itself", 101)
+    assert run.launch.cmdline == "console=ttyAMA0 panic=-1 root=/dev/sda"
+    run = planned(tmp_path, kernel=packed, initrds=(theirs,), cmdline="quiet")
+    assert run.launch.cmdline == "console=ttyAMA0 panic=-1 quiet"
+    packed = unified(bzimage(), machine=X86_64, initrd=False)
+    run = planned(tmp_path, profile="x86_64-ovmf", kernel=packed, command=("true",))
+    assert run.image.started_as == "bzImage"
 
 
 @pytest.mark.usefixtures("usual")
