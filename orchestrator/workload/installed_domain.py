@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.model import Domain, Network
 from orchestrator.domain.xml import domain_xml
-from orchestrator.errors import UsageError
+from orchestrator.errors import CapabilityError, UsageError
 from orchestrator.install.request import InstallRequest
 from orchestrator.settings import Settings
 from orchestrator.workload.user_domain import BootSource, Wish, plan_domain
@@ -23,10 +23,16 @@ def require_free(name: str, settings: Settings) -> None:
     """Make sure that a system can be defined under a name, before it is installed.
 
     :raise UsageError: no daemon of libvirt is to have it, or it has another of that name.
+    :raise CapabilityError: the daemon is another host's.
     """
     if settings.connect in {None, "qemu:///embed"}:
         why = "the private qemu:///embed ends with this command, and its domains with it"
         raise UsageError("no libvirt daemon named", name, why, "add -c qemu:///session or -c qemu:///system")
+    from orchestrator.hypervisor.connection import is_local  # here: brings libvirt
+
+    if not is_local(settings.connect):
+        why = "its disks and variables are files of this host"
+        raise CapabilityError("cannot define domain on another host", settings.connect, why)
     with _connected(settings) as connection:
         if name in connection.list_names():
             raise UsageError(

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.domain.model import Loader
-from orchestrator.errors import UsageError
+from orchestrator.errors import CapabilityError, UsageError
 from orchestrator.install.request import InstallRequest
 from orchestrator.settings import Settings
 from orchestrator.workload import installed_domain
@@ -60,13 +60,15 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_names_that_cannot_be_had(settings: Settings, connection: PretendedConnection) -> None:
-    """One that is taken, and any where no daemon keeps domains."""
+    """One that is taken, and any where no daemon keeps domains, or one of another host does."""
     installed_domain.require_free("free", settings)
     with pytest.raises(UsageError, match="there is one of that name"):
         installed_domain.require_free("taken", settings)
     for uri in (None, "qemu:///embed"):
         with pytest.raises(UsageError, match="no libvirt daemon named"):
             installed_domain.require_free("free", replace(settings, connect=uri))
+    with pytest.raises(CapabilityError, match="files of this host"):
+        installed_domain.require_free("free", replace(settings, connect="qemu+ssh://there/system"))
     assert not connection.defined
 
 
