@@ -36,11 +36,14 @@ def unpacked(name: str, cache: Path) -> TreeFolder:
     folder = cache / f"deb-{match[1].removesuffix('.deb')}"
     if not folder.is_dir():
         os.close(files.open_folder(cache, make=True))
-        _run(["apt-get", "-qq", "download", name], cache, name)
         partial = cache / f".{folder.name}-{os.urandom(6).hex()}"
-        _run(["dpkg-deb", "--extract", match[1], os.fspath(partial)], cache, name)
-        (cache / match[1]).unlink()
-        partial.rename(folder)
+        try:
+            _run(["apt-get", "-qq", "download", name], cache, name)
+            _run(["dpkg-deb", "--extract", match[1], os.fspath(partial)], cache, name)
+            partial.rename(folder)
+        finally:  # an interrupt ends dpkg-deb in the midst of it
+            (cache / match[1]).unlink(missing_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
     for pattern in _IMAGES:
         for found in sorted(folder.glob(pattern)):
             return TreeFolder(found, f"deb:{name}", vouched=match[1])
