@@ -4,7 +4,8 @@
     .venv/bin/python -m tests.tool_lines --run      # each line with real guests, by --start warm
 
 Without --run the real tools write QEMU command lines that are only looked at, by the same functions that decide at a
-launch. With it, what the log says of each launch counts, and a tool's own failure is shown.
+launch. With it, what the log says of each launch counts, and a failing tool is shown; launches that take clones of
+a daemon's count as standby. --from N goes on where an earlier run was ended.
 """
 
 from __future__ import annotations
@@ -56,11 +57,15 @@ TOOL_SECONDS = 240
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
-    """One launch of a command line: how it starts, the template's key or why there is none, and the tool's status."""
+    """One launch of a command line: how it starts, the template's key or why there is none, and how its tool ended.
+
+    :ivar said: the tool's last line on standard error, where it failed.
+    """
 
     start: str
     why: str
     status: int
+    said: str = ""
 
 
 def families() -> dict[str, list[str]]:
@@ -100,7 +105,7 @@ def asked(line: str, cwd: Path, settings: Settings, scratch: Path) -> list[Launc
     arguments.mkdir()
     environ = dict(tool_environment(os.environ, settings).variables)
     environ |= {"WRAPPER": environ["LIBGUESTFS_HV"], "LIBGUESTFS_HV": str(recorder), "ARGUMENTS": str(arguments)}
-    status = run(line, cwd, environ)
+    status, _said = run(line, cwd, environ)
     found = []
     for said in sorted(arguments.iterdir(), key=lambda one: one.stat().st_mtime_ns):
         request = argv.parse(said.read_bytes().decode().split("\0")[:-1], str(cwd))
@@ -119,23 +124,25 @@ def launched(line: str, cwd: Path, settings: Settings, scratch: Path) -> list[La
     log = scratch / "timeline.jsonl"
     log.unlink(missing_ok=True)
     environ = dict(tool_environment(os.environ, replace(settings, start="warm", timeline=str(log))).variables)
-    status = run(line, cwd, environ)
+    status, said = run(line, cwd, environ)
     records = [json.loads(one) for one in log.read_text().splitlines()] if log.exists() else []
     return [
-        Launched(start=one["start"], why=one["start_reason"] or one["template"] or one["error"], status=status)
+        Launched(
+            start=one["start"], why=one["start_reason"] or one["template"] or one["error"], status=status, said=said
+        )
         for one in records
     ]
 
 
-def run(line: str, cwd: Path, environ: dict[str, str]) -> int:
-    """Run a command line in a shell, and return its exit status."""
+def run(line: str, cwd: Path, environ: dict[str, str]) -> tuple[int, str]:
+    """Run a command line in a shell, and return its exit status and its last line on standard error."""
     command = ["timeout", str(TOOL_SECONDS), "bash", "-o", "pipefail", "-c", line]
-    return subprocess.run(
-        command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, capture_output=True, check=False
-    ).returncode
+    done = subprocess.run(command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return done.returncode, said[-1] if said and done.returncode else ""
 
 
-def outcomes(*, really: bool, every: int = 1) -> Iterator[tuple[str, str, list[Launched]]]:
+def outcomes(*, really: bool, every: int = 1, first: int = 1) -> Iterator[tuple[str, str, list[Launched]]]:
     """Yield each command line with its family and its launches."""
     settings = load()
     with tempfile.TemporaryDirectory(prefix="lines-") as name:
@@ -143,8 +150,12 @@ def outcomes(*, really: bool, every: int = 1) -> Iterator[tuple[str, str, list[L
         base.mkdir()
         scratch.mkdir()
         prepare(base)
+        number = 0
         for family, lines in families().items():
             for line in lines[::every]:
+                number += 1
+                if number < first:
+                    continue
                 cwd = Path(name) / "here"
                 subprocess.run(["cp", "-a", "--sparse=always", base, cwd], check=True)
                 yield family, line, (launched if really else asked)(line, cwd, settings, scratch)
@@ -162,24 +173,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="store_true", help="launch real guests")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take each Nth line of a family only")
+    parser.add_argument("--from", dest="first", type=int, default=1, metavar="N", help="begin with the Nth of them")
     given = parser.parse_args()
     really: bool = given.run
     counts: dict[str, Counter[str]] = {}
     templates: Counter[str] = Counter()
-    for family, line, launches in outcomes(really=really, every=given.every):
+    for family, line, launches in outcomes(really=really, every=given.every, first=given.first):
         count = counts.setdefault(family, Counter())
         starts = {one.start for one in launches}
-        kind = "none" if not launches else "warm" if starts <= {"warm", "standby"} else "cold"
+        if really:
+            sys.stderr.write(f"{', '.join(sorted(starts)) or 'none'}: {line}\n")
+        kind = "none" if not launches else next(one for one in ("cold", "warm", "standby") if one in starts)
         count[kind] += 1
         templates.update(one.why for one in launches if one.start != "cold")
         notes = [one.why for one in launches if one.start == "cold"] if kind == "cold" else []
         failed = really and launches and launches[0].status != 0
-        if kind != "warm" or failed:
-            notes += [f"status {launches[0].status}"] if failed else []
+        if kind in {"cold", "none"} or failed:
+            notes += [f"status {launches[0].status}: {launches[0].said}"] if failed else []
             say(f"{kind}: {line}: {'; '.join(notes) or 'it launched nothing'}")
-    say(f"\n{'':<70}  lines   warm   cold   launched nothing")
+    say(f"\n{'':<70}  lines standby   warm   cold   launched nothing")
     for family, count in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
-        say(f"{family:<70} {count.total():>6} {count['warm']:>6} {count['cold']:>6} {count['none']:>6}")
+        columns = [f"{count[kind]:>{width}}" for kind, width in (("standby", 7), ("warm", 6), ("cold", 6), ("none", 6))]
+        say(f"{family:<70} {count.total():>6} {' '.join(columns)}")
     say(f"\nlaunches by template: {', '.join(f'{key} {number}' for key, number in templates.most_common())}")
     return 0
 
