@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator import priority
+from orchestrator.hypervisor.arrivals import Arrivals
 from orchestrator.hypervisor.binding import libvirt
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PROBE = "qmp"  # what libvirt's folders and files for a QEMU that it asks begin with
 _NICE_ZERO = 20  # the RLIMIT_NICE with which a thread may go back to the nice value 0
 
 _lock = threading.Lock()
@@ -46,10 +48,10 @@ class Adoption:
         self._probes = probes
         self._probed: set[int] = set()
         self._before = self._identity()
-        self._stop = threading.Event()
+        self._arrivals = Arrivals(pid_file.parent, probes)
         self._process: Process | None = None
-        self._thread = threading.Thread(target=self._look, name="qemu-adoption", daemon=True)
-        self._thread.start()
+        self._over = threading.Event()
+        threading.Thread(target=self._look, name="qemu-adoption", daemon=True).start()
 
     def _identity(self) -> tuple[int, int] | None:
         try:
@@ -59,13 +61,24 @@ class Adoption:
         return status.st_ino, status.st_mtime_ns
 
     def _look(self) -> None:
-        while not self._find() and not self._stop.wait(0.003):
-            self._adopt_probes()
+        try:
+            self._look_until_found()
+        finally:
+            self._over.set()
+            self._arrivals.close()
+
+    def _look_until_found(self) -> None:
+        written: set[str] | None = set()
+        while written is not None and not self._find():
+            if not written or any(name.startswith(_PROBE) for name in written):
+                self._adopt_probes()
+            written = self._arrivals.wait()
 
     def _adopt_probes(self) -> None:
-        for file in self._probes.glob("qmp-*/qmp.pid"):
+        for folder in self._probes.glob(f"{_PROBE}-*"):
+            self._arrivals.watch(folder)
             with contextlib.suppress(OSError, ValueError):
-                pid = int(file.read_text())
+                pid = int((folder / f"{_PROBE}.pid").read_text())
                 if pid not in self._probed:
                     self._probed.add(pid)
                     leader = os.getsid(pid)
@@ -84,8 +97,8 @@ class Adoption:
 
     def finish(self) -> Process | None:
         """Stop looking and return what was found; call once libvirt's start has returned."""
-        self._stop.set()
-        self._thread.join()
+        self._arrivals.stop()
+        self._over.wait()
         if self._process is None:
             self._find()
         return self._process
