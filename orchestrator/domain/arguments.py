@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 
 from orchestrator.domain.layout import NETWORK_SLOT, PANIC_SLOT, TARGETS_PER_SCSI, DiskPlace, Layout, PciAddress
-from orchestrator.domain.model import Arch, DiskBus, Domain, Loader, Network, Privileges
+from orchestrator.domain.model import Arch, DiskBus, Domain, Loader, Network, Privileges, Rom
 from orchestrator.domain.passthrough import (
     device_properties,
     drive_option,
@@ -24,6 +24,9 @@ from orchestrator.domain.passthrough import (
 
 # QEMU's class of the fw_cfg device, whose property is the DMA switch.
 FW_CFG_DRIVER = {Arch.AARCH64: "fw_cfg_mem", Arch.X86_64: "fw_cfg_io"}
+
+# QEMU's hw/arm/virt.c: where the guest sees the flash of the variables.
+_SECOND_FLASH = 64 << 20
 
 # The id of the disk that stands at the first disk's place in a template (2026-11-25): a disk that is plugged in makes
 # eleven events for udev and a scan, looking again at one that is known makes two.
@@ -59,6 +62,7 @@ def qemu_arguments(domain: Domain, layout: Layout) -> list[str]:
     if domain.slot:
         arguments += _slot_arguments()
     arguments += _told_arguments(domain)
+    arguments += _rom_arguments(domain.rom)
     if domain.network is not None:
         arguments += _network_arguments(domain.network)
     paths = dict(domain.secret_paths)
@@ -151,6 +155,18 @@ def _incoming_arguments(domain: Domain) -> list[str]:
     for rom in incoming.option_roms:
         arguments += ["-option-rom", rom]
     return arguments
+
+
+def _rom_arguments(rom: Rom | None) -> list[str]:
+    """Return the arguments for UEFI firmware that QEMU copies into the flash of its Arm machine.
+
+    A flash with a file behind it is read whole, 64 MiB each (QEMU 7.2), which is most of what QEMU's start takes on an
+    idle host (2026-11-27). libvirt would allow no ACPI without one.
+    """
+    if rom is None:
+        return []
+    variables = {"driver": "loader", "file": rom.variables, "addr": _SECOND_FLASH, "force-raw": True}
+    return ["-bios", rom.code, "-machine", "acpi=on", *_device_arguments(variables)]
 
 
 def _flash_arguments(flash: Loader) -> list[str]:

@@ -158,6 +158,17 @@ class Loader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rom:
+    """UEFI firmware in flash that no file is behind: what is written to it is gone with the guest.
+
+    :ivar code: goes to the start of the first flash; `variables` to that of the second.
+    """
+
+    code: str
+    variables: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
     """A virtio-serial port `name` joined to the unix socket `path`, which somebody listens on; None: to nothing yet.
 
@@ -271,6 +282,7 @@ class Domain:
     cpu: str
     fw_cfg_dma: bool = True
     loader: Loader | None = None
+    rom: Rom | None = None  # instead of a loader
     kernel: str | None = None
     initrd: str | None = None
     cmdline: str = ""

@@ -17,6 +17,7 @@ from orchestrator.domain.model import (
     FirmwareKind,
     Loader,
     Profile,
+    Rom,
 )
 from orchestrator.errors import CapabilityError, FirmwareError
 from orchestrator.values import dataclass
@@ -45,7 +46,7 @@ class BootFiles:
 
     :ivar cmdline: as libguestfs wrote it; it is fixed up for the guest (see `cmdline`), unless it is `verbatim`.
     :ivar aslr: emulated guests, too, randomise their address spaces.
-    :ivar loader: firmware staged for this launch; needed by UEFI profiles, unused by others.
+    :ivar loader: firmware staged for this launch, or `rom`; UEFI profiles need either, others use none.
     :ivar root: the appliance's root (see `appliance_root`); guestfsd leaves it out of its numbering.
     """
 
@@ -55,6 +56,7 @@ class BootFiles:
     verbatim: bool = False
     aslr: bool = False
     loader: Loader | None = None
+    rom: Rom | None = None
     disks: tuple[Disk, ...] = ()
     root: Disk | None = None
 
@@ -80,7 +82,7 @@ def design(name: str, uuid: str, machine: Machine, files: BootFiles, ports: Port
     profile, accel = machine.profile, machine.accel
     _check_accel(profile, accel, machine.host_arch)
     uefi = profile.firmware is FirmwareKind.UEFI
-    if uefi and files.loader is None:
+    if uefi and files.loader is None and files.rom is None:
         raise FirmwareError("cannot launch", f"profile {profile.name}", "it starts from UEFI and none was staged")
     channels = ((GUESTFSD_CHANNEL, ports.guestfsd_path), (CONTROL_CHANNEL, ports.control_path))
     return Domain(
@@ -94,6 +96,7 @@ def design(name: str, uuid: str, machine: Machine, files: BootFiles, ports: Port
         cpu=choose_cpu(profile, accel, machine.cpu),
         fw_cfg_dma=machine.fw_cfg_dma,
         loader=files.loader if uefi else None,
+        rom=files.rom if uefi else None,
         kernel=files.kernel,
         initrd=files.initrd,
         cmdline=files.cmdline if files.verbatim else fix_cmdline(files.cmdline, profile, accel, aslr=files.aslr)[0],

@@ -1,4 +1,4 @@
-"""One NVRAM copy per launch: the firmware's variable store, made cheaply and removed with the launch.
+"""One NVRAM copy per launch where flash has files: the firmware's variable store, made cheaply and removed at the end.
 
 An AAVMF template is 64 MiB and nearly all zeros, but the distribution ships it fully allocated. Copies are
 therefore reflinks where the file system has them, or else sparse files. Finding the zeros takes about 15 ms; with
@@ -73,11 +73,8 @@ def copy_nvram(
     try:
         origin, prefix = source, "nvram-"
         if cache is not None:
-            settled = None if settled_by is None else _settled(settled_by, source, Path(cache))
-            if settled is not None and _has_size_of(settled, source):
-                origin, prefix = settled, "nvram-settled-"
-            else:
-                origin = _sparse_twin(source, Path(cache))
+            origin, settled = _origin(source, Path(cache), settled_by)
+            prefix = "nvram-settled-" if settled else prefix
         fd, name = tempfile.mkstemp(prefix=prefix, suffix=".fd", dir=directory)
     except OSError as e:
         raise FirmwareError("cannot make the NVRAM copy", template, e.strerror or e) from e
@@ -92,6 +89,25 @@ def copy_nvram(
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+def variables_of(template: str | Path, *, cache: Path, settled_by: str | Path | None = None) -> Path:
+    """Return the file of which `copy_nvram` would make a copy.
+
+    :raise FirmwareError: the template cannot be read.
+    """
+    try:
+        return _origin(Path(template), cache, settled_by)[0]
+    except OSError as e:
+        raise FirmwareError("cannot read the variables", template, e.strerror or e) from e
+
+
+def _origin(template: Path, cache: Path, settled_by: str | Path | None) -> tuple[Path, bool]:
+    """Return which file in the cache has the variables, and whether a firmware has settled them."""
+    settled = None if settled_by is None else _settled(settled_by, template, cache)
+    if settled is not None and _has_size_of(settled, template):
+        return settled, True
+    return _sparse_twin(template, cache), False
 
 
 def settle(nvram: str | Path, *, code: str | Path, template: str | Path, cache: Path) -> None:

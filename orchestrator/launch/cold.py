@@ -22,7 +22,7 @@ from orchestrator.launch.boot import (
 )
 from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
 from orchestrator.launch.describe import describe
-from orchestrator.launch.staging import make_loader, make_place, make_root, store_secrets
+from orchestrator.launch.staging import make_loader, make_place, make_rom, make_root, store_secrets
 from orchestrator.launch.watch import FollowedLaunch
 from orchestrator.records.record import FwCfg
 from orchestrator.template.model import Facts
@@ -69,10 +69,11 @@ class ColdStart:
         if plan.appliance is not None:
             self._owned.enter_context(plan.appliance.hold())
         place = make_place(spec.settings, self._context, self._owned)
-        loader = make_loader(spec, place, self._owned)
+        rom = make_rom(spec)
+        loader = make_loader(spec, place, self._owned) if rom is None else None
         root = make_root(spec, place)
         secrets = store_secrets(plan.disks, place.data)
-        return describe(spec, place, loader=loader, root=root, secret_paths=secrets), place
+        return describe(spec, place, loader=loader, rom=rom, root=root, secret_paths=secrets), place
 
     def connect(self) -> Connection:
         """Return the process's connection."""

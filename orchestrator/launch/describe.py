@@ -8,7 +8,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from orchestrator.domain.cloning import as_clone, as_template, network_words
-from orchestrator.domain.model import Disk, Domain, Loader, Privileges
+from orchestrator.domain.model import Disk, Domain, Loader, Privileges, Rom
 from orchestrator.domain.policy import BootFiles, Machine, Ports, appliance_root, design
 from orchestrator.hypervisor import confinement
 from orchestrator.launch.context import LaunchSpec, Place
@@ -21,6 +21,7 @@ def describe(
     place: Place,
     *,
     loader: Loader | None,
+    rom: Rom | None = None,
     root: Disk | None,
     secret_paths: tuple[tuple[str, str], ...] = (),
     verbatim: bool = False,
@@ -54,6 +55,7 @@ def describe(
             verbatim=verbatim,
             aslr=settings.guest_aslr,
             loader=loader,
+            rom=rom,
             disks=plan.disks,
             root=root,
         ),

@@ -20,11 +20,12 @@ from orchestrator.channel.console import Console
 from orchestrator.channel.control import Control
 from orchestrator.channel.port import listening
 from orchestrator.channel.ring import ConsoleRing
-from orchestrator.domain.model import Disk, Loader
+from orchestrator.domain.model import Arch, Disk, Loader, Rom
 from orchestrator.domain.passthrough import secrets_of
 from orchestrator.domain.policy import appliance_root
 from orchestrator.errors import ApplianceError, LaunchError
-from orchestrator.firmware.nvram import copy_nvram
+from orchestrator.firmware.flash import without_padding
+from orchestrator.firmware.nvram import copy_nvram, variables_of
 from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
 from orchestrator.settings import Settings
 
@@ -99,6 +100,29 @@ def make_loader(spec: LaunchSpec, place: Place, owner: contextlib.ExitStack) -> 
         code_format=firmware.code_format,
         nvram_format=firmware.nvram_format,
     )
+
+
+def make_rom(spec: LaunchSpec) -> Rom | None:
+    """Return the firmware as QEMU can copy it into its flash; None where the flash must have files behind it.
+
+    That takes a machine with flash at a fixed place, larger than what is in it: Arm's. The variables are gone with the
+    guest, as a throw-away copy would be, but a store that the client named itself is given to the guest as flash, and
+    so is what a libvirt is asked for that may confine QEMU to the files that it knows of.
+    """
+    plan, settings, request = spec.plan, spec.settings, spec.request
+    firmware = plan.firmware
+    if firmware is None or plan.appliance is None or plan.profile.arch is not Arch.AARCH64:
+        return None
+    own = request.pflash is not None and request.pflash[1] == firmware.nvram_template
+    if own or settings.connect not in {None, "qemu:///embed"}:
+        return None
+    if (firmware.code_format, firmware.nvram_format) != ("raw", "raw"):
+        return None
+    cache = settings.state_dir / "cache"
+    variables = variables_of(
+        firmware.nvram_template, cache=cache, settled_by=firmware.code if settings.settled_nvram else None
+    )
+    return Rom(code=without_padding(firmware.code, cache), variables=without_padding(variables, cache))
 
 
 def store_secrets(disks: tuple[Disk, ...], data: Path) -> tuple[tuple[str, str], ...]:

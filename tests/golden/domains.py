@@ -24,6 +24,7 @@ from orchestrator.domain.model import (
     NetworkSource,
     Privileges,
     Profile,
+    Rom,
     Share,
 )
 from orchestrator.domain.policy import BootFiles, Machine, Ports, appliance_root, design
@@ -290,6 +291,8 @@ def all_domains() -> dict[str, Domain]:
             (InterfaceKind.BRIDGE, "b0"),
         )
     }
+    uefi = plain(load_profile("aarch64-uefi"), fw_cfg_dma=True)
+    domains["aarch64-uefi-rom"] = replace(uefi, loader=None, rom=Rom(code="/cache/code, 1.fd", variables="/cache/v.fd"))
     for name in profile_names():
         profile = load_profile(name)
         domains |= {

@@ -25,6 +25,7 @@ from orchestrator.domain.model import (
     NetworkSource,
     Privileges,
     Ram,
+    Rom,
     Share,
 )
 from orchestrator.domain.xml import domain_xml
@@ -57,6 +58,7 @@ MADE_OF_VALUES = {
     "profile",
     "source",
     "loader",
+    "rom",
     "network",
     "disks",
     "channels",
@@ -170,6 +172,7 @@ def shown() -> set[tuple[type, str]]:
         FileSource,
         NetworkSource,
         Loader,
+        Rom,
         Network,
         Channel,
         Ram,

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.domain.model import Arch
 from orchestrator.errors import FirmwareError
-from orchestrator.firmware.flash import fitting
+from orchestrator.firmware.flash import _CHUNK, fitting, without_padding
 
 FLASH = 64 << 20
 
@@ -46,3 +46,19 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
         fitting(str(code), Arch.AARCH64, tmp_path)
     with pytest.raises(FirmwareError, match="none.fd"):
         fitting(str(tmp_path / "none.fd"), Arch.AARCH64, tmp_path)
+
+
+def test_padding_is_left_out_of_a_copy(tmp_path: Path) -> None:
+    """The copy belongs to the file as it is now; zeros within it stay."""
+    code, cache = tmp_path / "AAVMF_CODE.fd", tmp_path / "cache"
+    code.write_bytes(b"edk2\0\0code" + bytes(5000))
+    made = Path(without_padding(code, cache))
+    assert made.read_bytes() == b"edk2\0\0code"
+    assert without_padding(code, cache) == str(made)
+    for used in (_CHUNK - 1, _CHUNK, _CHUNK + 1):
+        code.write_bytes(b"x" * used + bytes(_CHUNK))
+        assert Path(without_padding(code, cache)).read_bytes() == b"x" * used
+    code.write_bytes(bytes(9))
+    assert Path(without_padding(code, cache)).read_bytes() == b"\0"
+    with pytest.raises(FirmwareError, match="cannot use the firmware: .*none.fd"):
+        without_padding(tmp_path / "none.fd", cache)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError, LaunchError
 from orchestrator.firmware.descriptors import Firmware
 from orchestrator.firmware.nvram import settle
-from orchestrator.launch.staging import directory, make_loader, root_overlay, write_secret
+from orchestrator.launch.staging import directory, make_loader, make_rom, root_overlay, write_secret
 from orchestrator.launch.stop import Stop
 
 
@@ -74,6 +75,49 @@ def test_variables_of_an_appliances_firmware_are_settled(
         assert loader.nvram is not None
         assert Path(loader.nvram).read_bytes().startswith(begins)
     assert not list(tmp_path.glob("nvram-*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "begins"),
+    [
+        ({}, b"settled'."),
+        ({"settled_nvram": False}, b"package's"),
+        ({"pflash": ("/c", "/tmp/libguestfs123456/vars1.fd")}, b"settled'."),
+        ({"connect": "qemu:///embed"}, b"settled'."),
+        ({"own": True}, None),
+        ({"connect": "qemu:///system"}, None),
+        ({"appliance": None}, None),
+        ({"arch": Arch.X86_64}, None),
+        ({"nvram_format": "qcow2"}, None),
+        ({"code_format": "qcow2"}, None),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_arms_flash_is_filled_without_a_file_behind_it(
+    tmp_path: Path, changes: dict[str, Any], begins: bytes | None
+) -> None:
+    """What is the client's own, or another libvirt's to know, stays a file."""
+    code, variables, left = (tmp_path / name for name in ("code", "variables", "left"))
+    for file, content in ((code, b"code"), (variables, b"package's"), (left, b"settled'.")):
+        file.write_bytes(content + bytes(100))
+    firmware = Firmware(
+        code=str(code), code_format=changes.get("code_format", "raw"), nvram_template=str(variables),
+        nvram_format=changes.get("nvram_format", "raw"), description="d", descriptor=tmp_path,
+    )  # fmt: skip
+    settle(left, code=code, template=variables, cache=tmp_path / "cache")
+    pflash = (str(code), str(variables)) if "own" in changes else changes.get("pflash")
+    profile = SimpleNamespace(arch=changes.get("arch", Arch.AARCH64))
+    spec: Any = SimpleNamespace(
+        plan=SimpleNamespace(firmware=firmware, appliance=changes.get("appliance", "one"), profile=profile),
+        settings=SimpleNamespace(
+            state_dir=tmp_path, settled_nvram=changes.get("settled_nvram", True), connect=changes.get("connect")
+        ),
+        request=SimpleNamespace(pflash=pflash),
+    )
+    rom = make_rom(spec)
+    assert (rom is None) == (begins is None)
+    if rom is not None:
+        assert (Path(rom.code).read_bytes(), Path(rom.variables).read_bytes()) == (b"code", begins)
 
 
 def test_missing_root_is_named(tmp_path: Path) -> None:
