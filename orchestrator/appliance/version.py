@@ -8,6 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from orchestrator.remembered import Remembered
+
 _DPKG = ("dpkg-query", "--show", "--showformat=${db:Status-Status} ${source:Upstream-Version}\n")
 _GUESTFISH = ("guestfish", "--version")
 # What changes whenever a package, or that program, does.
@@ -29,12 +31,14 @@ def library_package(info: str = _SHLIBS) -> str | None:
     return None
 
 
-def host_version() -> str | None:
+def host_version(remembered: Path | None = None) -> str | None:
     """Return the host's libguestfs version, `1.48.6`; None where libguestfs is not installed.
 
     Asking takes some 15 ms: it is done once for as long as no package changes.
+
+    :param remembered: file of our own (`Remembered`) in which dpkg's answer outlives this process.
     """
-    return _ask(tuple(_stamp(path) for path in (_PACKAGES, shutil.which("guestfish"))))
+    return _ask(tuple(_stamp(path) for path in (_PACKAGES, shutil.which("guestfish"))), remembered)
 
 
 def _stamp(path: str | None) -> tuple[int, int] | None:
@@ -49,9 +53,23 @@ def _stamp(path: str | None) -> tuple[int, int] | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _ask(stamps: tuple[tuple[int, int] | None, ...]) -> str | None:
+def _ask(stamps: tuple[tuple[int, int] | None, ...], remembered: Path | None) -> str | None:
     """Ask for the version; `stamps` tell one state of the system from another."""
     del stamps
+    if remembered is None or not Path(_PACKAGES).exists():
+        return _asked()[0]
+    memory, packages = Remembered(remembered), Path(_PACKAGES).stat()
+    known = memory.of(packages)
+    if known is not None:
+        return known
+    version, by_dpkg = _asked()
+    if version is not None and by_dpkg:
+        memory.note(packages, version)
+    return version
+
+
+def _asked() -> tuple[str | None, bool]:
+    """Return the version, and whether dpkg has said it."""
     package = library_package()
     for query in ((*_DPKG, package) if package else (), _GUESTFISH):
         if not query or shutil.which(query[0]) is None:
@@ -62,5 +80,5 @@ def _ask(stamps: tuple[tuple[int, int] | None, ...]) -> str | None:
             continue
         found = re.search(r"^(?:installed|guestfish) (\d+\.\d+\.\d+)", done.stdout, re.MULTILINE)
         if done.returncode == 0 and found:
-            return found[1]
-    return None
+            return found[1], query != _GUESTFISH
+    return None, False

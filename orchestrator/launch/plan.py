@@ -72,7 +72,7 @@ def make_plan(request: LaunchRequest, settings: Settings) -> Plan:
     if appliance is None:
         require_kernel_arch(Path(request.kernel), profile.arch)
         check_initrd(Path(request.initrd))
-    library = host_version()
+    library = host_version(settings.state_dir / "cache" / "libguestfs.json")
     if appliance is not None and library is not None:
         check_version(appliance, library)
     disks = tuple(resolve(disk, request.cwd, settings) for disk in request.disks)

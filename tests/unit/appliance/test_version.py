@@ -40,6 +40,29 @@ def test_asked_once_for_a_state_of_the_system(packages: Path) -> None:
     assert (packages / "asked").read_text().split() == ["asked"] * 2
 
 
+def test_dpkgs_answer_outlives_a_process(packages: Path, tmp_path: Path) -> None:
+    """What dpkg did not say is asked again: a program's own version changes without it."""
+    remembered = tmp_path / "cache" / "libguestfs.json"
+
+    def asked_by_processes() -> list[str | None]:
+        found = []
+        for _ in range(2):
+            version._ask.cache_clear()
+            found.append(version.host_version(remembered))
+        return found
+
+    for text, count in (("installed 1.48.6", 1), ("installed 1.50.1", 2), ("config-files 1.50.1", 4)):
+        say(packages, text)
+        known = None if text.startswith("config") else text.split()[1]
+        assert asked_by_processes() == [known] * 2
+        assert len((packages / "asked").read_text().split()) == count
+    guestfish = packages / "guestfish"
+    guestfish.write_text("#!/bin/sh\necho guestfish 1.52.0\n")
+    guestfish.chmod(0o755)
+    assert asked_by_processes() == ["1.52.0"] * 2
+    assert len((packages / "asked").read_text().split()) == 6
+
+
 def test_not_installed(packages: Path) -> None:
     """A library that was removed, and no guestfish either: there is no version."""
     say(packages, "config-files 1.48.6")
