@@ -11,17 +11,17 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
-import http.server
 import lzma
 import os
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
+
+from tests.web import QuietHandler, serving
 
 SUITE = "bookworm"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -211,24 +211,8 @@ class DebianMirror:
         (dists / "Release").write_text("\n".join([*head, ""]))
 
 
-class _Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves files, several to a connection."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing."""
-
-
 @contextlib.contextmanager
 def served(top: Path) -> Iterator[int]:
     """Serve a folder to this host's guests; yields the port."""
-    handler = partial(_Handler, directory=os.fspath(top))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(partial(QuietHandler, directory=os.fspath(top))) as port:
+        yield port

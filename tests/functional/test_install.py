@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +19,7 @@ from tests.install_tree import make_tree
 from tests.processes import qemus
 from tests.records import seen
 from tests.running import Guestlaunch, Result
+from tests.web import QuietHandler, serving
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +32,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory, state_dir: Path, appliance: d
 @pytest.fixture
 def site(tree: Path) -> Iterator[str]:
     """The tree on a web server."""
-    handler = partial(QuietHandler, directory=os.fspath(tree))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves files."""
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing."""
+    with serving(partial(QuietHandler, directory=os.fspath(tree))) as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 class Bench:
