@@ -41,7 +41,8 @@ def _gain(side: str, disk: str, seen: Mapping[str, Sequence[float | None]]) -> G
     if found is None or found["ratio"] is None:
         return None
     took_s = found["median"] / found["ratio"] / 1e9
+    n = min(sum(one is not None for one in runs) for runs in (in_turn, at_once))
     return {
-        "side": side, "disk": disk, "n": found["n"], "ratio": found["ratio"],
+        "side": side, "disk": disk, "n": n, "ratio": found["ratio"],
         "ratio_interval": found["ratio_interval"], "per_minute": 60 * DISKS / took_s,
     }  # fmt: skip

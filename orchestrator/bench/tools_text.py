@@ -34,7 +34,7 @@ def _gains(gains: Sequence[GainEntry]) -> list[Text]:
     heading = f"\n{DISKS} disks, a virt-df each, all at once: times faster than in turn, disks a minute"
     lines = [
         f"  {one['side']}, {one['disk']}: {_figures(one['ratio'])}{_interval(one['ratio_interval'])},"
-        f" {one['per_minute']:.0f} a minute"
+        f" {one['per_minute']:.0f} a minute, n = {one['n']}"
         for one in gains
     ]
     return [Text("\n".join((heading, *lines)) + "\n")]

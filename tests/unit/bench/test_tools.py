@@ -17,6 +17,7 @@ from orchestrator.bench.rounds import RunEnd, Side
 from orchestrator.bench.start_sides import REFERENCE, STANDBY, WARM
 from orchestrator.bench.tool_disks import DiskLayout, ToolDisk, make
 from orchestrator.bench.tools import TOOLS, MeasuredTool, ToolBench, ToolRun
+from orchestrator.bench.tools_analysis import analyse_tools
 from orchestrator.domain.model import Arch
 from orchestrator.errors import GuestlaunchError
 from orchestrator.timeline.phases import Start
@@ -179,8 +180,11 @@ def test_what_is_gained_by_launching_at_once(tmp_path: Path) -> None:
     assert gains[0]["per_minute"] == pytest.approx(60 * tools.DISKS / 12.5, rel=0.1)
     text = text_of(found)
     assert "4 disks, a virt-df each, all at once: times faster than in turn, disks a minute" in text
-    assert re.search(r"\n  standby, lvm: [12]\.\d+ \([12]\.\d+–2\.\d+\), \d{3} a minute\n", text)
+    assert re.search(r"\n  standby, lvm: [12]\.\d+ \([12]\.\d+–2\.\d+\), \d{3} a minute, n = 6\n", text)
     assert analysis_of(simulated_results.tools(tmp_path / "b.json", runs=1))["gains"] == []
+    at_once = [one for one in found["samples"] if (one["tool"], one["side"]) == (tools.AT_ONCE, WARM)]
+    found["samples"].remove(at_once[-1])
+    assert [gain["n"] for gain in analyse_tools(found)["gains"]] == [6, 6, 5, 6]
 
 
 def test_the_sides_of_a_tool_follow_each_other(tmp_path: Path) -> None:
