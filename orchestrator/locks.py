@@ -51,6 +51,25 @@ def open_lock(path: str | os.PathLike[str], *, make: bool = True) -> int:
     return descriptor
 
 
+def take_file(path: str | os.PathLike[str]) -> int:
+    """Return the descriptor of a lock file that is ours until it is closed; who removes such a file holds it.
+
+    :raise BlockingIOError: it is another's.
+    :raise OSError: it cannot be made.
+    """
+    while True:
+        descriptor = open_lock(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def locked_file(path: str | os.PathLike[str], *, seconds: float = float("inf")) -> Iterator[bool]:
     """Hold the lock of a file, which is made where it is missing; yields False where it is not to be had in time.

@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,6 +26,7 @@ from orchestrator.vm.request import size_of
 if TYPE_CHECKING:  # libvirt comes with them
     from orchestrator.install.download import Progress
     from orchestrator.install.run import Installed
+    from orchestrator.kernel.console_file import ConsoleFile
     from orchestrator.kernel.start import Attached
     from orchestrator.records.record import LaunchRecord
 
@@ -132,9 +132,15 @@ _options = collected(
 @click.option(
     "--name", metavar="NAME", help="Define the system in libvirt on --connect under this name; that stays if it boots."
 )
+@click.option(
+    "--console", "console_file", metavar="FILE", type=_FILE, help="Keep what installer and system say on their console."
+)
 @json_option
 @verbose_option
-def install(*, settings: Settings, request: InstallRequest, name: str | None, as_json: bool, verbose: bool) -> int:
+def install(
+    *, settings: Settings, request: InstallRequest, name: str | None, console_file: Path | None, as_json: bool,
+    verbose: bool,
+) -> int:  # fmt: skip
     """Install a system on a disk, from the kernel and initrd of a distribution's tree, and boot it once from there.
 
     The firmware loads the installer over fw_cfg, as it does kernels that are tried. Only what checksums, a signature
@@ -151,20 +157,22 @@ def install(*, settings: Settings, request: InstallRequest, name: str | None, as
     """
     request.check()
     from orchestrator.install.run import carry_out
+    from orchestrator.kernel.console_file import ConsoleFile
     from orchestrator.workload import installed_domain
 
-    if name is not None:
-        installed_domain.require_free(name, settings)
-
+    definition = None if name is None else installed_domain.definition(name, request, settings)
     terminal = os.isatty(0) and os.isatty(1) and not as_json
-    with stopping() as (stop, came), _DownloadLine() as progress:
+    with contextlib.ExitStack() as stack:
+        stop, came = stack.enter_context(stopping())
+        kept = stack.enter_context(ConsoleFile(console_file)) if console_file is not None else None
+        progress = stack.enter_context(_DownloadLine())
         try:
             done = carry_out(
-                request, settings, stop, attached=_attached(terminal=terminal),
+                request, settings, stop, attached=_attached(terminal=terminal, kept=kept),
                 console=(0, 1) if terminal else (-1, 2) if verbose else None,
                 terminal=raw_terminal if terminal else contextlib.nullcontext, progress=progress.show,
                 tell=lambda text: complain(PROGRAM, text),
-                store=None if name is None else partial(installed_domain.define, name, request),
+                definition=definition,
             )  # fmt: skip
         except GuestlaunchError:
             if came:
@@ -178,10 +186,10 @@ def install(*, settings: Settings, request: InstallRequest, name: str | None, as
     return 0 if done.good else GuestlaunchError.exit_status
 
 
-def _attached(*, terminal: bool) -> Attached:
+def _attached(*, terminal: bool, kept: ConsoleFile | None) -> Attached:
     from orchestrator.kernel.start import Attached
 
-    return Attached(escape=ESCAPE if terminal else None)
+    return Attached(take_console=None if kept is None else kept.write, escape=ESCAPE if terminal else None)
 
 
 class _DownloadLine:

@@ -7,10 +7,10 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from orchestrator.domain.model import Arch, FirmwareKind
 from orchestrator.domain.profiles import load_profile
@@ -22,6 +22,7 @@ from orchestrator.install.answers import arguments
 from orchestrator.install.media import Media, get_media
 from orchestrator.install.request import InstallRequest
 from orchestrator.install.steps import DONE, FirstBootStep, InstallationFacts, InstallerStep
+from orchestrator.install.unfinished import Made, held
 from orchestrator.kernel.runner import Runner
 from orchestrator.kernel.start import Attached
 from orchestrator.records.record import LaunchRecord
@@ -32,14 +33,25 @@ if TYPE_CHECKING:
     from orchestrator.install.download import Tell
     from orchestrator.launch.stop import Stop
 
-# Stores the definition of what is installed with settings, and returns what forgets it again.
-Store: TypeAlias = Callable[[Settings], Callable[[], None]]
-
 _PROFILES = {Arch.AARCH64: "aarch64-uefi", Arch.X86_64: "x86_64-ovmf"}
 _DEFAULT_PROFILE = "aarch64-uefi"
 # Installers unpack themselves into memory: no profile, which is an appliance's, has enough for that.
 _MEMORY_MIB = 2048
 _QEMU_IMG_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """The domain of what is installed, which libvirt stores before anything starts.
+
+    :ivar connection: on which it is called `name`.
+    :ivar define: stores it with settings; `forget` has it forgotten, where it is there.
+    """
+
+    connection: str
+    name: str
+    define: Callable[[Settings], None]
+    forget: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +92,14 @@ def carry_out(
     terminal: Callable[[], contextlib.AbstractContextManager[None]],
     progress: Tell,
     tell: Callable[[str], None],
-    store: Store | None = None,
+    definition: Definition | None = None,
 ) -> Installed:
     """Install, and boot what was installed. What failed is in the last record.
 
     :param terminal: makes the user's terminal the guest's, as long as there is one.
     :param progress: takes that of downloads.
     :param tell: takes what the user should know meanwhile.
-    :param store: has libvirt store the system's own definition, before anything starts.
+    :param definition: of the system's own domain, if it is to have one.
     :raise GuestlaunchError: there is nothing to install from or on.
     """
     request.check()
@@ -101,7 +113,7 @@ def carry_out(
     made = InstallationFacts(
         request=request, settings=settings, media=media, number=secrets.token_hex(16), attached=attached
     )
-    with _made(request, settings, store, tell) as keep, Runner(settings, Kind.INSTALL) as runner, terminal():
+    with _made(request, settings, definition, tell) as keep, Runner(settings, Kind.INSTALL) as runner, terminal():
         installer = InstallerStep(made)
         steps = [runner.carry_out(installer, stop, console=console, tell=tell)]
         if _done(steps[0]):
@@ -128,32 +140,57 @@ def _done(record: LaunchRecord) -> bool:
 
 @contextlib.contextmanager
 def _made(
-    request: InstallRequest, settings: Settings, store: Store | None, tell: Callable[[str], None]
+    request: InstallRequest, settings: Settings, definition: Definition | None, tell: Callable[[str], None]
 ) -> Iterator[Callable[[], object]]:
     """Make disks that are not there, the NVRAM, the definition; yields what has them stay, without which they go."""
-    with contextlib.ExitStack() as stack:
-        for disk in request.disks:
-            if not disk.exists():
-                _make_disk(disk, request.size_bytes)
-                stack.callback(disk.unlink, missing_ok=True)
-        profile = load_profile(settings.profile)
-        firmware = find_firmware(profile.arch, profile.machine, formats=flash_formats())
-        nvram = request.kept_nvram
+    nvram = request.kept_nvram
+    with held(nvram) as note, contextlib.ExitStack() as stack:
+        if note.left is not None:
+            _start_over(note.left, request, definition, tell)
         if nvram.exists():
             why = "it is there already, from an earlier installation"
             raise UsageError("cannot make the NVRAM", nvram, why, "remove it, or name another by --nvram")
-        cache = settings.state_dir / "cache"
-        keep_nvram(firmware.nvram_template, nvram, cache=cache)
+        disks = [disk for disk in request.disks if not disk.exists()]
+        note.write(_noted(disks, nvram, definition))
+        for disk in disks:
+            _make_disk(disk, request.size_bytes)
+            stack.callback(disk.unlink, missing_ok=True)
+        profile = load_profile(settings.profile)
+        firmware = find_firmware(profile.arch, profile.machine, formats=flash_formats())
+        keep_nvram(firmware.nvram_template, nvram, cache=settings.state_dir / "cache")
         stack.callback(nvram.unlink, missing_ok=True)
-        if store is not None:
-            stack.callback(_forget, store(settings), tell)
+        if definition is not None:
+            definition.define(settings)
+            stack.callback(_forget, definition, tell)
         yield stack.pop_all
 
 
-def _forget(forget: Callable[[], None], tell: Callable[[str], None]) -> None:
+def _noted(disks: Sequence[Path], nvram: Path, definition: Definition | None) -> Made:
+    files = tuple(os.fspath(path) for path in (*disks, nvram))
+    if definition is None:
+        return Made(files=files)
+    return Made(files=files, connection=definition.connection, name=definition.name)
+
+
+def _start_over(
+    left: Made, request: InstallRequest, definition: Definition | None, tell: Callable[[str], None]
+) -> None:
+    """Remove what an installation has left that was interrupted: of what it made, what this one makes as well."""
+    tell(f"{request.disks[0]}: an installation there was interrupted; what it left is removed, and it starts over")
+    if left.name:
+        if definition is not None and (definition.connection, definition.name) == (left.connection, left.name):
+            definition.forget()
+        else:
+            tell(f"domain {left.name} on {left.connection} is of that installation, and stays")
+    for path in (*request.disks, request.kept_nvram):
+        if os.fspath(path) in left.files:
+            path.unlink(missing_ok=True)
+
+
+def _forget(definition: Definition, tell: Callable[[str], None]) -> None:
     """Have a definition forgotten; that it cannot be is said, and is not what the installation failed by."""
     try:
-        forget()
+        definition.forget()
     except GuestlaunchError as error:
         tell(str(error))
 

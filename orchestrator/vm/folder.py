@@ -6,7 +6,6 @@ A folder that has no domain is what an interrupted creation left: `begun` says s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from orchestrator.firmware.descriptors import Firmware
 from orchestrator.firmware.nvram import keep_nvram
 from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.launch.stop import Stop
-from orchestrator.locks import open_lock
+from orchestrator.locks import take_file
 from orchestrator.settings import Settings
 from orchestrator.vm.image import VmImage
 from orchestrator.vm.request import VmRequest
@@ -51,7 +50,7 @@ def held(parent: Path, name: str) -> Iterator[Path]:
         os.close(files.open_folder(parent, make=True))
         if new:
             parent.chmod(0o711)  # QEMU may be a user of its own; what lies there has modes of its own, too
-        descriptor = _locked(lock)
+        descriptor = take_file(lock)
     except BlockingIOError:
         hint = "wait until that is done"
         raise UsageError("VM is being worked on", name, "another command has it", hint) from None
@@ -61,24 +60,6 @@ def held(parent: Path, name: str) -> Iterator[Path]:
         yield parent / name
     finally:
         lock.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _locked(path: Path) -> int:
-    """Return the descriptor of a lock that is ours; who removed its file held it.
-
-    :raise BlockingIOError: it is another's.
-    """
-    while True:
-        descriptor = open_lock(path)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(path.stat(), os.fstat(descriptor)):
-                    return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
         os.close(descriptor)
 
 

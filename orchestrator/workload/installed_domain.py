@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,8 @@ from orchestrator.domain.model import Domain, Network
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import CapabilityError, UsageError
 from orchestrator.install.request import InstallRequest
+from orchestrator.install.run import Definition
+from orchestrator.install.unfinished import noted
 from orchestrator.settings import Settings
 from orchestrator.workload.user_domain import BootSource, Wish, plan_domain
 
@@ -19,35 +20,31 @@ if TYPE_CHECKING:
     from orchestrator.hypervisor.connection import Connection
 
 
-def require_free(name: str, settings: Settings) -> None:
-    """Make sure that a system can be defined under a name, before it is installed.
+def definition(name: str, request: InstallRequest, settings: Settings) -> Definition:
+    """Return the definition of a system under a name that is free, or that an interrupted installation of it has left.
 
     :raise UsageError: no daemon of libvirt is to have it, or it has another of that name.
     :raise CapabilityError: the daemon is another host's.
     """
-    if settings.connect in {None, "qemu:///embed"}:
+    uri = settings.connect
+    if uri in {None, "qemu:///embed"}:
         why = "the private qemu:///embed ends with this command, and its domains with it"
         raise UsageError("no libvirt daemon named", name, why, "add -c qemu:///session or -c qemu:///system")
+    assert uri is not None
     from orchestrator.hypervisor.connection import is_local  # here: brings libvirt
 
-    if not is_local(settings.connect):
+    if not is_local(uri):
         why = "its disks and variables are files of this host"
-        raise CapabilityError("cannot define domain on another host", settings.connect, why)
+        raise CapabilityError("cannot define domain on another host", uri, why)
     with _connected(settings) as connection:
-        if name in connection.list_names():
+        if name in connection.list_names() and not _is_left(connection, name, request, uri):
             raise UsageError(
                 "cannot define domain", name, "there is one of that name", "choose another --name, or undefine it"
             )
 
-
-def define(name: str, request: InstallRequest, settings: Settings) -> Callable[[], None]:
-    """Store the domain in libvirt, and return what has it forgotten again; the NVRAM stays then.
-
-    :param settings: those that the system is installed with.
-    :raise GuestlaunchError: libvirt refuses it.
-    """
-    with _connected(settings) as connection:
-        connection.define(domain_xml(installed_domain(name, request, settings)))
+    def define(planned: Settings) -> None:
+        with _connected(planned) as connection:
+            connection.define(domain_xml(installed_domain(name, request, planned)))
 
     def forget() -> None:
         with _connected(settings) as connection:
@@ -55,7 +52,16 @@ def define(name: str, request: InstallRequest, settings: Settings) -> Callable[[
             if stored is not None:
                 stored.undefine()
 
-    return forget
+    return Definition(connection=uri, name=name, define=define, forget=forget)
+
+
+def _is_left(connection: Connection, name: str, request: InstallRequest, uri: str) -> bool:
+    """Tell whether a domain is what an interrupted installation of the same system has left, and is off."""
+    left = noted(request.kept_nvram)
+    if left is None or (left.connection, left.name) != (uri, name):
+        return False
+    stored = connection.stored(name)
+    return stored is None or (not stored.is_active and os.fspath(request.kept_nvram) in stored.xml())
 
 
 def installed_domain(name: str, request: InstallRequest, settings: Settings) -> Domain:

@@ -78,8 +78,11 @@ def test_a_system_that_is_installed_and_boots(bench: Bench, site: str, tree: Pat
     refused = bench(site)
     assert refused.status == 1
     assert "not signed" in refused.error_line
-    said = bench(site, "--unverified").ok()
+    console = bench.folder / "console.log"
+    said = bench(site, "--unverified", "--console", os.fspath(console)).ok()
     assert "installed, and boots" in said.stdout
+    kept = console.read_bytes()
+    assert kept.index(b"\ninstalled\r\n") < kept.index(b"\nguest login: ")  # the installer's, and then the system's
     assert bench.left() == ["disk.img", "disk.img.nvram.fd"]
     installer, first_boot = bench.steps()
     assert [step["install"]["verdict"] for step in (installer, first_boot)] == ["done", "done"]
@@ -118,9 +121,15 @@ def test_a_disk_that_does_not_boot(bench: Bench, tree: Path) -> None:
 
 
 def test_an_installer_that_does_not_end(bench: Bench, tree: Path, session_dir: Path, guestlaunch: Guestlaunch) -> None:
-    """Its time is over, or a signal comes before that. Nothing is left either way."""
+    """Its time is over, or a signal comes before that: nothing is left. What was killed is removed by the next one."""
+    killed = guestlaunch.start("guestlaunch", *bench.words(tree))
+    wait_for_qemu(session_dir, killed)
+    killed.kill()
+    killed.wait()
+    assert bench.left() == ["disk.img", "disk.img.nvram.fd", "disk.img.nvram.fd.installing"]
     said = bench(tree, "--timeout", "3")
     assert said.status == 1, str(said)
+    assert "an installation there was interrupted; what it left is removed, and it starts over" in said.stderr
     assert "the installer was not done in time" in said.stderr
     process = guestlaunch.start("guestlaunch", *bench.words(tree))
     wait_for_qemu(session_dir, process)

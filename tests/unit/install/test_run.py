@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 
 from orchestrator.domain.model import Arch
 from orchestrator.errors import DiskError, FirmwareError, UsageError
-from orchestrator.install import run
+from orchestrator.install import run, unfinished
 from orchestrator.install.answers import Answers
 from orchestrator.install.digest import Verification
 from orchestrator.install.media import Media
@@ -91,6 +92,71 @@ def test_what_cannot_be_made(settings: Settings, firmware: Path, tmp_path: Path)
     assert not list(tmp_path.glob("d.img*"))
 
 
+def killed(settings: Settings, request: InstallRequest, definition: run.Definition | None) -> list[str]:
+    """Leave what an installation leaves that is killed once all is made; return what it told."""
+    told: list[str] = []
+    child = os.fork()
+    if not child:
+        with run._made(request, settings, definition, told.append):
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    return told
+
+
+def test_an_installation_that_was_killed_starts_over(settings: Settings, firmware: Path, tmp_path: Path) -> None:
+    """What it had made is removed, its definition too, and that is said; what it had not made stays."""
+    assert firmware.exists()
+    own, made = tmp_path / "own.img", tmp_path / "d.img"
+    own.write_bytes(b"data")
+    request = InstallRequest(location="x", disks=(made, own), size_bytes=1 << 20)
+    forgotten: list[str] = []
+
+    def definition(name: str) -> run.Definition:
+        return run.Definition(
+            connection="qemu:///session", name=name, define=lambda _: None, forget=lambda: forgotten.append(name)
+        )
+
+    killed(settings, request, definition("vm"))
+    made.write_bytes(b"half")
+    assert unfinished.noted(request.kept_nvram) == unfinished.Made(
+        files=(str(made), str(request.kept_nvram)), connection="qemu:///session", name="vm"
+    )
+    told: list[str] = []
+    with run._made(request, settings, definition("vm"), told.append) as keep:
+        assert told == [f"{made}: an installation there was interrupted; what it left is removed, and it starts over"]
+        assert forgotten == ["vm"]
+        assert made.read_bytes()[:4] == bytes(4)
+        with (
+            pytest.raises(UsageError, match="another command does"),
+            run._made(request, settings, definition("vm"), told.append),
+        ):
+            pass
+        keep()
+    assert own.read_bytes() == b"data"
+    assert not unfinished.note_path(request.kept_nvram).exists()
+    with pytest.raises(UsageError, match="it is there already"), run._made(request, settings, None, told.append):
+        pass  # that one came to its end
+    made.unlink()
+    request.kept_nvram.unlink()
+    killed(settings, request, definition("other"))
+    forgotten.clear()
+    with run._made(request, settings, definition("vm"), told.append):
+        assert told[-1] == "domain other on qemu:///session is of that installation, and stays"
+    assert forgotten == ["vm"]  # what this one defined
+
+
+def test_a_note_that_says_nothing(settings: Settings, firmware: Path, tmp_path: Path) -> None:
+    """Whoever was killed before it was written had made nothing: what is there is somebody's."""
+    assert firmware.exists()
+    request = InstallRequest(location="x", disks=(tmp_path / "d.img",), size_bytes=1 << 20)
+    request.kept_nvram.write_bytes(b"mine")
+    for text in (b"", b"[", b'{"files": 1}', b"{}"):
+        unfinished.note_path(request.kept_nvram).write_bytes(text)
+        with pytest.raises(UsageError, match="it is there already"), run._made(request, settings, None, print):
+            pass
+        assert request.kept_nvram.read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("request_", "what"),
     [
@@ -158,15 +224,15 @@ def test_what_comes_of_an_installation(
     monkeypatch.setattr(PretendedRunner, "stored", stored)
     monkeypatch.setattr(PretendedRunner, "stored_then", stored_then)
 
-    def store(settings: Settings) -> Callable[[], None]:
+    def define(settings: Settings) -> None:
         assert request.kept_nvram.exists()
         stored.append(settings.profile)
-        return stored.clear
 
+    definition = run.Definition(connection="qemu:///session", name="vm", define=define, forget=stored.clear)
     with Stop() as stop:
         found = run.carry_out(
             request, settings, stop, attached=Attached(), console=None, terminal=contextlib.nullcontext,
-            progress=lambda _: None, tell=told.append, store=store,
+            progress=lambda _: None, tell=told.append, definition=definition,
         )  # fmt: skip
     assert stored_then == [["aarch64-uefi"]] * len(verdicts)
     assert stored == (["aarch64-uefi"] if good or keep else [])

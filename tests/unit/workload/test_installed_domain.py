@@ -14,6 +14,7 @@ import pytest
 from orchestrator.domain.model import Loader
 from orchestrator.errors import CapabilityError, UsageError
 from orchestrator.install.request import InstallRequest
+from orchestrator.install.unfinished import Made, held
 from orchestrator.settings import Settings
 from orchestrator.workload import installed_domain
 from tests.golden.domains import kernel_run
@@ -25,6 +26,7 @@ class PretendedConnection:
     def __init__(self) -> None:
         self.defined: list[str] = []
         self.names = ["taken"]
+        self.active, self.xml = False, ""
 
     def list_names(self) -> list[str]:
         """Return the domains."""
@@ -37,7 +39,9 @@ class PretendedConnection:
 
     def stored(self, name: str) -> SimpleNamespace | None:
         """Return a domain, if it is there."""
-        return SimpleNamespace(undefine=lambda: self.names.remove(name)) if name in self.names else None
+        if name not in self.names:
+            return None
+        return SimpleNamespace(undefine=lambda: self.names.remove(name), is_active=self.active, xml=lambda: self.xml)
 
 
 @pytest.fixture
@@ -61,15 +65,33 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_names_that_cannot_be_had(settings: Settings, connection: PretendedConnection) -> None:
     """One that is taken, and any where no daemon keeps domains, or one of another host does."""
-    installed_domain.require_free("free", settings)
+    request = InstallRequest(location="x", disks=(settings.state_dir / "d.img",))
+    installed_domain.definition("free", request, settings)
     with pytest.raises(UsageError, match="there is one of that name"):
-        installed_domain.require_free("taken", settings)
+        installed_domain.definition("taken", request, settings)
     for uri in (None, "qemu:///embed"):
         with pytest.raises(UsageError, match="no libvirt daemon named"):
-            installed_domain.require_free("free", replace(settings, connect=uri))
+            installed_domain.definition("free", request, replace(settings, connect=uri))
     with pytest.raises(CapabilityError, match="files of this host"):
-        installed_domain.require_free("free", replace(settings, connect="qemu+ssh://there/system"))
+        installed_domain.definition("free", request, replace(settings, connect="qemu+ssh://there/system"))
     assert not connection.defined
+
+
+def test_a_name_that_an_interrupted_installation_has_left(settings: Settings, connection: PretendedConnection) -> None:
+    """It may be had again by an installation of the same system, as long as nobody has started it."""
+    request = InstallRequest(location="x", disks=(settings.state_dir / "d.img",))
+    made = Made(files=(), connection="qemu:///session", name="taken")
+    with held(request.kept_nvram) as note:
+        note.write(made)
+        connection.xml = f"<nvram>{request.kept_nvram}</nvram>"
+        assert installed_domain.definition("taken", request, settings).name == "taken"
+        for active, xml in ((True, connection.xml), (False, "<nvram>/another</nvram>")):
+            connection.active, connection.xml = active, xml
+            with pytest.raises(UsageError, match="there is one of that name"):
+                installed_domain.definition("taken", request, settings)
+        note.write(replace(made, connection="qemu:///system"))
+        with pytest.raises(UsageError, match="there is one of that name"):
+            installed_domain.definition("taken", request, settings)
 
 
 def test_what_is_defined(
@@ -82,7 +104,8 @@ def test_what_is_defined(
     )  # fmt: skip
     monkeypatch.setattr(installed_domain, "plan_domain", lambda *_: planned)
     request = InstallRequest(location="x", disks=(tmp_path / "d.img",))
-    forget = installed_domain.define("vm", request, settings)
+    definition = installed_domain.definition("vm", request, settings)
+    definition.define(settings)
     (xml,) = connection.defined
     assert f"<nvram>{tmp_path}/d.img.nvram.fd</nvram>" in xml
     assert "template=" not in xml
@@ -90,8 +113,8 @@ def test_what_is_defined(
     assert "<on_reboot>restart</on_reboot>" in xml
     assert "virtio-net-pci" in xml
     assert connection.list_names() == ["taken", "vm"]
-    forget()
+    definition.forget()
     assert connection.list_names() == ["taken"]
-    forget()  # somebody else may have been quicker
+    definition.forget()  # somebody else may have been quicker
     alone = installed_domain.installed_domain("vm", replace(request, network=False), settings)
     assert cast("Any", alone).network is None
