@@ -16,6 +16,9 @@ translate, not that of the QEMU that happens to be installed. `query-kvm` is the
 orchestrator put into GUESTLAUNCH_KVM. A stale answer costs nothing but the setting `force_kvm` being refused
 or allowed too early, because the orchestrator decides about accelerator and CPU and `lpj=` is not handed on to a
 guest of another arch (`orchestrator.domain.cmdline`).
+
+The installed program is a shell script that answers `query-kvm` itself, as it is asked before each launch. In any other
+session it has greeted and read a line, which is then in GUESTLAUNCH_ASKED.
 """
 
 from __future__ import annotations
@@ -120,9 +123,10 @@ def qmp_session(env: Mapping[str, str]) -> None:
     """Serve QMP on stdin and stdout until `quit`, end of file, or the deadline."""
     major, minor, micro = INTERFACE_VERSION
     version = {"qemu": {"major": major, "minor": minor, "micro": micro}, "package": "guestlaunch-hv"}
-    _print_json({"QMP": {"version": version, "capabilities": []}})
+    if "GUESTLAUNCH_ASKED" not in env:
+        _print_json({"QMP": {"version": version, "capabilities": []}})
     negotiated = False
-    for command in _commands(time.monotonic() + _QMP_SECONDS):
+    for command in _commands(time.monotonic() + _QMP_SECONDS, env.get("GUESTLAUNCH_ASKED", "")):
         name = command.get("execute")
         reply = _reply(name, version, env) if negotiated or name == "qmp_capabilities" else None
         negotiated = negotiated or name == "qmp_capabilities"
@@ -166,15 +170,11 @@ def _schema() -> list[dict[str, Any]]:
     ]
 
 
-def _commands(deadline: float) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects that arrive on stdin, however they are spread over lines."""
+def _commands(deadline: float, pending: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects that arrive on stdin after what is pending, however they are spread over lines."""
     decoder = json.JSONDecoder()
-    pending = ""
-    while select.select([0], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        data = os.read(0, _READ_BYTES)
-        if not data:
-            return
-        pending = (pending + data.decode("utf-8", "replace")).lstrip()
+    while True:
+        pending = pending.lstrip()
         while pending:
             try:
                 command, end = decoder.raw_decode(pending)
@@ -183,6 +183,12 @@ def _commands(deadline: float) -> Iterator[dict[str, Any]]:
             pending = pending[end:].lstrip()
             if isinstance(command, dict):
                 yield command
+        if not select.select([0], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            return
+        data = os.read(0, _READ_BYTES)
+        if not data:
+            return
+        pending += data.decode("utf-8", "replace")
 
 
 def _print_json(obj: Mapping[str, Any]) -> None:

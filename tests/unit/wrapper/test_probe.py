@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.wrapper import argv, probe
-from tests.unit.wrapper.programs import COMMAND, environment
+from tests.unit.wrapper.programs import COMMAND, environment, installed
 
 QMP = ["-display", "none", "-machine", "accel=kvm:tcg", "-qmp", "stdio"]
 QMP_NEWER = [
@@ -78,6 +79,56 @@ def test_query_kvm(arguments: list[str]) -> None:
         assert lines[1:4] == [{"return": {}}, {"return": {"enabled": enabled, "present": enabled}}, {"return": {}}]
         assert lines[4]["event"] == "SHUTDOWN"
         assert len(lines) == 5
+
+
+@pytest.mark.parametrize(("kvm", "arguments"), list(zip(("", "1", "yes"), (QMP, *QMP_NEWER), strict=True)))
+@pytest.mark.parametrize(
+    "given",
+    [
+        '{ "execute": "qmp_capabilities" } { "execute": "query-kvm" } { "execute": "quit" }\n',
+        '{ "execute": "qmp_capabilities" } { "execute": "query-qmp-schema" } { "execute": "quit" }\n',
+        '{"execute":"query-kvm"}\n{"execute":"qmp_capabilities","id":1}{"execute":"system_reset","id":"x"}\n',
+        '{"execute": "qmp_capabilities", "arguments":\n{"enable": ["a\\\\b"]}}',
+        '{"execute": "qmp_capabilities"}{"execute": "quit"}',
+        "no JSON\n\n",
+        "\n",
+        "",
+    ],
+)  # fmt: skip
+def test_the_installed_program_answers_as_the_module(
+    tmp_path: Path, arguments: list[str], kvm: str, given: str
+) -> None:
+    """The shell's own answer to query-kvm is Python's, but for the time; all else is Python's, line for line."""
+    said = [
+        subprocess.run(
+            [*program, *arguments], input=given, capture_output=True, text=True, timeout=60, check=True,
+            env=environment(GUESTLAUNCH_KVM=kvm),
+        ).stdout
+        for program in ((installed(tmp_path),), COMMAND)
+    ]  # fmt: skip
+    shells, modules = ([re.sub(r'(seconds": )-?\d+', r"\1T", line) for line in text.splitlines()] for text in said)
+    assert shells == modules
+
+
+def test_query_kvm_starts_no_other_program(tmp_path: Path) -> None:
+    """What is asked before each launch is answered by the shell alone, at once, though its caller still listens."""
+    program = installed(tmp_path)
+    python = program.with_name("python3")
+    python.unlink()
+    python.write_text("#!/bin/sh\nexit 9\n", encoding="ascii")
+    python.chmod(0o755)
+    with subprocess.Popen(
+        [program, *QMP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environment(GUESTLAUNCH_KVM="1", PATH="/nonexistent"),
+    ) as asked:  # fmt: skip
+        assert asked.stdin is not None
+        assert asked.stdout is not None
+        assert json.loads(asked.stdout.readline()).keys() == {"QMP"}
+        asked.stdin.write('{ "execute": "qmp_capabilities" } { "execute": "query-kvm" } { "execute": "quit" }\n')
+        asked.stdin.flush()
+        lines = [json.loads(line) for line in asked.stdout]
+        assert asked.wait(10) == 0
+    assert lines[1] == {"return": {"enabled": True, "present": True}}
 
 
 def test_schema_has_locking() -> None:
