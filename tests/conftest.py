@@ -20,6 +20,7 @@ from types import FrameType
 import pytest
 
 from tests.disks import DiskFactory
+from tests.hosts import Appliances, lacking, needs_of
 from tests.running import Guestlaunch, end_all, session_environment
 
 TOP = Path(__file__).resolve().parents[1]
@@ -50,6 +51,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(TOP).parts[1] if item.path.is_relative_to(TOP / "tests") else ""
         if folder in MARKED_FOLDERS:
             item.add_marker(folder)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this host cannot do, with all that it lacks: before anything is made for it."""
+    if reasons := lacking(needs_of(item)):
+        pytest.skip("; ".join(reasons))
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
@@ -141,8 +149,12 @@ def guestlaunch(session_dir: Path, state_dir: Path, evidence: Path) -> Iterator[
 
 @pytest.fixture(scope="session")
 def appliance(built_state_dir: Path) -> dict[str, Path]:
-    """The built appliances' directories by arch ("aarch64", "x86_64")."""
-    found = {arch: built_state_dir / "appliances" / arch / "current" for arch in ("aarch64", "x86_64")}
+    """The built appliances' directories by arch ("aarch64", "x86_64"), of the arches whose QEMU is installed."""
+    found = {
+        arch: built_state_dir / "appliances" / arch / "current"
+        for arch in ("aarch64", "x86_64")
+        if not lacking([f"qemu-system-{arch}"])
+    }
     missing = [arch for arch, folder in found.items() if not (folder / "kernel").exists()]
     if missing:
         commands = "; ".join(f"guestlaunch appliance build --arch {arch}" for arch in missing)
@@ -151,7 +163,7 @@ def appliance(built_state_dir: Path) -> dict[str, Path]:
             f" GUESTLAUNCH_STATE_DIR={built_state_dir}: {commands}",
             pytrace=False,
         )
-    return {arch: folder.resolve() for arch, folder in found.items()}
+    return Appliances({arch: folder.resolve() for arch, folder in found.items()})
 
 
 @pytest.fixture(scope="session")

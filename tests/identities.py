@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.hosts import ACCEL
 from tests.running import Guestlaunch
 
 _ASK = (
@@ -15,7 +16,7 @@ _ANSWERS = 6
 
 def identities(guestlaunch: Guestlaunch, disk: Path, *options: str) -> list[str]:
     """Launch with options, and return random bytes of both devices, a UUID, boot_id, machine-id and a random name."""
-    command = ("guestfish", "--accel", "tcg", *options, "--", "--ro", "-a")
+    command = ("guestfish", *ACCEL, *options, "--", "--ro", "-a")
     found = guestlaunch(*command, disk, stdin=f'run\ndebug sh "{_ASK}"\n').ok().stdout.split()
     assert len(found) == _ANSWERS, found
     return found

@@ -12,13 +12,13 @@ from typing import Any
 
 from tests.daemons import standing_by
 from tests.disks import host
+from tests.hosts import ACCEL
 from tests.layouts import Corpus, device_names, make, named
 from tests.parity_scripts import settled
 from tests.running import Guestlaunch
 from tests.storage import split
 
 WAYS = ("stock", "lean", "warm", "standby")
-TCG = ("--accel", "tcg")
 
 QUESTIONS = {
     "devices": "list-devices\nlist-partitions\nlist-disk-labels\n",
@@ -80,7 +80,7 @@ def ask(
         lines += [f"echo == {section}", f"!echo == {section} >&2"]
         lines += [f"-{line}" for line in named(text, devices).splitlines()]
     timeline = folder / "timeline.jsonl"
-    command = ("guestfish", *TCG, "--start", *way, "--timeline", f"{timeline}")
+    command = ("guestfish", *ACCEL, "--start", *way, "--timeline", f"{timeline}")
     result = guestlaunch(*command, stdin="\n".join(lines) + "\n", timeout_s=session_s).ok()
     (record,) = map(json.loads, timeline.read_text().splitlines())
     output, errors = (
@@ -108,7 +108,7 @@ def compare(
     :param kept: where the images are kept; `stock` the appliance with libguestfs's own init; `folder` takes copies.
     :param session_s: how long each of them may take, and making the images.
     """
-    images = make(guestlaunch, kept, made, *TCG, "--start", "warm", timeout_s=session_s)
+    images = make(guestlaunch, kept, made, *ACCEL, "--start", "warm", timeout_s=session_s)
     ways = {"stock": ("cold", "--appliance", f"{stock}"), "lean": ("cold",), "warm": ("warm",), "standby": ("auto",)}
 
     def answers(name: str) -> Answers:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.disks import DiskFactory, encrypted
+from tests.hosts import ACCEL
 from tests.running import Guestlaunch
 from tests.shared import once
 
@@ -157,7 +158,7 @@ def _fill(guestlaunch: Guestlaunch, storage: Storage) -> None:
         )
     encrypted(storage.disks["luks"], PASSPHRASE)
     _write_hive(storage.hive)
-    how = ("--accel", "tcg", "--profile", "aarch64-bare", "--start", "cold")
+    how = (*ACCEL, "--profile", "aarch64-bare", "--start", "cold")
     command = ("guestfish", *how, "--", "--keys-from-stdin")
     disks = attached(storage.disks[name] for name in DISKS)
     guestlaunch(*command, *disks, stdin=_script(storage.disks["squashfs"], storage.hive), timeout_s=400).ok()

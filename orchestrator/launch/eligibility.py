@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from orchestrator.appliance.guest_files import scripts_digest
@@ -16,6 +17,9 @@ from orchestrator.hypervisor.connection import is_local
 from orchestrator.launch.context import LaunchSpec
 from orchestrator.settings import Settings
 from orchestrator.template.model import Facts, Template, identity
+
+_CPUINFO = Path("/proc/cpuinfo")
+_CPUINFO_NAMES = ("model name", "CPU implementer", "CPU variant", "CPU part", "CPU revision", "flags", "Features")
 
 
 def appliance_unfit(appliance: Appliance | None) -> str | None:
@@ -84,10 +88,14 @@ def template_facts(spec: LaunchSpec) -> Facts:
 
 
 def _host_cpu() -> str:
-    """Return what distinguishes the host's CPU from others: under KVM, guests see it."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    named = ("model name", "CPU implementer", "CPU part", "CPU revision", "flags", "Features")
-    return "; ".join(sorted({line for line in lines if line.startswith(named)}))
+    """Return what distinguishes the host's CPU from others: under KVM, guests see it.
+
+    What of it they see is the kernel's doing. On Arm a state is not taken back under a kernel that shows other ID
+    registers than the one it was saved under.
+    """
+    lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    kernel = f"{os.uname().release} {os.uname().version}"
+    return "; ".join([*sorted({line for line in lines if line.startswith(_CPUINFO_NAMES)}), kernel])
 
 
 def outdated(template: Template) -> str | None:
@@ -103,7 +111,7 @@ def outdated(template: Template) -> str | None:
     if facts["libvirt"] != library_version():
         return "libvirt has changed"
     if facts["accel"] == Accel.KVM and facts["host_cpu"] != _host_cpu():
-        return "the host's CPU has changed"
+        return "the host's CPU or kernel has changed"
     root = Path(str(facts["root"]))
     if not root.exists():
         return f"the appliance {root.parent} is gone"

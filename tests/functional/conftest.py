@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 
 from tests.conftest import TOP, failed_key
+from tests.hosts import ACCEL
 from tests.leftovers import left_behind, look
 from tests.libvirt_daemons import system_daemon as running_system_daemon
 from tests.orchestrators import Start, starting
@@ -131,7 +132,7 @@ def first_template(shared_guestlaunch: Guestlaunch, session_dir: Path, state_dir
         own.mkdir(mode=0o700)
         (own / "appliances").symlink_to(state_dir / "appliances")
         environ = {"GUESTLAUNCH_STATE_DIR": str(own)}
-        shared_guestlaunch("template", "build", "--accel", "tcg", environ=environ, timeout_s=280).ok()
+        shared_guestlaunch("template", "build", *ACCEL, environ=environ, timeout_s=280).ok()
         (built,) = (own / "templates").glob("aarch64-uefi-*")
         copy(built, staging / built.name)
         # The next boot's firmware finds what this one's has left.

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.disks import DiskFactory
+from tests.hosts import ACCEL
 from tests.records import events
 from tests.running import Guestlaunch, end
-
-TCG = ("--accel", "tcg")
 
 
 @pytest.fixture
@@ -58,6 +57,7 @@ def at_work(environ: dict[str, str]) -> list[str]:
     return found
 
 
+@pytest.mark.needs("network")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("step", "signals"),
@@ -90,6 +90,7 @@ def test_interrupted_build_leaves_nothing(
         assert in_store(own_state) == []
 
 
+@pytest.mark.needs("network")
 @pytest.mark.timeout(600)
 def test_two_builds_at_once(guestlaunch: Guestlaunch, own_state: dict[str, str]) -> None:
     """Both succeed, and the one that ended last is current, whole, and as its manifest says."""
@@ -138,7 +139,7 @@ def test_damage_is_refused_by_name(
     disk = disk_image()
 
     def refused(folder: Path) -> str:
-        run = ("guestfish", *TCG, "--appliance", folder, "--", "--ro", "-a", disk, "run")
+        run = ("guestfish", *ACCEL, "--appliance", folder, "--", "--ro", "-a", disk, "run")
         return guestlaunch(*run).error_line
 
     truncated = copy_of(appliance["aarch64"], tmp_path / "truncated", "root")
@@ -168,7 +169,7 @@ def test_libguestfs_own_init(
     guestlaunch: Guestlaunch, stock_init_appliance: Path, disk_image: DiskFactory, evidence: Path
 ) -> None:
     """It launches when it is named, sets up what it is known for, and its phases that no marker shows have a reason."""
-    command = ("guestfish", *TCG, "--appliance", stock_init_appliance, "--", "--ro", "-a", disk_image(), "run")
+    command = ("guestfish", *ACCEL, "--appliance", stock_init_appliance, "--", "--ro", "-a", disk_image(), "run")
     shell = "head -c 80 /init; ls /run/tmpfiles.d; ls -l /dev/fuse /dev/loop-control"
     said = guestlaunch(*command, ":", "list-filesystems", ":", "debug", "sh", shell).ok().stdout
     assert said.startswith("/dev/sda: ext4\n")
@@ -193,10 +194,10 @@ def test_outdated_appliance_launches(
     (older / "manifest.json").write_text(json.dumps(manifest | {"guest_scripts": "sha256:0"}))
     complaint = guestlaunch("appliance", "verify", older).error_line
     assert "built from other guest scripts than this guestlaunch has" in complaint
-    refused = guestlaunch("template", "build", *TCG, "--appliance", older).error_line
+    refused = guestlaunch("template", "build", *ACCEL, "--appliance", older).error_line
     assert "the appliance was made by another guestlaunch (guestlaunch appliance build" in refused
     assert events(evidence, "launch_started") == []  # that is known before anything boots
-    command = ("guestfish", *TCG, "--appliance", older, "--", "--ro", "-a", disk_image(), "run")
+    command = ("guestfish", *ACCEL, "--appliance", older, "--", "--ro", "-a", disk_image(), "run")
     assert guestlaunch(*command, ":", "list-filesystems").ok().stdout == "/dev/sda: ext4\n"
 
 
@@ -209,7 +210,7 @@ def test_fixed_appliance_made_elsewhere(
     """
     foreign = copy_of(appliance["aarch64"], tmp_path / "foreign")
     (foreign / "manifest.json").unlink()
-    command = ("guestfish", *TCG, "--appliance", foreign, "--", "--ro", "-a", disk_image(), "run")
+    command = ("guestfish", *ACCEL, "--appliance", foreign, "--", "--ro", "-a", disk_image(), "run")
     script = (":", "list-filesystems", ":", "debug", "sh", "cat /proc/cmdline")
     environ = {"LIBGUESTFS_APPEND": "lockdown=integrity"}
     filesystems, cmdline = guestlaunch(*command, *script, environ=environ).ok().stdout.strip().splitlines()
@@ -230,7 +231,7 @@ def test_appliance_in_use_is_not_removed(
     name = appliance["aarch64"].name
     copy_of(appliance["aarch64"], store / name)
     (store / "current").symlink_to(name)
-    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, "--", "--ro", "-a", disk_image())
+    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *ACCEL, "--", "--ro", "-a", disk_image())
     process = guestlaunch.start(*command, environ=own_state)
     assert process.stdin is not None
     assert process.stdout is not None

@@ -26,6 +26,7 @@ from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.emulator import find_emulator
 from orchestrator.hypervisor.handing import hand_over
 from tests.disks import MIB, DiskFactory, naming_relatively
+from tests.hosts import ACCEL
 from tests.processes import qemus
 from tests.records import events, records
 from tests.running import Guestlaunch
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from orchestrator.hypervisor.guest import Guest
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it is about root")
-TCG = ("--accel", "tcg")
 NO_RIGHTS = "0000000000000000"
 
 
@@ -185,7 +185,7 @@ def test_a_launch_is_confined(
     disk.chmod(0o600)
     before = (disk.stat().st_uid, disk.stat().st_mode)
     options = ("--start", start, "--", "-a", disk)
-    process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, *options)
+    process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", "guestfish", *ACCEL, *options)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("run\nmount /dev/sda /\nwrite /new written\ncat /motd\n")
@@ -241,7 +241,7 @@ def test_what_cannot_be_handed_over_is_opened_at_the_start(
     lines = [f"add {tmp_path / name} format:{name.partition('.')[2]}" for name in names]
     lines.append(f'add "" format:raw protocol:nbd server:unix:{tmp_path}/nbd')
     with served(tmp_path / "raw.img", tmp_path / "nbd"):
-        command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, "--start", "auto")
+        command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *ACCEL, "--start", "auto")
         tool = guestlaunch.start(*command, cwd=cwd)
         assert tool.stdin is not None
         assert tool.stdout is not None
@@ -268,7 +268,7 @@ def test_a_guests_addresses_can_be_random(guestlaunch: Guestlaunch, disk_image: 
     """With guest_aslr, a template of its own is built; programs that its clones start lie elsewhere in each."""
     disk = disk_image()
     script = "cat /proc/sys/kernel/randomize_va_space; grep -F [stack] /proc/self/maps"
-    command = ("guestfish", *TCG, "--start", "warm", "--", "--ro", "-a", disk)
+    command = ("guestfish", *ACCEL, "--start", "warm", "--", "--ro", "-a", disk)
     environ = {"GUESTLAUNCH_GUEST_ASLR": "on"}
     said = [guestlaunch(*command, "run", ":", "debug", "sh", script, environ=environ).ok().stdout for _ in range(2)]
     assert [text.splitlines()[0] for text in said] == ["2", "2"]

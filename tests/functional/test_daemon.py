@@ -13,13 +13,12 @@ import pytest
 
 from tests.daemons import daemon, socket_path, wait_for_status
 from tests.disks import DiskFactory
+from tests.hosts import ACCEL
 from tests.leftovers import GONE_WITHIN_S, Trace, left_behind, look
 from tests.records import wait_for_event
 from tests.running import Guestlaunch, Result
 
 pytestmark = pytest.mark.usefixtures("without_firmware")
-
-TCG = ("--accel", "tcg")
 
 
 def wait_for_phase(guestlaunch: Guestlaunch, *, ready: bool) -> None:
@@ -32,12 +31,12 @@ def test_several_launches_at_once(guestlaunch: Guestlaunch, disk_image: DiskFact
     """Commands and plain programs use the daemon, at the same time, each launch with its own settings."""
     disk = disk_image()
     script = ("--ro", "-a", disk, "run", ":", "debug", "sh", "uname -m")
-    exports = guestlaunch.exports(*TCG)
+    exports = guestlaunch.exports(*ACCEL)
     results: list[Result] = []
     with daemon(guestlaunch) as process:
         assert socket_path(guestlaunch).stat().st_mode & 0o777 == 0o660
         runs = (
-            lambda: guestlaunch("guestfish", *TCG, "--fw-cfg-dma", "off", "--", *script),
+            lambda: guestlaunch("guestfish", *ACCEL, "--fw-cfg-dma", "off", "--", *script),
             lambda: guestlaunch.run("guestfish", *script, environ=exports),
         )
         threads = [threading.Thread(target=lambda run=run: results.append(run())) for run in runs]
@@ -64,7 +63,7 @@ def test_stop_ends_what_was_launched(
     """SIGTERM ends the guests, in mid-launch and in mid-workload, removes the socket and leaves nothing; status 0."""
     before = look(session_dir)
     with daemon(guestlaunch) as process:
-        command = ("guestfish", *TCG, "--", "--ro", "-a", disk_image(), "run", ":", "sleep", "600")
+        command = ("guestfish", *ACCEL, "--", "--ro", "-a", disk_image(), "run", ":", "sleep", "600")
         tool = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", *command)
         wait_for_phase(guestlaunch, ready=ready)
         process.send_signal(signal.SIGTERM)
@@ -77,7 +76,7 @@ def test_killed_daemon_leaves_nothing(guestlaunch: Guestlaunch, disk_image: Disk
     """SIGKILL of the daemon: its guests and its socket are gone within ten seconds, and the next daemon starts."""
     before = look(session_dir)
     with daemon(guestlaunch) as process:
-        command = ("guestfish", *TCG, "--", "--ro", "-a", disk_image(), "run", ":", "sleep", "600")
+        command = ("guestfish", *ACCEL, "--", "--ro", "-a", disk_image(), "run", ":", "sleep", "600")
         tool = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", *command)
         wait_for_phase(guestlaunch, ready=True)
         process.kill()
@@ -106,7 +105,7 @@ def test_killed_client_ends_its_launch(
     """SIGKILL of a command and its tool, in mid-launch and in mid-workload: their guest ends, the daemon goes on."""
     with daemon(guestlaunch) as process:
         before = settled(session_dir)
-        command = ("guestfish", *TCG, "--", "--ro", "-a", disk_image(), "run", ":", "sleep", "600")
+        command = ("guestfish", *ACCEL, "--", "--ro", "-a", disk_image(), "run", ":", "sleep", "600")
         tool = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", *command)
         wait_for_phase(guestlaunch, ready=ready)
         os.killpg(tool.pid, signal.SIGKILL)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.records.record import to_event
@@ -25,9 +24,12 @@ from orchestrator.telemetry.http import serve
 from orchestrator.telemetry.metrics import LaunchMetrics
 from orchestrator.telemetry.textfile import exposition
 from tests.dashboards import FOLDER, LOKI, PROMETHEUS, load, queries
+from tests.hosts import program
 from tests.provisioned import provisioned
 from tests.simulated_launches import mixture
 from tests.unit.kernel.test_series import record
+
+yaml = pytest.importorskip("yaml")
 
 TOP = Path(__file__).resolve().parents[2]
 NAMES = re.compile(r"\bguestlaunch_\w+")
@@ -41,10 +43,7 @@ VARIABLES = {
 @pytest.fixture(scope="session")
 def promtool() -> str:
     """Prometheus' checker of metrics and rules."""
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.skip("promtool is not installed (Debian package prometheus)")
-    return found
+    return program("promtool")
 
 
 def run(*args: str, cwd: Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -151,9 +150,7 @@ def alerts() -> list[str]:
 @contextmanager
 def prometheus(folder: Path, target: str) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
     """Run a Prometheus server that scrapes the target each second; gives a function that asks it."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("prometheus is not installed")
+    command = program("prometheus")
     job = {"job_name": "guestlaunch", "static_configs": [{"targets": [target]}]}
     config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [job], "rule_files": [str(FOLDER / "alerts.yaml")]}
     (folder / "prometheus.yml").write_text(json.dumps(config))
@@ -161,7 +158,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Callable[[str], list[dict[
         address = f"127.0.0.1:{free.getsockname()[1]}"
     options = ("--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address={address}")
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen([program, *options], cwd=folder, stdout=log, stderr=log)
+        server = subprocess.Popen([command, *options], cwd=folder, stdout=log, stderr=log)
 
     def ask(expression: str) -> list[dict[str, Any]]:
         query = urllib.parse.urlencode({"query": expression})

@@ -21,10 +21,10 @@ from orchestrator.hypervisor import accel, kvm_proof
 from orchestrator.hypervisor.emulator import host_arch
 from orchestrator.hypervisor.kvm_probe import ProbeResult
 from tests.disks import DiskFactory
+from tests.hosts import ACCEL
 from tests.running import Guestlaunch
 
 RUN = ("run", ":", "list-filesystems")
-TCG = ("--accel", "tcg")
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_missing_file_of_the_appliance(
     """Each missing file is named."""
     folder = damaged()
     (folder / name).unlink()
-    result = guestlaunch("guestfish", *TCG, "--appliance", folder, "--", "--ro", "-a", disk_image(), *RUN)
+    result = guestlaunch("guestfish", *ACCEL, "--appliance", folder, "--", "--ro", "-a", disk_image(), *RUN)
     assert f"{name} missing" in result.error_line
     assert str(folder) in result.error_line
 
@@ -108,16 +108,17 @@ def test_kernel_of_the_other_arch(
     """An x86 kernel in an aarch64 appliance is refused by name, before anything starts."""
     folder = damaged(own=True)
     shutil.copy(appliance["x86_64"] / "kernel", folder / "kernel")
-    result = guestlaunch("guestfish", *TCG, "--appliance", folder, "--", "--ro", "-a", disk_image(), *RUN)
+    result = guestlaunch("guestfish", *ACCEL, "--appliance", folder, "--", "--ro", "-a", disk_image(), *RUN)
     assert "x86_64" in result.error_line
     assert "aarch64" in result.error_line
 
 
+@pytest.mark.needs("qemu-system-x86_64")
 def test_aarch64_appliance_with_an_x86_profile(
     guestlaunch: Guestlaunch, appliance: dict[str, Path], disk_image: DiskFactory
 ) -> None:
     """The other way round, too."""
-    options = (*TCG, "--profile", "x86_64-seabios", "--appliance", appliance["aarch64"])
+    options = ("--accel", "tcg", "--profile", "x86_64-seabios", "--appliance", appliance["aarch64"])
     result = guestlaunch("guestfish", *options, "--", "--ro", "-a", disk_image(), *RUN)
     assert "it is for aarch64" in result.error_line
 
@@ -129,7 +130,7 @@ def test_truncated_initrd(
     """An empty or cut-off initrd is noticed without hashing anything large."""
     folder = damaged()
     os.truncate(folder / "initrd", size)
-    result = guestlaunch("guestfish", *TCG, "--appliance", folder, "--", "--ro", "-a", disk_image(), *RUN)
+    result = guestlaunch("guestfish", *ACCEL, "--appliance", folder, "--", "--ro", "-a", disk_image(), *RUN)
     assert str(folder / "initrd") in result.error_line
 
 
@@ -141,7 +142,7 @@ def test_changed_file_of_the_same_size(
     with (folder / "initrd").open("r+b") as file:
         file.seek(1_000_000)
         file.write(b"changed")
-    result = guestlaunch("guestfish", *TCG, "--appliance", folder, "--", "--ro", "-a", disk_image(), *RUN)
+    result = guestlaunch("guestfish", *ACCEL, "--appliance", folder, "--", "--ro", "-a", disk_image(), *RUN)
     assert str(folder / "initrd") in result.error_line
 
 
@@ -153,14 +154,14 @@ def test_appliance_of_another_libguestfs(
     manifest = json.loads((folder / "manifest.json").read_text())
     host, manifest["libguestfs"] = manifest["libguestfs"], "1.99.7"
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    result = guestlaunch("guestfish", *TCG, "--appliance", folder, "--", "--ro", "-a", disk_image(), *RUN)
+    result = guestlaunch("guestfish", *ACCEL, "--appliance", folder, "--", "--ro", "-a", disk_image(), *RUN)
     for part in ("1.99.7", host, "appliance build"):
         assert part in result.error_line
 
 
 def test_missing_disk(guestlaunch: Guestlaunch, tmp_path: Path) -> None:
     """A disk that is not there is named."""
-    result = guestlaunch("guestfish", *TCG, "--", "--ro", "-a", tmp_path / "no-such-disk.img", *RUN)
+    result = guestlaunch("guestfish", *ACCEL, "--", "--ro", "-a", tmp_path / "no-such-disk.img", *RUN)
     assert "no-such-disk.img" in result.error_line
 
 
@@ -171,7 +172,7 @@ def test_no_firmware_descriptor(guestlaunch: Guestlaunch, disk_image: DiskFactor
     try:
         for descriptor in Path("/usr/share/qemu/firmware").glob("*aarch64*.json"):
             (masks / descriptor.name).touch()
-        result = guestlaunch("guestfish", *TCG, "--", "--ro", "-a", disk_image(), *RUN)
+        result = guestlaunch("guestfish", *ACCEL, "--", "--ro", "-a", disk_image(), *RUN)
     finally:
         shutil.rmtree(masks.parent)
     assert "no firmware descriptor for aarch64" in result.error_line
@@ -181,7 +182,7 @@ def test_no_firmware_descriptor(guestlaunch: Guestlaunch, disk_image: DiskFactor
 def test_qemu_not_installed(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
     """Without QEMU for the arch (hidden in a mount namespace of the test's own), the line names the package."""
     script = 'for q in $(command -v qemu-system-aarch64); do mount --bind /dev/null "$q"; done; exec "$@"'
-    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, "--", "--ro", "-a", disk_image(), *RUN)
+    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *ACCEL, "--", "--ro", "-a", disk_image(), *RUN)
     result = guestlaunch.run("unshare", "--mount", "sh", "-c", script, "sh", *command)
     assert "install qemu-system-arm" in result.error_line
 
@@ -214,7 +215,7 @@ def test_disk_open_for_writing_elsewhere(guestlaunch: Guestlaunch, disk_image: D
     disk = disk_image()
     holder = subprocess.Popen(
         [
-            *("qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio"),
+            *("qemu-system-aarch64", "-machine", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio"),
             *("-blockdev", f"driver=raw,node-name=d,file.driver=file,file.filename={disk}"),
         ],
         stdin=subprocess.PIPE,
@@ -233,7 +234,7 @@ def test_disk_open_for_writing_elsewhere(guestlaunch: Guestlaunch, disk_image: D
             holder.stdin.write(json.dumps({"execute": execute, "arguments": arguments}).encode() + b"\n")
             holder.stdin.flush()
             assert b"return" in holder.stdout.readline()
-        result = guestlaunch("guestfish", *TCG, "--", "-a", disk, *RUN)
+        result = guestlaunch("guestfish", *ACCEL, "--", "-a", disk, *RUN)
         assert "in use" in result.error_line
         assert disk.name in result.error_line
         assert holder.poll() is None
@@ -249,7 +250,7 @@ def test_no_space_in_the_state_directory(
     small = tmp_path / "small"
     small.mkdir()
     script = 'mount -t tmpfs -o size=64k none "$0" && exec "$@"'
-    options = (*TCG, "--state-dir", small, "--appliance", appliance["aarch64"])
+    options = (*ACCEL, "--state-dir", small, "--appliance", appliance["aarch64"])
     command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *options, "--", "--ro", "-a", disk_image(), *RUN)
     result = guestlaunch.run("unshare", "--mount", "sh", "-c", script, small, *command)
     assert "No space left on device" in result.error_line
@@ -262,7 +263,7 @@ def test_kernel_panic(
     """A guest that panics fails at once, with the kernel's own words, not at a deadline."""
     folder = damaged(own=True)
     initrd_with_init(folder, "#!/bin/busybox sh\nexit 3\n")
-    result = guestlaunch("guestfish", *TCG, "--appliance", folder, "--", "--ro", "-a", disk_image(), *RUN)
+    result = guestlaunch("guestfish", *ACCEL, "--appliance", folder, "--", "--ro", "-a", disk_image(), *RUN)
     assert "kernel panicked" in result.error_line
     assert "Attempted to kill init" in result.error_line
     assert any("Attempted to kill init" in line for line in last_record(evidence)["console_tail"])  # type: ignore[attr-defined]
@@ -277,7 +278,7 @@ def test_init_that_hangs(
     phases = ("handoff", "kernel", "initrd", "silent")
     environ = {f"GUESTLAUNCH_DEADLINE_{name.upper()}": "8" for name in phases}
     disk = disk_image()
-    result = guestlaunch("guestfish", *TCG, "--appliance", folder, "--", "--ro", "-a", disk, *RUN, environ=environ)
+    result = guestlaunch("guestfish", *ACCEL, "--appliance", folder, "--", "--ro", "-a", disk, *RUN, environ=environ)
     assert "took too long: phase firmware_handoff: not over after 32.0 s" in result.error_line
     assert "I shall never finish" in result.error_line
     record = last_record(evidence)
@@ -288,7 +289,7 @@ def test_init_that_hangs(
 @contextlib.contextmanager
 def launching(guestlaunch: Guestlaunch, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """Start a guestfish session that waits for us at its prompt once it is launched."""
-    process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, *arguments)
+    process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", "guestfish", *ACCEL, *arguments)
     try:
         yield process
     finally:
@@ -333,7 +334,9 @@ def test_a_guest_that_writes_nonsense_to_its_control_port(
     lines = ("init inf inf", "guestfsd nan -1", "clock 1e400 0")
     say = "; ".join(f"echo guestlaunch-marker {line} >{port}" for line in lines)
     say += f"; head -c 1000000 /dev/urandom >{port}"
-    result = guestlaunch("guestfish", *TCG, "--", "--ro", "-a", disk_image(), "run", ":", "debug", "sh", say, *RUN[1:])
+    result = guestlaunch(
+        "guestfish", *ACCEL, "--", "--ro", "-a", disk_image(), "run", ":", "debug", "sh", say, *RUN[1:]
+    )
     assert "/dev/sda" in result.ok().stdout
     assert last_record(evidence)["outcome"] == "success"
 
@@ -343,7 +346,7 @@ def test_socket_path_too_long(guestlaunch: Guestlaunch, disk_image: DiskFactory,
     deep = tmp_path / ("d" * 90) / "run"
     disk = disk_image()
     result = guestlaunch(
-        "guestfish", *TCG, "--", "--ro", "-a", disk, *RUN, environ={"GUESTLAUNCH_RUNTIME_DIR": str(deep)}
+        "guestfish", *ACCEL, "--", "--ro", "-a", disk, *RUN, environ={"GUESTLAUNCH_RUNTIME_DIR": str(deep)}
     )
     assert "socket path too long" in result.error_line
     assert "GUESTLAUNCH_RUNTIME_DIR" in result.error_line
@@ -360,7 +363,7 @@ def test_paths_with_every_awkward_character(guestlaunch: Guestlaunch, disk_image
         arguments += ["-a", disk]
     result = guestlaunch(
         "guestfish",
-        *TCG,
+        *ACCEL,
         "--",
         "--ro",
         "--format=raw",
@@ -382,7 +385,7 @@ def test_environment_that_sets_libguestfs_already(
         "LIBGUESTFS_PATH": str(appliance["aarch64"]),
         "LIBGUESTFS_MEMSIZE": "640",
     }
-    command = ("guestfish", *TCG, "--", "--ro", "-a", disk_image(), "run", ":", "debug", "sh", "uname -m")
+    command = ("guestfish", *ACCEL, "--", "--ro", "-a", disk_image(), "run", ":", "debug", "sh", "uname -m")
     result = guestlaunch(*command, environ=environ).ok()
     assert result.stdout.strip() == "aarch64"
     for name in ("LIBGUESTFS_BACKEND", "LIBGUESTFS_HV"):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hosts import ACCEL
 from tests.records import events, records
 from tests.running import Guestlaunch, Result
 
@@ -38,7 +39,7 @@ def test_below_the_users_disk(guestlaunch: Guestlaunch, tmp_path: Path, evidence
         qemu-img check -q d.qcow2 || exit 98
         exit $status
     """
-    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", "--accel", "tcg", "--", "--format=qcow2")
+    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *ACCEL, "--", "--format=qcow2")
     disk = tmp_path / "small" / "d.qcow2"
     result = on_small_file_system(
         guestlaunch, disk.parent, "12m", script, *command, "-a", disk, *WRITE, ":", "echo", "written", ":", *FILL
@@ -70,13 +71,13 @@ LEFT = r"""
 @pytest.mark.parametrize("size", ["4k", "16k", "64k", "256k", "512k"])
 def test_below_our_own_files(guestlaunch: Guestlaunch, appliance: dict[str, Path], tmp_path: Path, size: str) -> None:
     """Whatever was to be written (a claim, a variable store, an overlay, the guest's own blocks), the line says so."""
-    words = ("guestfish", "--accel", "tcg", "--appliance", appliance["aarch64"], "--", "-a", os.devnull, "run")
+    words = ("guestfish", *ACCEL, "--appliance", appliance["aarch64"], "--", "-a", os.devnull, "run")
     told(guestlaunch, tmp_path / "state", size, *words)
 
 
 def test_below_a_template(guestlaunch: Guestlaunch, appliance: dict[str, Path], tmp_path: Path) -> None:
     """The file of its memory finds no room: QEMU is killed for it, and the line says why."""
-    words = ("template", "build", "--accel", "tcg", "--appliance", appliance["aarch64"])
+    words = ("template", "build", *ACCEL, "--appliance", appliance["aarch64"])
     told(guestlaunch, tmp_path / "state", "8m", *words)
 
 

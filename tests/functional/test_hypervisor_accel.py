@@ -20,6 +20,7 @@ def test_probe_guest_boots_an_appliances_kernel(appliance: dict[str, Path], arch
     assert result.booted, result.reason
 
 
+@pytest.mark.needs("qemu-system-x86_64")
 def test_kernel_of_another_arch_does_not_boot(appliance: dict[str, Path]) -> None:
     """A probe with the wrong kernel fails within its deadline."""
     kernel = appliance[Arch.AARCH64] / "kernel"

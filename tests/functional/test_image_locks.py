@@ -19,10 +19,10 @@ import pytest
 from orchestrator.bench.daemons import all_ready
 from tests.daemons import daemon, wait_for_status
 from tests.disks import host
+from tests.hosts import ACCEL
 from tests.records import records
 from tests.running import Guestlaunch
 
-TCG = ("--accel", "tcg")
 HELD_S = 30.0
 SHARES_NOTHING, SHARES_WRITING = "virtio-blk-pci,drive=d", "virtio-blk-pci,drive=d,share-rw=on"
 # Who may have the image: a command, or the device of a virtual machine.
@@ -83,7 +83,7 @@ def held(command: tuple[str, ...], image: Path, image_format: str) -> Iterator[N
     path = image.with_suffix(".sock")
     if len(command) == 1:
         command = (
-            *("qemu-system-x86_64", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio"),
+            *("qemu-system-aarch64", "-machine", "virt", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio"),
             *("-drive", "id=d,if=none,file={image},format={format}", "-device", command[0]),
         )
     words = [word.format(format=image_format, socket=path, image=image) for word in command]
@@ -121,7 +121,7 @@ def launch(guestlaunch: Guestlaunch, evidence: Path, images: dict[str, Path]) ->
         if start == "standby":
             wait_for_status(guestlaunch, all_ready)
         script = "\n".join([*lines, "run", "list-devices"]) + "\n"
-        command = ("guestfish", *TCG, "--start", "auto" if start == "standby" else start)
+        command = ("guestfish", *ACCEL, "--start", "auto" if start == "standby" else start)
         result = guestlaunch(*command, stdin=script)
         record = records(evidence)[-1]
         assert record["start"] == start
@@ -170,7 +170,7 @@ def test_read_only_drives_are_let_in(launch: Launch, images: dict[str, Path], te
 @contextlib.contextmanager
 def launched(guestlaunch: Guestlaunch, start: str, image: Path) -> Iterator[None]:
     """Have a launch of ours hold an image for the length of the context."""
-    process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, "--start", start)
+    process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", "guestfish", *ACCEL, "--start", start)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"add-drive {image} format:raw\nrun\necho running\n")

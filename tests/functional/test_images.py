@@ -10,12 +10,12 @@ import pytest
 
 from tests.daemons import daemon
 from tests.disks import MIB, naming_relatively
+from tests.hosts import ACCEL
 from tests.images import qcow2
 from tests.running import Guestlaunch
 
 pytestmark = pytest.mark.usefixtures("without_firmware")
 
-TCG = ("--accel", "tcg")
 
 # Run COMMAND where A is B: by a bind mount, and in a chroot that is a copy of the host but for that.
 ELSEWHERE = {
@@ -36,11 +36,11 @@ def test_the_tools_own_files(guestlaunch: Guestlaunch, tmp_path: Path, kind: str
     tool = ("guestfish", "--format=raw", "-a", tmp_path / "a/d.img", "run", ":", "pwrite-device", "/dev/sda", "x", "0")
     command = ("unshare", "--mount", "sh", "-c", ELSEWHERE[kind], "sh", *tool)
     if server == "daemon":
-        environ = guestlaunch.exports(*TCG) | places
+        environ = guestlaunch.exports(*ACCEL) | places
         with daemon(guestlaunch):
             guestlaunch.run(*command, environ=environ).ok()
     else:
-        guestlaunch("exec", *TCG, "--", *command, environ=places).ok()
+        guestlaunch("exec", *ACCEL, "--", *command, environ=places).ok()
     assert (tmp_path / "a/d.img").read_bytes() == b"A" * MIB
     assert (tmp_path / "b/d.img").read_bytes() == b"x" + b"B" * (MIB - 1)
 
@@ -51,7 +51,7 @@ def test_names_relative_to_the_tool(guestlaunch: Guestlaunch, tmp_path: Path) ->
     lines = [f"add {path} readonly:{str(i == 0).lower()} format:qcow2" for i, (_, path) in enumerate(images)]
     reads = [f"pread-device /dev/sd{letter} 8 0" for letter in "abcd"]
     script = "\n".join([*lines, "run", *(f"{read}\necho ''" for read in reads)])
-    printed = guestlaunch("guestfish", *TCG, stdin=script, cwd=cwd).ok().stdout
+    printed = guestlaunch("guestfish", *ACCEL, stdin=script, cwd=cwd).ok().stdout
     assert printed.split("\n")[:4] == [text for text, _ in images]
 
 
@@ -64,7 +64,7 @@ def test_a_jobs_images_are_not_trusted(guestlaunch: Guestlaunch, tmp_path: Path)
     )
     for folder, text in (("images", b"the base"), (".", b"a secret")):
         (tmp_path / folder / "base").write_bytes(text.ljust(MIB))
-    command = ("run", *TCG, job, "--json")
+    command = ("run", *ACCEL, job, "--json")
     for backing, options, expected in (
         ("base", (), "the base"),
         ("../base", (), ""),
@@ -85,8 +85,8 @@ def test_a_tools_images_are_trusted(guestlaunch: Guestlaunch, tmp_path: Path) ->
     top = tmp_path / "images/top"
     top.write_bytes(qcow2("../base", backing_format="raw"))
     script = ("-a", top, "run", ":", "pread-device", "/dev/sda", "8", "0")
-    assert guestlaunch("guestfish", *TCG, "--", *script).ok().stdout == "a secret"
-    refused = guestlaunch("guestfish", *TCG, "--image-policy", "untrusted", "--", *script)
+    assert guestlaunch("guestfish", *ACCEL, "--", *script).ok().stdout == "a secret"
+    refused = guestlaunch("guestfish", *ACCEL, "--image-policy", "untrusted", "--", *script)
     assert "no format is given for it, and the header says qcow2" in refused.error_line
 
 
@@ -96,7 +96,7 @@ def test_what_an_untrusted_image_names_is_not_followed_before_the_launch(
     """For a read-only drive libguestfs has qemu-img make an overlay first: nobody is called, and the reason is told."""
     image = tmp_path / "evil.qcow2"
     image.write_bytes(qcow2(f"nbd+unix:///x?socket={tmp_path}/nbd", backing_format="raw"))
-    command = ("guestfish", *TCG, "--image-policy", "untrusted", "--", "--format=qcow2", "--ro", "-a", image, "run")
+    command = ("guestfish", *ACCEL, "--image-policy", "untrusted", "--", "--format=qcow2", "--ro", "-a", image, "run")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"{tmp_path}/nbd")
         server.listen()

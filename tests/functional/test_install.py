@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.model import Arch
+from tests.hosts import ACCEL
 from tests.install_tree import make_tree
 from tests.processes import qemus
 from tests.records import seen
@@ -51,7 +52,7 @@ class Bench:
             more = (*more, "--inject", os.fspath(file))
         return [
             "install", "--location", os.fspath(location), "--disk", os.fspath(self.disk), "--size", "100M",
-            "--accel", "tcg", "--memory-mib", "512", "--no-network", *more,
+            *ACCEL, "--memory-mib", "512", "--no-network", *more,
         ]  # fmt: skip
 
     def __call__(self, location: str | Path, *more: str, answers: str = "") -> Result:

@@ -19,18 +19,19 @@ import pytest
 
 from orchestrator.domain.model import Arch
 from tests.disks import DiskFactory
+from tests.hosts import accel
 from tests.processes import qemus
 from tests.records import records, seen
 from tests.running import Guestlaunch, Result
 from tests.unified import stub_of, unify
 
-# The quickest way to a user space.
-QUICK = "x86_64-bare"
+# The quickest way to a user space, and another one of that arch.
+QUICK, OTHER = ("aarch64-bare", "aarch64-uefi") if accel() == "kvm" else ("x86_64-bare", "x86_64-seabios")
 # What is given, and what of it is started.
 FORMS = {
     "aarch64-uefi": ("Image", "itself"),
     "aarch64-bare": ("Image packed by gzip", "Image"),
-    QUICK: ("bzImage", "vmlinux"),
+    "x86_64-bare": ("bzImage", "vmlinux"),
 }
 
 
@@ -41,8 +42,9 @@ def packed(kernel: Path, into: Path) -> Path:
 
 
 def tried(guestlaunch: Guestlaunch, *arguments: str | Path, **options: Any) -> Result:  # noqa: ANN401 - those of run()
-    """Run a kernel by TCG, which every host of a test has."""
-    return guestlaunch("kernel", "run", "--accel", "tcg", *arguments, **options)
+    """Run a kernel, by default one of aarch64."""
+    profile = arguments[1] if arguments[0] == "--profile" else "aarch64-uefi"
+    return guestlaunch("kernel", "run", "--accel", accel(str(profile)), *arguments, **options)
 
 
 def phases_of(profile: str) -> set[str]:
@@ -67,7 +69,7 @@ def kernel_of(appliance: dict[str, Path], profile: str) -> Path:
 
 @pytest.mark.parametrize(
     ("profile", "end", "status"),
-    [("aarch64-uefi", "exit 7", 7), ("aarch64-bare", "exec nosuchprogram", 127), (QUICK, "kill -9 $$", 137)],
+    [("aarch64-uefi", "exit 7", 7), ("aarch64-bare", "exec nosuchprogram", 127), ("x86_64-bare", "kill -9 $$", 137)],
 )
 def test_a_command_under_each_profile(
     guestlaunch: Guestlaunch,
@@ -96,6 +98,7 @@ def test_a_command_under_each_profile(
     assert phases_of(profile) <= seen(record)
 
 
+@pytest.mark.needs("qemu-system-x86_64")
 def test_what_a_guest_is_told(
     guestlaunch: Guestlaunch, appliance: dict[str, Path], disk_image: DiskFactory, evidence: Path, tmp_path: Path
 ) -> None:
@@ -168,6 +171,7 @@ def test_a_user_space_that_never_comes(guestlaunch: Guestlaunch, appliance: dict
     assert records(evidence)[0]["ready"] is False
 
 
+@pytest.mark.needs("git")
 def test_git_finds_the_first_bad_kernel(
     guestlaunch: Guestlaunch, appliance: dict[str, Path], tmp_path: Path, evidence: Path
 ) -> None:
@@ -189,7 +193,7 @@ def test_git_finds_the_first_bad_kernel(
         git("add", ".").ok()
         git("commit", "-q", "-m", f"number {number}").ok()
     git("bisect", "start", "HEAD", "HEAD~5").ok()
-    run = f'guestlaunch kernel run --accel tcg --profile {QUICK} "$(cat image)" -- sh -c "$(cat script)"'
+    run = f'guestlaunch kernel run --accel {accel(QUICK)} --profile {QUICK} "$(cat image)" -- sh -c "$(cat script)"'
     said = git("bisect", "run", "sh", "-c", run).ok()
     assert "is the first bad commit" in said.stdout
     assert "# skip" in git("bisect", "log").ok().stdout
@@ -204,7 +208,9 @@ def test_what_is_ended_from_outside(
     """QEMU's death is QEMU's failure, a signal to us an interruption; nothing stays either way."""
     kernel, out = kernel_of(appliance, QUICK), tmp_path / "out"
     script = "echo here; exec sleep 1000"
-    command = f'exec guestlaunch kernel run --accel tcg --profile {QUICK} {kernel} -- sh -c "{script}" >{out}'
+    command = (
+        f'exec guestlaunch kernel run --accel {accel(QUICK)} --profile {QUICK} {kernel} -- sh -c "{script}" >{out}'
+    )
     process = guestlaunch.start("sh", "-c", command)
     wait_for(lambda: out.exists() and out.read_text() == "here\n", process)
     os.kill(qemus(session_dir)[0], signal.SIGKILL)
@@ -225,29 +231,29 @@ def test_tests_numbers_and_several_runs(
     junit = tmp_path / "junit.xml"
     script = "echo 1..2; echo ok 1 a; echo not ok 2 b; echo metric answer 42"
     said = guestlaunch(
-        "kernel", "matrix", "--accel", "tcg", "--axis", f"profile={QUICK},x86_64-seabios", "--tap",
+        "kernel", "matrix", "--accel", accel(QUICK), "--axis", f"profile={QUICK},{OTHER}", "--tap",
         "--junit", junit, kernel_of(appliance, QUICK), "--", "sh", "-c", script,
     )  # fmt: skip
     assert said.status == 1, str(said)
-    cells = [f"profile={profile}" for profile in (QUICK, "x86_64-seabios")]
+    cells = [f"profile={profile}" for profile in (QUICK, OTHER)]
     assert [line.partition("  ")[0] for line in said.stdout.splitlines()[1:]] == cells
     assert said.stderr.count("tests: 1 passed, 1 failed: b") == 2
     runs = {record["profile"]: record for record in records(evidence)}
-    assert runs.keys() == {QUICK, "x86_64-seabios"}
+    assert runs.keys() == {QUICK, OTHER}
     assert all(record["kernel_run"]["metrics"] == {"answer": 42} for record in runs.values())
     assert all(phases_of(profile) <= seen(record) for profile, record in runs.items())
     suites = ET.fromstring(junit.read_bytes())
     assert [suite.get("failures") for suite in suites] == ["2", "2"]
 
 
-def own_user_space(appliance: dict[str, Path]) -> bytes:
-    """Return an initrd for x86_64 whose own init writes the record, and restarts."""
+def own_user_space(appliance: dict[str, Path], arch: Arch) -> bytes:
+    """Return an initrd whose own init writes the record, and restarts."""
     from orchestrator.appliance.initrd import CpioEntry, write_cpio
     from orchestrator.appliance.store import resolve
     from orchestrator.kernel.builtin import busybox
     from orchestrator.kernel.modules import module_entries, wanted
 
-    made = resolve(appliance["x86_64"].parent.parent, Arch.X86_64)
+    made = resolve(appliance[arch].parent.parent, arch)
     assert made.manifest is not None
     modules = module_entries(None, made.kernel, made.manifest.kernel, made, wanted())
     init = (
@@ -260,7 +266,7 @@ def own_user_space(appliance: dict[str, Path]) -> bytes:
     entries = [
         *(CpioEntry(name=name, mode=0o40755) for name in ("bin", "dev", "sys", "guestlaunch")),
         CpioEntry(name="dev/console", mode=0o20600, device=(5, 1)),
-        CpioEntry(name="bin/busybox", mode=0o100755, data=busybox(Arch.X86_64, made)),
+        CpioEntry(name="bin/busybox", mode=0o100755, data=busybox(arch, made)),
         CpioEntry(name="init", mode=0o100755, data=init.encode()),
         *modules,
     ]
@@ -274,7 +280,7 @@ def test_a_user_space_of_the_users_own(
 ) -> None:
     """Its own init writes the record, and reboots, which is an end; the console is ours to read, and is kept."""
     kernel, initrd = kernel_of(appliance, QUICK), tmp_path / "initrd"
-    initrd.write_bytes(own_user_space(appliance))
+    initrd.write_bytes(own_user_space(appliance, Arch(QUICK.partition("-")[0])))
     kept = tmp_path / "console"
     said = tried(guestlaunch, "--profile", QUICK, "--initrd", initrd, "--console", kept, kernel)
     assert said.status == 5, str(said)
@@ -285,6 +291,7 @@ def test_a_user_space_of_the_users_own(
     assert record["kernel_run"]["console_bytes"] == kept.stat().st_size
 
 
+@pytest.mark.needs("qemu-system-x86_64")
 def test_a_unified_image(guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path, tmp_path: Path) -> None:
     """Systemd's stub is what the firmware starts: the initrd and the command line in it are those that count."""
     stub = stub_of(Arch.X86_64)
@@ -292,7 +299,10 @@ def test_a_unified_image(guestlaunch: Guestlaunch, appliance: dict[str, Path], e
         pytest.skip("systemd-boot-efi is not installed")
     made = tmp_path / "kernel.efi"
     parts = {".osrel": b"ID=test\n", ".cmdline": b"console=ttyS0 panic=-1 no_timer_check hello=there"}
-    kernel = {".linux": kernel_of(appliance, "x86_64-ovmf").read_bytes(), ".initrd": own_user_space(appliance)}
+    kernel = {
+        ".linux": kernel_of(appliance, "x86_64-ovmf").read_bytes(),
+        ".initrd": own_user_space(appliance, Arch.X86_64),
+    }
     made.write_bytes(unify(stub.read_bytes(), parts | kernel))
     said = tried(guestlaunch, "--profile", "x86_64-ovmf", made)
     assert said.status == 5, str(said)
@@ -305,7 +315,7 @@ def test_a_shell_on_the_console(guestlaunch: Guestlaunch, appliance: dict[str, P
     """On a terminal each key is the guest's, and the shell's end is the run's; Ctrl-] ends it from outside."""
     for typed, status in ((b"exit 4\r", 4), (b"\x1d", 130)):
         ours, theirs = os.openpty()
-        command = (guestlaunch.bin_dir / "guestlaunch", "kernel", "run", "--accel", "tcg", "--profile", QUICK)
+        command = (guestlaunch.bin_dir / "guestlaunch", "kernel", "run", "--accel", accel(QUICK), "--profile", QUICK)
         process = subprocess.Popen(
             [*command, "--initrd", "builtin", "--cmdline", "quiet", kernel_of(appliance, QUICK)],
             stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=guestlaunch.environ, start_new_session=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.disks import MIB, DiskFactory
+from tests.hosts import ACCEL, accel
 from tests.records import records, seen
 from tests.running import Guestlaunch
 
@@ -40,12 +41,12 @@ def test_profile(
 ) -> None:
     """Each profile boots its arch and firmware; its line is valid, tiles, and proves the fw_cfg path."""
     script = "uname -m; test -d /sys/firmware/efi && echo efi || echo none"
-    command = ("guestfish", "--accel", "tcg", "--profile", profile, "--fw-cfg-dma", dma)
+    command = ("guestfish", "--accel", accel(profile), "--profile", profile, "--fw-cfg-dma", dma)
     result = guestlaunch(*command, "--", "--ro", "-a", disk_image(), "run", ":", "debug", "sh", script).ok()
     assert result.stdout.split() == [arch, "efi" if uefi else "none"]
     (record,) = records(evidence)
     assert (record["outcome"], record["exit_status"], record["ready"]) == ("success", 0, True)
-    assert (record["profile"], record["arch"], record["accel"]) == (profile, arch, "tcg")
+    assert (record["profile"], record["arch"], record["accel"]) == (profile, arch, accel(profile))
     assert record["fw_cfg_dma"] is (dma == "on")
     assert record["fw_cfg"]["register_answers"] is (dma == "on")
     assert record["fw_cfg"]["window_has_dma"] is (True if arch == "aarch64" else None)
@@ -63,7 +64,7 @@ def test_profile(
 
 def test_measuring_can_be_off(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path) -> None:
     """Without measuring the launch works all the same; what was not seen is null and says why."""
-    command = ("guestfish", "--accel", "tcg", "--", "--ro", "-a", disk_image(), "run", ":", "list-filesystems")
+    command = ("guestfish", *ACCEL, "--", "--ro", "-a", disk_image(), "run", ":", "list-filesystems")
     assert guestlaunch(*command, environ={"GUESTLAUNCH_MEASURE": "off"}).ok().stdout == "/dev/sda: ext4\n"
     (record,) = records(evidence)
     unseen = {phase["name"]: phase["reason"] for phase in record["phases"] if phase["start_ns"] is None}
@@ -88,7 +89,7 @@ def test_many_launches_two_at_a_time(
 
     def one(number: int) -> str:
         # Every other launch comes to that without firmware, which costs a third.
-        command = ("guestfish", "--accel", "tcg", "--profile", ("aarch64-uefi", "aarch64-bare")[number % 2])
+        command = ("guestfish", *ACCEL, "--profile", ("aarch64-uefi", "aarch64-bare")[number % 2])
         disks = ("--format=raw", "-a", first, *(word for _ in range(TWINS) for word in ("-a", twin)))
         return guestlaunch(*command, "--", "--ro", *disks, *script, timeout_s=600).ok().stdout
 
@@ -104,7 +105,7 @@ def test_more_than_26_disks_in_order(guestlaunch: Guestlaunch, disk_image: DiskF
     """Thirty disks arrive in the order in which they were added, whatever the kernel called them."""
     disks = [disk_image(f"d{index}.img", size_mib=1 + index, filesystem=False) for index in range(30)]
     names = [f"/dev/sd{chr(97 + i)}" if i < 26 else f"/dev/sda{chr(71 + i)}" for i in range(30)]
-    command = ["guestfish", "--accel", "tcg", "--", "--ro", "--format=raw"]
+    command = ["guestfish", *ACCEL, "--", "--ro", "--format=raw"]
     for disk in disks:
         command += ["-a", str(disk)]
     command.append("run")
@@ -128,7 +129,7 @@ def test_serials_readonly_and_block_sizes_reach_the_guest(guestlaunch: Guestlaun
         "g.zero('/dev/sda')\n"
         "g.shutdown()\n"
     )
-    result = guestlaunch("exec", "--accel", "tcg", "--", "/usr/bin/python3", "-c", code, disk).ok()
+    result = guestlaunch("exec", *ACCEL, "--", "/usr/bin/python3", "-c", code, disk).ok()
     assert result.stdout.startswith("{'mydisk': '/dev/sda'} 4096")
     assert disk.read_bytes() == before
 
@@ -137,7 +138,7 @@ def test_serials_readonly_and_block_sizes_reach_the_guest(guestlaunch: Guestlaun
 def test_written_data_is_on_disk_when_the_tool_has_ended(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
     """What was written is in the image as soon as the tool is gone."""
     disk = disk_image("written.img", filesystem=False)
-    command = ("guestfish", "--accel", "tcg", "--", "--format=raw", "-a", disk)
+    command = ("guestfish", *ACCEL, "--", "--format=raw", "-a", disk)
     guestlaunch(*command, stdin="run\npwrite-device /dev/sda guestlaunch 1048576\n").ok()
     with disk.open("rb") as file:
         file.seek(MIB)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.disks import DiskFactory
+from tests.hosts import ACCEL
 from tests.running import Guestlaunch
 
 pytestmark = pytest.mark.usefixtures("without_firmware")
@@ -27,9 +28,7 @@ def test_directories_with_every_awkward_character(
     (state / "appliances").symlink_to(state_dir / "appliances")
     disk = disk_image(f"{name}%41.img")
     environ = {key: str(folder) for key, folder in folders.items()}
-    result = guestlaunch(
-        "guestfish", "--accel", "tcg", "--", "--ro", "-a", disk, "run", ":", "list-filesystems", environ=environ
-    )
+    result = guestlaunch("guestfish", *ACCEL, "--", "--ro", "-a", disk, "run", ":", "list-filesystems", environ=environ)
     assert "/dev/sda" in result.ok().stdout
     assert set(session_dir.iterdir()) - beside == {odd}
     assert not list((odd / "%41r").glob("gl-*"))

@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import TOP
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.needs("git", "dpkg-deb")]
 
 # By hand also with the root of another release, such as tools/on makes.
 ROOT = os.environ.get("PACKAGE_TEST_ROOT", "/")
@@ -181,10 +181,9 @@ def test_what_is_in_it(deb: Path) -> None:
     assert "python3-venv" not in depends
 
 
+@pytest.mark.needs("lintian")
 def test_lintian_has_no_errors(deb: Path) -> None:
     """Debian's own checks find no error."""
-    if shutil.which("lintian") is None:
-        pytest.skip("lintian is not installed")
     done = subprocess.run(
         ["lintian", "--no-cfg", "--allow-root", "--fail-on", "error", deb],
         capture_output=True, text=True, check=False, timeout=300,
@@ -210,10 +209,9 @@ def test_commands(installed: System) -> None:
     assert installed("bash", "-c", ". /usr/share/bash-completion/completions/guestlaunch; complete -p guestlaunch")
 
 
+@pytest.mark.needs("systemd-analyze")
 def test_units(installed: System) -> None:
     """Systemd has nothing to say about the units, where their programs are."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed")
     for folder, option in (("system", "--system"), ("user", "--user")):
         unit = f"/usr/lib/systemd/{folder}/guestlaunchd.service"
         verify = f"XDG_RUNTIME_DIR=/run systemd-analyze verify --man=yes {option} --recursive-errors=no {unit}"

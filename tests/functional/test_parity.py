@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from tests.disks import MIB, DiskFactory, host
+from tests.hosts import ACCEL
 from tests.parity_scripts import FEATURES, KEPT_MIB, OWN, OWN_MIB, SHARED, settled
 from tests.running import Guestlaunch
 from tests.storage import PASSPHRASE, Storage, attached, commands, device, split
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.timeout(1500)
 OURS = ("lean", "warm")
 WAYS = ("stock", *OURS)
 AT_A_TIME = 2
-COMMAND = ("guestfish", "--accel", "tcg", "--start")
+COMMAND = ("guestfish", *ACCEL, "--start")
 SESSION_S = 600.0  # what a session may take on a busy machine
 UPLOADED = bytes(range(256)) * 8000
 HOSTS = "192.0.2.1 one.example\n192.0.2.2\ttwo.example\n"

@@ -13,11 +13,11 @@ pytest.importorskip("orchestrator.hypervisor.binding", reason="python3-libvirt i
 
 from tests.daemons import daemon
 from tests.disks import DiskFactory
+from tests.hosts import ACCEL
 from tests.running import DEADLINE_S, Guestlaunch
 
 pytestmark = pytest.mark.usefixtures("without_firmware")
 
-TCG = ("--accel", "tcg")
 HEARD_S = 20.0  # it is 4 s, and the start of the programs on a busy machine
 
 
@@ -41,7 +41,7 @@ def test_libvirtd(
 ) -> None:
     """A tool whose launch cannot come through to libvirt is told what it waits for, and by which connection."""
     uri, libvirtd = system_daemon
-    command = ("guestfish", *TCG, "--connect", uri, "--", "--ro", "-a", disk_image("d.img"))
+    command = ("guestfish", *ACCEL, "--connect", uri, "--", "--ro", "-a", disk_image("d.img"))
     libvirtd.send_signal(signal.SIGSTOP)
     tool = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", *command, "run", ":", "list-filesystems")
     line = heard_of(libvirtd, tool)
@@ -53,7 +53,7 @@ def test_libvirtd_for_longer_than_allowed(
 ) -> None:
     """A connection that does not come about in time is a failed launch, and one line."""
     uri, libvirtd = system_daemon
-    command = ("guestfish", *TCG, "--connect", uri, "--", "--ro", "-a", disk_image("d.img"), "run")
+    command = ("guestfish", *ACCEL, "--connect", uri, "--", "--ro", "-a", disk_image("d.img"), "run")
     libvirtd.send_signal(signal.SIGSTOP)
     try:
         refused = guestlaunch(*command, environ={"GUESTLAUNCH_DEADLINE_CONNECT": "1"})
@@ -64,7 +64,7 @@ def test_libvirtd_for_longer_than_allowed(
 
 def test_guestlaunchd(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
     """A tool whose launch the daemon does not even hear is told that, too."""
-    exports = guestlaunch.exports(*TCG)
+    exports = guestlaunch.exports(*ACCEL)
     command = ("guestfish", "--ro", "-a", disk_image("d.img"), "run", ":", "list-filesystems")
     with daemon(guestlaunch) as server:
         server.send_signal(signal.SIGSTOP)

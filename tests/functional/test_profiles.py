@@ -8,6 +8,7 @@ import pytest
 
 from tests.daemons import standing_by
 from tests.disks import DiskFactory
+from tests.hosts import ACCEL, accel
 from tests.records import records, seen
 from tests.running import Guestlaunch
 
@@ -20,7 +21,7 @@ def test_warm_and_standby(
     guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path, templates: Path, profile: str
 ) -> None:
     """A template is built and cloned, by the command itself and by a daemon with a clone ready: all are proven."""
-    asked = ("guestfish", "--accel", "tcg", "--profile", profile)
+    asked = ("guestfish", "--accel", accel(profile), "--profile", profile)
     disk = disk_image()
     for start in ("warm", "standby"):
         if start == "warm":
@@ -42,7 +43,7 @@ def test_an_init_that_tells_nothing(
     measure: str,
 ) -> None:  # fmt: skip
     """With its own init: firmware that opens all ports is not taken for it, whether phases are dated or not."""
-    options = ("--accel", "tcg", "--fw-cfg-dma", dma, "--appliance", stock_init_appliance)
+    options = (*ACCEL, "--fw-cfg-dma", dma, "--appliance", stock_init_appliance)
     command = ("guestfish", *options, "--", "--ro", "-a", disk_image(), *SCRIPT)
     environ = {"GUESTLAUNCH_MEASURE": measure}
     assert guestlaunch(*command, environ=environ).ok().stdout == "/dev/sda: ext4\n"

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("selenium")
+
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from tests import simulated_results
+from tests.hosts import program
 from tests.running import Guestlaunch
 from tests.simulated_launches import mixture
 
@@ -28,11 +32,9 @@ WAIT_S = 60
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[webdriver.Chrome]:
     """A headless Chromium that logs what it says and what it asks the network for."""
-    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    if missing:
-        pytest.skip(f"no {' and no '.join(missing)} on this host (tools/packages.txt)")
+    binary, server = program("chromium"), program("chromedriver")
     options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
+    options.binary_location = binary
     profile = tempfile.mkdtemp(prefix="glpage-")
     for argument in (
         "--headless=new",
@@ -43,7 +45,7 @@ def chromium() -> Iterator[webdriver.Chrome]:
     ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(shutil.which("chromedriver"))))
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(server))
     yield driver
     driver.quit()
     shutil.rmtree(profile, ignore_errors=True)

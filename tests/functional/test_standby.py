@@ -18,13 +18,14 @@ from orchestrator.bench.daemons import all_ready
 from orchestrator.wrapper import protocol
 from tests.daemons import daemon, socket_path, wait_for_status
 from tests.disks import DiskFactory, by_name, naming_relatively
+from tests.hosts import ACCEL
 from tests.identities import assert_unlike, identities
 from tests.leftovers import launches, left_behind, look
 from tests.processes import next_qemu, qemus
 from tests.records import events, records, seen, wait_for_event
 from tests.running import Guestlaunch
 
-AUTO = ("--accel", "tcg", "--start", "auto")
+AUTO = (*ACCEL, "--start", "auto")
 PHASES = ["plan", "attach", "gate", "guestfsd", "ready", "workload", "shutdown"]
 SETTLED_S = 20.0
 

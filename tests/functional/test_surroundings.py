@@ -11,11 +11,11 @@ import pytest
 
 from tests.daemons import daemon
 from tests.disks import DiskFactory
+from tests.hosts import ACCEL
 from tests.running import Guestlaunch
 
 pytestmark = pytest.mark.usefixtures("without_firmware")
 
-TCG = ("--accel", "tcg")
 ANSWER = ("run", ":", "list-filesystems")
 # Runs the rest of its command line with SIGCHLD ignored and SIGTERM blocked, and without stdin.
 _SPOIL = """
@@ -32,7 +32,7 @@ def test_a_tool_with_spoilt_surroundings(guestlaunch: Guestlaunch, disk_image: D
     """SIGCHLD ignored, SIGTERM blocked, stdin closed: a tool launches, ends its guest, and its failure is seen."""
     program = guestlaunch.bin_dir / "guestlaunch"
     script = 'guestfish --ro -a "$1" run : list-filesystems && exec guestfish nonsense'
-    result = guestlaunch.run(*SPOILT, program, "exec", *TCG, "--", "sh", "-c", script, "sh", disk_image("d.img"))
+    result = guestlaunch.run(*SPOILT, program, "exec", *ACCEL, "--", "sh", "-c", script, "sh", disk_image("d.img"))
     assert (result.status, result.stdout) == (1, "/dev/sda: ext4\n"), result
 
 
@@ -43,7 +43,7 @@ def test_a_daemon_with_spoilt_surroundings_and_another_locale(
     names = [tmp_path / "größer €.img", Path(os.fsdecode(os.fsencode(tmp_path) + b"/latin1-\xe4.img"))]
     names[0].write_bytes(disk_image("d.img").read_bytes())
     names[1].write_bytes(names[0].read_bytes())
-    exports = guestlaunch.exports(*TCG)
+    exports = guestlaunch.exports(*ACCEL)
     with daemon(guestlaunch, prefix=SPOILT, environ={"LC_ALL": "C", "PYTHONUTF8": "0"}):
         disks = [word for name in names for word in ("-a", name)]
         found = guestlaunch.run("guestfish", "--ro", *disks, *ANSWER, environ=exports).ok()
@@ -74,7 +74,7 @@ def test_the_reason_of_a_failure_is_in_the_users_file(
     guestlaunch: Guestlaunch, disk_image: DiskFactory, tmp_path: Path
 ) -> None:
     """`guestfish 2>FILE`: libguestfs's own lines, which come after the reason, are not written over it."""
-    exports = guestlaunch.exports(*TCG) | {"GUESTLAUNCH_CONNECT": "qemu:///nonsense"}
+    exports = guestlaunch.exports(*ACCEL) | {"GUESTLAUNCH_CONNECT": "qemu:///nonsense"}
     with (tmp_path / "err").open("w") as file:
         done = subprocess.run(
             ["guestfish", "--ro", "-a", disk_image("d.img"), "run"], env=guestlaunch.environ | exports, stderr=file,

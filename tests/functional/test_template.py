@@ -14,13 +14,13 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from tests.disks import MIB, DiskFactory, bus_is_passed_on, by_name, naming_relatively
+from tests.hosts import ACCEL, accel
 from tests.identities import assert_unlike, identities
 from tests.leftovers import left_behind, look
 from tests.records import events, records, seen
 from tests.running import Guestlaunch
 from tests.web import fetching, web_server
 
-TCG = ("--accel", "tcg")
 CLONES = 16  # what clones have from their template they would all have
 MANY_DISKS = 16
 CLOCK_TOLERANCE_S = 0.050
@@ -36,7 +36,7 @@ def guestfish(guestlaunch: Guestlaunch, evidence: Path) -> Guestfish:
         start: str, *lines: str | Path, options: tuple[str, ...] = (), environ: dict[str, str] | None = None
     ) -> str:
         text = "\n".join(map(str, lines)) + "\n"
-        command = ("guestfish", *TCG, "--start", start, "--", *options)
+        command = ("guestfish", *ACCEL, "--start", start, "--", *options)
         printed = guestlaunch(*command, stdin=text, environ=environ).ok().stdout
         assert records(evidence)[-1]["start"] == start
         return printed
@@ -49,11 +49,11 @@ def test_a_warm_launch(
     guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path, template: Path, start: str
 ) -> None:
     """Unmodified guestfish runs in a clone; the line says so, and its phases are those of a clone."""
-    command = ("guestfish", *TCG, "--start", start, "--", "--ro", "-a", disk_image(), "run", ":", "list-filesystems")
+    command = ("guestfish", *ACCEL, "--start", start, "--", "--ro", "-a", disk_image(), "run", ":", "list-filesystems")
     assert guestlaunch(*command).ok().stdout == "/dev/sda: ext4\n"
     (record,) = records(evidence)
     assert (record["start"], record["outcome"], record["ready"], record["exit_status"]) == ("warm", "success", True, 0)
-    assert (record["profile"], record["arch"], record["accel"]) == ("aarch64-uefi", "aarch64", "tcg")
+    assert (record["profile"], record["arch"], record["accel"]) == ("aarch64-uefi", "aarch64", accel())
     clone = {"restore", "attach", "gate", "guestfsd", "ready", "workload", "shutdown"}
     assert {"plan", "stage", "connect", "create"} | clone == seen(record)
     assert not {"firmware", "kernel", "init"} & {phase["name"] for phase in record["phases"]}
@@ -66,7 +66,7 @@ def test_a_warm_launch(
 
 def test_a_template_is_built_on_demand(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path) -> None:
     """With --start warm the first launch builds what it clones, and leaves out firmware that the profile has not."""
-    command = (*TCG, "--profile", "aarch64-bare", "--start", "warm", "--", "--ro", "-a", disk_image())
+    command = (*ACCEL, "--profile", "aarch64-bare", "--start", "warm", "--", "--ro", "-a", disk_image())
     script = ("run", ":", "debug", "sh", "test -d /sys/firmware/efi && echo efi || echo none")
     outputs = [guestlaunch("guestfish", *command, *script).ok().stdout.strip() for _ in range(2)]
     assert outputs == ["none"] * 2
@@ -172,7 +172,7 @@ def test_awkward_paths(
         "g.shutdown()\n"
     )
     program = ("/usr/bin/python3", "-c", code, image_format or "")
-    assert guestlaunch("exec", *TCG, "--start", "warm", "--", *program, *disks).ok().stdout.split() == [
+    assert guestlaunch("exec", *ACCEL, "--start", "warm", "--", *program, *disks).ok().stdout.split() == [
         str(8 + i) for i in range(len(disks))
     ]
     assert records(evidence)[-1]["start"] == "warm"
@@ -230,7 +230,7 @@ def test_no_two_clones_are_alike(
 
 def test_the_clock_is_the_hosts(guestlaunch: Guestlaunch, disk_image: DiskFactory, template: Path) -> None:
     """A clone's clock is right, though its template stopped long ago."""
-    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, "--start", "warm")
+    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *ACCEL, "--start", "warm")
     process = guestlaunch.start(*command, "--", "--ro", "-a", disk_image())
     assert process.stdin is not None
     assert process.stdout is not None
@@ -254,7 +254,7 @@ def test_a_verbose_tool(guestlaunch: Guestlaunch, disk_image: DiskFactory, evide
     What firmware and kernel said when that booted comes first, and is marked as recorded. No clone has a network card
     that did not ask for one.
     """
-    command = ("guestfish", *TCG, "--start", "warm", "--", "--ro", "-a", disk_image(), "run", ":", "list-devices")
+    command = ("guestfish", *ACCEL, "--start", "warm", "--", "--ro", "-a", disk_image(), "run", ":", "list-devices")
     script = (":", "debug", "sh", "ls /sys/class/net")
     result = guestlaunch(*command, *script, environ={"LIBGUESTFS_DEBUG": "1"}).ok()
     assert result.stdout.split() == ["/dev/sda", "lo"]
@@ -316,7 +316,7 @@ def test_auto_learns(guestlaunch: Guestlaunch, disk_image: DiskFactory, session_
 
     The template is made when the tool is gone, at idle priority.
     """
-    command = ("guestfish", *TCG, "--profile", "aarch64-bare", "--start", "auto", "--", "--ro", "-a", disk_image())
+    command = ("guestfish", *ACCEL, "--profile", "aarch64-bare", "--start", "auto", "--", "--ro", "-a", disk_image())
     environ = {"GUESTLAUNCH_LEARN": "on", "LIBGUESTFS_MEMSIZE": "600"}
     before = look(session_dir)
     for _ in range(2):
@@ -350,7 +350,7 @@ def test_what_no_template_serves_is_booted(
         return  # a template serves it
     script = [*(line for line in lines if not iface), f"add-drive {disk_image()} readonly:true{iface}"]
     text = "\n".join([*script, "run", "list-filesystems"]) + "\n"
-    printed = guestlaunch("guestfish", *TCG, "--start", "auto", stdin=text, environ=environ).ok().stdout
+    printed = guestlaunch("guestfish", *ACCEL, "--start", "auto", stdin=text, environ=environ).ok().stdout
     assert printed.endswith("/dev/sda: ext4\n")
     assert records(evidence)[-1]["start"] == "cold"
     (started,) = events(evidence, "launch_started")
@@ -376,7 +376,7 @@ def test_images_that_name_others(
         lines = [f"add {path} readonly:{str(i == 1).lower()} format:qcow2" for i, (_, path) in enumerate(images)]
         lines[0] += " label:x" if number else ""
         reads = [f"pread-device /dev/sd{letter} 8 0\necho ''" for letter in "abcd"]
-        command = ("guestfish", *TCG, "--start", "warm", "--image-policy", policy, "--image-roots", tmp_path)
+        command = ("guestfish", *ACCEL, "--start", "warm", "--image-policy", policy, "--image-roots", tmp_path)
         printed = (
             guestlaunch(*command, stdin="\n".join([*lines, "run", *reads]), cwd=cwd, environ=by_name()).ok().stdout
         )

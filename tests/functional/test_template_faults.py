@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from tests.disks import DiskFactory
+from tests.hosts import ACCEL
 from tests.killing import kill_guestfish_at
 from tests.leftovers import left_behind, look
 from tests.processes import next_qemu, qemus
 from tests.records import events, records, wait_for_event
 from tests.running import Guestlaunch
 
-TCG = ("--accel", "tcg")
 RUN = ("run", ":", "list-filesystems")
 
 
@@ -74,7 +74,7 @@ def test_a_damaged_state_is_replaced_by_a_boot(
 ) -> None:
     """The tool gets its launch, a cold one; the log says that the warm one failed, and why."""
     harm(own_template / "state")
-    command = ("guestfish", *TCG, "--start", "auto", "--", "--ro", "-a", disk_image(), *RUN)
+    command = ("guestfish", *ACCEL, "--start", "auto", "--", "--ro", "-a", disk_image(), *RUN)
     assert guestlaunch(*command).ok().stdout == "/dev/sda: ext4\n"
     (failed,) = events(evidence, "warm_failed")
     (record,) = records(evidence)
@@ -91,7 +91,7 @@ def test_a_template_that_lacks_a_file_is_not_used(
 ) -> None:
     """The launch boots, and the template counts as none."""
     (own_template / name).unlink()
-    command = ("guestfish", *TCG, "--start", "auto", "--", "--ro", "-a", disk_image(), *RUN)
+    command = ("guestfish", *ACCEL, "--start", "auto", "--", "--ro", "-a", disk_image(), *RUN)
     assert guestlaunch(*command).ok().stdout == "/dev/sda: ext4\n"
     (started,) = events(evidence, "launch_started")
     assert started["start"] == "cold"
@@ -132,7 +132,7 @@ def test_sudden_death(
     Where only QEMU died before the clone went on, the tool gets a cold launch instead.
     """
     before = look(session_dir)
-    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, "--start", "warm")
+    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *ACCEL, "--start", "warm")
     process = guestlaunch.start(*command, "--", "--ro", "-a", disk_image(), *RUN)
     qemu = next_qemu(session_dir, process)
     if phase == "restore":
@@ -162,7 +162,7 @@ def test_an_interrupted_build_leaves_nothing(
 ) -> None:
     """Ctrl-C and SIGTERM clean up; so is, by the guardian or by the next build, what SIGKILL leaves."""
     guestlaunch.environ["GUESTLAUNCH_STATE_DIR"] = str(own)
-    process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", "template", "build", *TCG)
+    process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", "template", "build", *ACCEL)
     next_qemu(session_dir, process)
     assert len(list((own / "templates").glob(".building-*"))) == 1
     time.sleep(1.0)  # into the boot
@@ -198,7 +198,7 @@ def test_tool_killed_together_with_its_recovery_process(
     moment: str,
 ) -> None:
     """`pkill -9 guestfish` leaves nobody who ends the wrapper: it, server, guest and files go all the same."""
-    environ = guestlaunch.exports(*TCG, "--start", start)
+    environ = guestlaunch.exports(*ACCEL, "--start", start)
     before = look(session_dir)
     kill_guestfish_at(moment, guestlaunch, disk_image(), session_dir, evidence, environ)
     assert left_behind(session_dir, before) == []

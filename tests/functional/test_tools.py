@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.disks import DiskFactory
+from tests.hosts import ACCEL
 from tests.leftovers import GONE_WITHIN_S, left_behind, look
 from tests.running import Guestlaunch
 
@@ -21,7 +22,6 @@ SYSTEM = {
     "/bin/sh": "",
     "/srv/data.txt": "what was put there\n",
 }
-TCG = ("--accel", "tcg")
 BINDINGS = """
 import guestfs, sys
 g = guestfs.GuestFS(python_return_dict=True)
@@ -41,14 +41,14 @@ def system_disk(disk_image: DiskFactory) -> Path:
 def test_guestfish_inspects_a_disk(guestlaunch: Guestlaunch, system_disk: Path) -> None:
     """Guestfish -i finds the system, in an aarch64 guest that was started by UEFI; its input and output are its own."""
     script = 'cat /etc/hostname\ndebug sh "uname -m; ls /sys/firmware/efi/fw_platform_size"\n'
-    result = guestlaunch("guestfish", *TCG, "--", "--ro", "-a", system_disk, "-i", stdin=script).ok()
+    result = guestlaunch("guestfish", *ACCEL, "--", "--ro", "-a", system_disk, "-i", stdin=script).ok()
     assert result.stdout.splitlines() == ["small-guest", "", "aarch64", "/sys/firmware/efi/fw_platform_size"]
 
 
 @pytest.mark.usefixtures("cloned")
 def test_plain_programs_under_the_exports(guestlaunch: Guestlaunch, system_disk: Path) -> None:
     """With the exports of `guestlaunch env`, programs started plainly launch through us, without a daemon."""
-    exports = guestlaunch.exports(*TCG)
+    exports = guestlaunch.exports(*ACCEL)
     command = ("guestfish", "--ro", "-a", system_disk, "run", ":", "debug", "sh", "uname -m", ":", "list-filesystems")
     result = guestlaunch.run(*command, environ=exports).ok()
     assert result.stdout.split() == ["aarch64", "/dev/sda1:", "ext4"]
@@ -60,7 +60,7 @@ def test_plain_programs_under_the_exports(guestlaunch: Guestlaunch, system_disk:
 def test_virt_tools(guestlaunch: Guestlaunch, system_disk: Path) -> None:
     """virt-df, virt-filesystems and virt-cat, each with a launch of its own, served by one command."""
     tools = 'virt-filesystems -a "$1" && virt-cat -a "$1" /srv/data.txt && virt-df --csv -a "$1"'
-    result = guestlaunch("exec", *TCG, "--", "sh", "-c", tools, "sh", system_disk).ok()
+    result = guestlaunch("exec", *ACCEL, "--", "sh", "-c", tools, "sh", system_disk).ok()
     lines = result.stdout.splitlines()
     assert lines[:2] == ["/dev/sda1", "what was put there"]
     assert any("/dev/sda1" in line for line in lines[3:]), str(result)
@@ -83,21 +83,20 @@ def test_tools_own_status_and_flags(guestlaunch: Guestlaunch, tmp_path: Path) ->
 
 def test_failed_launch_says_why(guestlaunch: Guestlaunch, system_disk: Path) -> None:
     """A launch that cannot succeed ends with our one line after the tool's own words."""
-    result = guestlaunch("guestfish", *TCG, "--memory-mib", "64", "--", "--ro", "-a", "/dev/null/x", "run")
+    result = guestlaunch("guestfish", *ACCEL, "--memory-mib", "64", "--", "--ro", "-a", "/dev/null/x", "run")
     assert result.status == 1
-    result = guestlaunch("guestfish", *TCG, "--cpu", "no-such-cpu", "--", "--ro", "-a", system_disk, "run")
+    result = guestlaunch("guestfish", *ACCEL, "--cpu", "no-such-cpu", "--", "--ro", "-a", system_disk, "run")
     assert result.error_line.startswith("guestlaunch: ")
     assert "no-such-cpu" in result.error_line
 
 
+@pytest.mark.needs("/dev/fuse", "guestmount")
 @pytest.mark.usefixtures("cloned")
 def test_guestmount_returns_and_stays(guestlaunch: Guestlaunch, system_disk: Path, tmp_path: Path) -> None:
     """Guestmount goes into the background: the command returns, its guest lives on until it is unmounted."""
-    if not Path("/dev/fuse").exists():
-        pytest.skip("this host has no FUSE (/dev/fuse)")
     place = tmp_path / "mnt"
     place.mkdir()
-    guestlaunch("exec", *TCG, "--", "guestmount", "-a", system_disk, "-m", "/dev/sda1", "--ro", place).ok()
+    guestlaunch("exec", *ACCEL, "--", "guestmount", "-a", system_disk, "-m", "/dev/sda1", "--ro", place).ok()
     try:
         assert (place / "srv/data.txt").read_text() == "what was put there\n"
     finally:
@@ -145,7 +144,7 @@ def test_sudden_death_leaves_nothing(
 ) -> None:
     """Whichever process is killed hard, the guest and its files are gone within ten seconds."""
     before = look(session_dir)
-    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, "--", "--ro", "-a", system_disk)
+    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *ACCEL, "--", "--ro", "-a", system_disk)
     process = guestlaunch.start(*command)
     assert process.stdin is not None
     process.stdin.write("run\necho ready\n")
@@ -169,7 +168,7 @@ def test_sudden_death_leaves_nothing(
 def test_sigterm_ends_the_tool(guestlaunch: Guestlaunch, system_disk: Path, session_dir: Path) -> None:
     """Ending the command ends the tool, as if it had been meant itself."""
     before = look(session_dir)
-    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *TCG, "--", "--ro", "-a", system_disk)
+    command = (guestlaunch.bin_dir / "guestlaunch", "guestfish", *ACCEL, "--", "--ro", "-a", system_disk)
     process = guestlaunch.start(*command)
     assert process.stdin is not None
     process.stdin.write("run\necho ready\n")

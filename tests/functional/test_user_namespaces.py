@@ -69,7 +69,10 @@ def test_embedded_driver_where_root_is_alone(home: Path, start: Start) -> None:
 
 
 def test_a_launch_where_root_has_many_users(guestlaunch: Guestlaunch, built_state_dir: Path, home: Path) -> None:
-    """A tool without any setting writes to a disk of another of the namespace's users; QEMU has a user of its own."""
+    """A tool without any setting writes to a disk of another of the namespace's users; QEMU has a user of its own.
+
+    None of them may use a host's KVM.
+    """
     disk = home / "d.img"
     disk.write_bytes(bytes(MIB))
     disk.chmod(0o600)

@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.domain.model import Arch
 from tests.conftest import TOP
+from tests.hosts import ACCEL
 from tests.install_tree import make_disk, make_esp_disk
 from tests.libvirt_daemons import program, running
 from tests.records import seen
@@ -75,7 +76,7 @@ class Bench:
     def create_words(self, *more: str | Path, nvram: str = "plain", image: Path | None = None) -> list[str]:
         """Return the arguments that make a VM."""
         return self.words(
-            "create", "--image", image or self.image, "--nvram", self.image.with_name(f"{nvram}.fd"), "--accel", "tcg",
+            "create", "--image", image or self.image, "--nvram", self.image.with_name(f"{nvram}.fd"), *ACCEL,
             "--memory-mib", "512", "--network", "none", "--folder", self.made, "--start", "auto", *more,
         )  # fmt: skip
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from tests.disks import MIB, DiskFactory
+from tests.hosts import ACCEL
 from tests.records import events, records
 from tests.running import Guestlaunch
 
-TCG = ("--accel", "tcg")
 QUIET = 4
 
 
 def ask(guestlaunch: Guestlaunch, start: str, *lines: str, environ: dict[str, str] | None = None) -> tuple[str, str]:
     """Run guestfish commands, errors included, in a launch of a kind; return both streams."""
     script = "\n".join(f"-{line}" if line != "run" else line for line in lines) + "\n"
-    result = guestlaunch("guestfish", *TCG, "--start", start, stdin=script, environ=environ).ok()
+    result = guestlaunch("guestfish", *ACCEL, "--start", start, stdin=script, environ=environ).ok()
     return result.stdout, result.stderr
 
 
@@ -70,7 +70,7 @@ def test_names_that_are_no_text(
     for start in ("cold", "warm"):
         for image_format in ("--format=raw", "--format"):
             script = f'exec guestfish {image_format} -a "$(printf "$0/odd\\377.img")" run'
-            command = ("exec", *TCG, "--start", start, "--", "sh", "-c", script, tmp_path)
+            command = ("exec", *ACCEL, "--start", start, "--", "sh", "-c", script, tmp_path)
             told.append(guestlaunch(*command).error_line)
     why = "libvirt cannot be told its name, which has a byte that is no UTF-8"
     hint = "rename it, or make a link of another name to it"

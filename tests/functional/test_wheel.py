@@ -17,7 +17,7 @@ from tests.disks import DiskFactory
 from tests.records import records
 from tests.running import Guestlaunch
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.needs("network", "man", "qemu-system-x86_64")]
 
 PAGES = ("man1/guestlaunch.1", "man1/guestlaunch-hv.1", "man5/guestlaunch.toml.5", "man8/guestlaunchd.8")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.disks import DiskFactory
+from tests.hosts import ACCEL
 from tests.running import Guestlaunch
 
 pytestmark = pytest.mark.usefixtures("without_firmware")
@@ -46,7 +47,7 @@ def test_one_launch_leaves_no_zombie(
     fresh = session_dir / "fresh"
     fresh.mkdir(mode=0o700)
     (fresh / "appliances").symlink_to(state_dir / "appliances")
-    options = ("--accel", "tcg", "--state-dir", fresh)
+    options = (*ACCEL, "--state-dir", fresh)
     tool = ("guestfish", "--ro", "-a", disk_image(), "run", ":", "list-filesystems")
     environ: dict[str, str] = {}
     command: tuple[str | Path, ...] = (guestlaunch.bin_dir / "guestlaunch", "exec", *options, "--", *tool)

@@ -17,6 +17,9 @@ TOP = Path(__file__).resolve().parents[2]
 LIST = TOP / "tools" / "packages.txt"
 # What tools/setup runs before it knows the system.
 EARLY = ("awk", "dirname", "sed", "uname")
+ARM_HOST_SMOKE = (
+    "arm-host env TMPDIR=/var/tmp .venv/bin/python -m pytest tests/functional/test_arm_host.py -m arm_host -s"
+)
 
 
 @pytest.fixture
@@ -192,9 +195,8 @@ def test_all_has_the_smoke_test_in_an_emulated_arm_host(tmp_path: Path, arm: str
     assert run.returncode == status, run.stderr
     log = ".build/arm-host.log"
     assert run.stderr.splitlines()[-2].removeprefix("test: ") == said.format(log=log)
-    began = "arm-host .venv/bin/python -m pytest tests/functional/test_arm_host.py -m arm_host -s"
-    assert (tmp_path / log).read_text(encoding="utf-8").startswith(began)
-    assert (began in run.stderr) == (arm == "1")  # what failed is shown
+    assert (tmp_path / log).read_text(encoding="utf-8").startswith(ARM_HOST_SMOKE)
+    assert (ARM_HOST_SMOKE in run.stderr) == (arm == "1")  # what failed is shown
 
 
 @pytest.mark.parametrize("arguments", [["--arm-host"], ["--arm-host", "-k", "xml"]])
@@ -202,7 +204,7 @@ def test_the_smoke_test_of_an_arm_host_comes_first(tmp_path: Path, arguments: li
     """It runs where it is asked for, before everything else that pytest does; and nothing else does when it fails."""
     on = '#!/bin/sh\necho "on $*"\n[ "$1" != arm-host ] || exit "$FAILS"\n'
     environ = os.environ | made_of_stubs(tmp_path, on)
-    smoke = "on arm-host .venv/bin/python -m pytest tests/functional/test_arm_host.py -m arm_host -s"
+    smoke = f"on {ARM_HOST_SMOKE}"
     for fails in (0, 1):
         command: list[str | Path] = [tmp_path / "tools/test", *arguments]
         variables = environ | {"FAILS": str(fails)}

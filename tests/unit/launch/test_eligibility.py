@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from orchestrator.appliance.model import Appliance
 from orchestrator.domain.model import Accel, Arch, Disk, DiskBus, FileSource, Network
 from orchestrator.domain.profiles import load_profile
 from orchestrator.firmware.descriptors import Firmware
+from orchestrator.launch import eligibility
 from orchestrator.launch.context import LaunchSpec
 from orchestrator.launch.eligibility import template_facts, why_not_warm
 from orchestrator.launch.plan import Plan
@@ -205,3 +207,47 @@ def test_an_upgrade_outdates_templates(tmp_path: Path, name: str, change: Callab
     else:
         with pytest.raises(FileNotFoundError):
             template_facts(spec(planned))
+
+
+CPUINFO = """processor\t: {number}
+BogoMIPS\t: {speed}
+Features\t: fp asimd
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: {variant}
+CPU part\t: 0xd0c
+CPU revision\t: 1
+"""
+KERNEL = os.uname_result(("Linux", "arm", "6.1.0-50-arm64", "#1 SMP Debian 6.1.176-1", "aarch64"))
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "kernel", "accel", "same"),
+    [
+        ({"speed": "50.00"}, {}, Accel.KVM, True),
+        ({"variant": "0x4"}, {}, Accel.KVM, False),
+        ({}, {"release": "6.1.0-51-arm64"}, Accel.KVM, False),
+        ({}, {"version": "#1 SMP Debian 6.1.180-1"}, Accel.KVM, False),
+        ({"variant": "0x4"}, {"release": "6.1.0-51-arm64"}, Accel.TCG, True),
+    ],
+)
+def test_what_guests_see_of_the_host(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cpuinfo: dict[str, str],
+    kernel: dict[str, str],
+    accel: Accel,
+    same: bool,
+) -> None:
+    """Under KVM a guest sees the CPU as the host's kernel shows it, and goes on only where that is the same."""
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(eligibility, "_CPUINFO", file)
+    found = []
+    for changed, booted in (({}, {}), (cpuinfo, kernel)):
+        usual = {"speed": "243.75", "variant": "0x3"}
+        file.write_text("\n".join(CPUINFO.format(number=number, **(usual | changed)) for number in range(2)))
+        fields = {name: getattr(KERNEL, name) for name in ("sysname", "nodename", "release", "version", "machine")}
+        seen = os.uname_result((fields | booted).values())
+        monkeypatch.setattr("os.uname", lambda seen=seen: seen)
+        found.append(key_of(template_facts(spec(plan(tmp_path, accel=accel)))))
+    assert (found[0] == found[1]) is same
