@@ -174,10 +174,16 @@ def usb_element() -> ET.Element:
 
 def share_element(share: Share) -> ET.Element:
     """Return the `<filesystem>` of a directory that the guest may read."""
-    element = ET.Element("filesystem", type="mount", accessmode="passthrough", model=_VIRTIO)
-    ET.SubElement(element, "source", dir=share.path)
-    ET.SubElement(element, "target", dir=share.tag)
-    ET.SubElement(element, "readonly")
+    if share.socket is not None:  # who serves it sees to it that it is only read: libvirt knows no such thing
+        element = ET.Element("filesystem", type="mount")
+        ET.SubElement(element, "driver", type="virtiofs")
+        ET.SubElement(element, "source", socket=share.socket)
+        ET.SubElement(element, "target", dir=share.tag)
+    else:
+        element = ET.Element("filesystem", type="mount", accessmode="passthrough", model=_VIRTIO)
+        ET.SubElement(element, "source", dir=share.path)
+        ET.SubElement(element, "target", dir=share.tag)
+        ET.SubElement(element, "readonly")
     element.append(pci_element(PciAddress(slot=SHARE_SLOT)))
     return element
 

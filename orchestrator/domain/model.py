@@ -216,10 +216,14 @@ class FwCfgFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """A directory that the guest may read, by 9p: `tag` is what the guest mounts."""
+    """A directory that the guest may read: `tag` is what the guest mounts.
+
+    :ivar socket: of the program that serves it by virtiofs and shares the guest's memory; None: QEMU does, by 9p.
+    """
 
     path: str
     tag: str
+    socket: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

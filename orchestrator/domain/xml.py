@@ -36,6 +36,8 @@ def domain_xml(domain: Domain) -> str:
     if domain.metadata is not None:
         ET.SubElement(root, "metadata").append(metadata_element(domain.metadata))
     ET.SubElement(root, "memory", unit="MiB").text = str(domain.memory_mib)
+    if domain.share is not None and domain.share.socket is not None:
+        root.append(shared_memory_element())
     ET.SubElement(root, "vcpu", placement="static").text = str(domain.vcpus)
     root.append(os_element(domain))
     features = features_element(domain)
@@ -63,6 +65,14 @@ def metadata_element(metadata: Metadata) -> ET.Element:
     """Return our element of `<metadata>`."""
     ET.register_namespace(metadata.prefix, metadata.namespace)
     return ET.Element(f"{{{metadata.namespace}}}{metadata.name}", dict(metadata.attributes))
+
+
+def shared_memory_element() -> ET.Element:
+    """Return the `<memoryBacking>` of memory that another program reads and writes, too."""
+    element = ET.Element("memoryBacking")
+    ET.SubElement(element, "source", type="memfd")
+    ET.SubElement(element, "access", mode="shared")
+    return element
 
 
 def seclabel_element(run_as: tuple[int, int]) -> ET.Element:

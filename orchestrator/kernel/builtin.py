@@ -21,6 +21,7 @@ from orchestrator.appliance.initrd import CpioEntry, read_cpio, write_cpio
 from orchestrator.appliance.model import Appliance
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError, CapabilityError
+from orchestrator.kernel.share import ShareBy
 
 HOME = "guestlaunch"
 INIT = f"/{HOME}/init"
@@ -67,25 +68,29 @@ def _is_static(data: bytes, arch: Arch) -> bool:
 
 
 def archive(
-    program: bytes, modules: Sequence[CpioEntry], *, number: str, command: Sequence[str], share: str | None
-) -> bytes:
+    program: bytes, modules: Sequence[CpioEntry], *, number: str, command: Sequence[str], share: str | None,
+    share_by: ShareBy = ShareBy.P9,
+) -> bytes:  # fmt: skip
     """Return our archive for one run.
 
     :param program: the busybox.
     :param number: what is this run's alone (`orchestrator.channel.streams.Marks`).
     :param command: what is run; a shell on the console if empty.
-    :param share: where the shared directory is to be, None without one.
+    :param share: where the shared directory is to be, None without one; `share_by` how it comes there.
     """
     out = io.BytesIO()
-    write_cpio(_entries(program, modules, run_file(number=number, command=command, share=share)), out)
+    write_cpio(
+        _entries(program, modules, run_file(number=number, command=command, share=share, share_by=share_by)), out
+    )
     return out.getvalue()
 
 
-def run_file(*, number: str, command: Sequence[str], share: str | None) -> bytes:
+def run_file(*, number: str, command: Sequence[str], share: str | None, share_by: ShareBy = ShareBy.P9) -> bytes:
     """Return the file by which /init knows what it is to run, as a shell reads it."""
     lines = [
         f"number={number}",
         f"share={share or ''}",
+        f"share_by={share_by if share else ''}",
         f"directory={share or '/'}",
         f"interactive={'' if command else 'yes'}",
         f"set -- {shlex.join(command)}",

@@ -16,11 +16,12 @@ from orchestrator.appliance.command import require
 from orchestrator.appliance.initrd import CpioEntry, driver_entries, module_order
 from orchestrator.appliance.model import Appliance
 from orchestrator.errors import ApplianceError, UsageError
+from orchestrator.kernel.share import ShareBy
 
 # What is always of use; what a kernel does not have as a module, it has built in, or not at all.
 ALWAYS = ("virtio_pci", "virtio_mmio", "virtio_console", "virtio_rng", "pvpanic_pci")
 FOR_DISKS = ("sd_mod", "virtio_scsi", "ext4")
-FOR_SHARE = ("9p", "9pnet_virtio")
+FOR_SHARE = {ShareBy.P9: ("9p", "9pnet_virtio"), ShareBy.VIRTIOFS: ("virtiofs",)}
 FOR_FW_CFG = ("qemu_fw_cfg",)
 FOR_CREDENTIALS = ("dmi_sysfs",)
 _INDEX = ("modules.dep", "modules.builtin")
@@ -28,11 +29,12 @@ _DEBUGFS_S = 60.0
 
 
 def wanted(
-    *, disks: bool = False, share: bool = False, fw_cfg: bool = False, credentials: bool = False
+    *, disks: bool = False, share: ShareBy | None = None, fw_cfg: bool = False, credentials: bool = False
 ) -> tuple[str, ...]:
     """Return the names of the modules that a run needs."""
-    more = ((disks, FOR_DISKS), (share, FOR_SHARE), (fw_cfg, FOR_FW_CFG), (credentials, FOR_CREDENTIALS))
-    return (*ALWAYS, *(name for needed, names in more if needed for name in names))
+    more = ((disks, FOR_DISKS), (fw_cfg, FOR_FW_CFG), (credentials, FOR_CREDENTIALS))
+    sharing = FOR_SHARE[share] if share is not None else ()
+    return (*ALWAYS, *sharing, *(name for needed, names in more if needed for name in names))
 
 
 def module_entries(
@@ -52,6 +54,24 @@ def module_entries(
         return []
     with _from_root(appliance.root, version, names) as folder:
         return _entries(folder, names)
+
+
+def lacks_driver(given: Path | None, kernel: Path, version: str | None, way: ShareBy) -> bool:
+    """Tell whether a kernel is known to have no driver for a way of sharing: its modules are at hand, and none of them.
+
+    :raise UsageError: there are no modules in the directory that the user named.
+    """
+    folder = _folder(given, kernel, version)
+    if folder is None:
+        return False
+    with contextlib.suppress(OSError):
+        has = {
+            line.partition(":")[0].rpartition("/")[2].partition(".")[0]
+            for name in _INDEX
+            for line in (folder / name).read_text().splitlines()
+        }
+        return FOR_SHARE[way][0] not in has
+    return False
 
 
 def _folder(given: Path | None, kernel: Path, version: str | None) -> Path | None:

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from orchestrator.appliance.fixed import open_appliance
@@ -24,8 +25,9 @@ from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.images.header import qcow_format
 from orchestrator.kernel.builtin import INIT, archive, busybox, joined_size
 from orchestrator.kernel.image import KernelImage, kernel_image
-from orchestrator.kernel.modules import module_entries, wanted
+from orchestrator.kernel.modules import lacks_driver, module_entries, wanted
 from orchestrator.kernel.request import SHARE_AT, KernelRequest
+from orchestrator.kernel.share import ShareBy, choose
 from orchestrator.launch.plan import Plan, check_disk, resolve
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.settings import Settings
@@ -44,6 +46,7 @@ class KernelPlan:
     :ivar number: this run's own, by which the guest's words about its end are known.
     :ivar own_initrd: our archive, empty where the user's initrds are all.
     :ivar modules: how many modules are in it.
+    :ivar sharing: how a directory is shared, and the program that serves it, if the way takes one.
     """
 
     request: KernelRequest
@@ -53,6 +56,7 @@ class KernelPlan:
     number: str
     own_initrd: bytes
     modules: int
+    sharing: tuple[ShareBy, Path | None] = (ShareBy.P9, None)
 
 
 def plan_run(request: KernelRequest, settings: Settings) -> KernelPlan:
@@ -72,7 +76,8 @@ def plan_run(request: KernelRequest, settings: Settings) -> KernelPlan:
     for path in request.initrds:
         check_initrd(path)
     number = secrets.token_hex(16)
-    own, modules = _own_initrd(request, settings, profile.arch, image, number)
+    sharing = _sharing(request, image)
+    own, modules = _own_initrd(request, settings, profile.arch, image, number, share_by=sharing[0])
     # Firmware adds a word of its own to the command line if there is an initrd, and hides the image's by that.
     if unified and (given or image.started != request.kernel):
         request, own = _with_its_parts(request, own)
@@ -101,8 +106,17 @@ def plan_run(request: KernelRequest, settings: Settings) -> KernelPlan:
         libguestfs=None,
     )
     return KernelPlan(
-        request=request, launch=launch, plan=plan, image=image, number=number, own_initrd=own, modules=modules
-    )
+        request=request, launch=launch, plan=plan, image=image, number=number, own_initrd=own, modules=modules,
+        sharing=sharing,
+    )  # fmt: skip
+
+
+def _sharing(request: KernelRequest, image: KernelImage) -> tuple[ShareBy, Path | None]:
+    """Decide how a directory is shared, if one is."""
+    if request.share is None:
+        return ShareBy.P9, None
+    lacks = partial(lacks_driver, request.modules, request.kernel, image.version)
+    return choose(request.share_by, request.share, lacks)
 
 
 def _takes_none(unified: Path, arch: Arch) -> bool:
@@ -141,7 +155,7 @@ def command_line(request: KernelRequest, profile: Profile, accel: Accel) -> str:
 
 
 def _own_initrd(
-    request: KernelRequest, settings: Settings, arch: Arch, image: KernelImage, number: str
+    request: KernelRequest, settings: Settings, arch: Arch, image: KernelImage, number: str, *, share_by: ShareBy
 ) -> tuple[bytes, int]:
     """Return our archive, and how many modules are in it."""
     if not request.own_init:
@@ -152,7 +166,7 @@ def _own_initrd(
     appliance = _appliance(settings, arch)
     names = wanted(
         disks=bool(request.disks),
-        share=request.share is not None,
+        share=None if request.share is None else share_by,
         fw_cfg=bool(request.fw_cfg),
         credentials=bool(request.credentials),
     )
@@ -163,6 +177,7 @@ def _own_initrd(
         number=number,
         command=request.command,
         share=None if request.share is None else SHARE_AT,
+        share_by=share_by,
     )
     return made, max(0, len(modules) - 1)  # a directory is among them
 

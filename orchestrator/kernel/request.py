@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.errors import CapabilityError, UsageError
+from orchestrator.kernel.share import ShareBy
 
 # What QEMU takes for the name of a fw_cfg file of the user's own, and no more of it than it holds.
 _FW_CFG_NAME = re.compile(r"opt/[\x21-\x7e]{1,51}")
@@ -59,7 +60,7 @@ class KernelRequest:
     :ivar unpack: also what the firmware could start by itself is unpacked on the host.
     :ivar modules: where the kernel's modules are; None to look for them where they usually are.
     :ivar disks: with whether the guest may only read them.
-    :ivar share: a directory that the guest may read, at `SHARE_AT`.
+    :ivar share: a directory that the guest may read, at `SHARE_AT`, by the way `share_by`.
     :ivar firmware: code and variables of UEFI firmware other than the host's usual; either may be left out.
     :ivar timeout_s: how long the whole run may take; None for as long as it likes.
     :ivar tap: the verdict is also that of the tests, of which output and console tell by TAP.
@@ -74,6 +75,7 @@ class KernelRequest:
     modules: Path | None = None
     disks: tuple[tuple[Path, bool], ...] = ()
     share: Path | None = None
+    share_by: ShareBy = ShareBy.AUTO
     fw_cfg: tuple[Told, ...] = ()
     credentials: tuple[Told, ...] = field(default=(), repr=False)
     firmware: tuple[Path | None, Path | None] = (None, None)

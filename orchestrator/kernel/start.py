@@ -18,6 +18,7 @@ from orchestrator.firmware.flash import fitting
 from orchestrator.hypervisor import confinement
 from orchestrator.hypervisor.events import EventSource, GuestEvent
 from orchestrator.hypervisor.guest import Guest
+from orchestrator.hypervisor.virtiofs import serving
 from orchestrator.kernel.boot import Expected, KernelBoot
 from orchestrator.kernel.builtin import join
 from orchestrator.kernel.plan import KernelPlan
@@ -137,8 +138,9 @@ class KernelStart(ColdStart):
         )
         share, privileges = None, domain.privileges
         if request.share is not None:
-            share = Share(path=os.fspath(request.share), tag=_SHARE_TAG)
-            privileges = confinement.staying_root(privileges, "it reads a shared directory")
+            share = Share(path=os.fspath(request.share), tag=_SHARE_TAG, socket=self._serve(request.share, place))
+            if share.socket is None:
+                privileges = confinement.staying_root(privileges, "it reads a shared directory")
         return replace(
             domain,
             channels=channels,
@@ -149,6 +151,16 @@ class KernelStart(ColdStart):
             panic_device=True,
             trace_path=domain.trace_path if self._spec.settings.measure else None,
         )
+
+    def _serve(self, directory: Path, place: Place) -> str | None:
+        """Have a directory served, where the way that it is shared by takes that; return the socket."""
+        _, program = self._run.sharing
+        if program is None:
+            return None
+        path = place.sockets / "share"
+        listener = self._owned.enter_context(listening(path))
+        self._owned.enter_context(serving(program, directory, listener))
+        return os.fspath(path)
 
     def boot(self, place: Place) -> KernelBoot:
         """Return what follows the kernel, and tell the recorder what cannot be seen of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import json
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from orchestrator.domain.model import Arch
+from orchestrator.hypervisor.virtiofs import find_program
 from tests.disks import DiskFactory
 from tests.hosts import accel
 from tests.processes import qemus
@@ -96,6 +98,26 @@ def test_a_command_under_each_profile(
     assert run["version"] == record["versions"]["kernel"]
     assert (run["form"], run["started_as"]) == FORMS[profile]
     assert phases_of(profile) <= seen(record)
+
+
+def test_a_directory_by_virtiofs(
+    guestlaunch: Guestlaunch, appliance: dict[str, Path], evidence: Path, tmp_path: Path
+) -> None:
+    """Served by a program of its own, which cannot write there either; QEMU needs none of root's rights for it."""
+    if find_program() is None:
+        pytest.skip("virtiofsd is not installed")
+    (tmp_path / "file").write_text("shared\n")
+    profile = "aarch64-bare"
+    said = tried(
+        guestlaunch, "--profile", profile, "--share", tmp_path, "--share-by", "virtiofs", kernel_of(appliance, profile),
+        "--", "sh", "-c", "cat file; mount -o remount,rw /mnt; touch new; grep /mnt /proc/mounts",
+    )  # fmt: skip
+    assert said.stdout.splitlines() == ["shared", "guestlaunch /mnt virtiofs rw,relatime 0 0"], str(said)
+    assert "touch: new: Read-only file system" in said.stderr
+    begun = json.loads((evidence / "events.jsonl").read_text().splitlines()[0])
+    assert begun["event"] == "launch_started"
+    if os.geteuid() == 0:
+        assert begun["confinement"]["uid"] is not None, begun
 
 
 @pytest.mark.needs("qemu-system-x86_64")

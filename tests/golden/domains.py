@@ -251,6 +251,11 @@ def kernel_run() -> Domain:
     )
 
 
+def kernel_run_by_virtiofs() -> Domain:
+    """Return one whose directory another program serves."""
+    return replace(kernel_run(), share=Share(path="/home/me/tests", tag="guestlaunch", socket="/launch/share"))
+
+
 def template(profile: Profile) -> Domain:
     """Return what is saved at its gate, to be cloned."""
     booting = design(
@@ -283,6 +288,7 @@ def clone(profile: Profile) -> Domain:
 def all_domains() -> dict[str, Domain]:
     """Return the golden files' names and domains."""
     domains = {"minimum": bare_minimum(), "kept": kept(), "kernel-run": kernel_run()}
+    domains["kernel-run-virtiofs"] = kernel_run_by_virtiofs()
     domains |= {
         f"vm-{kind}": virtual_machine(Interface(kind=kind, source=source))
         for kind, source in (

@@ -11,6 +11,7 @@ import click
 
 from orchestrator.cli.options import collected
 from orchestrator.kernel.request import KernelRequest, Told
+from orchestrator.kernel.share import ShareBy
 from orchestrator.kernel.verdict import UNJUDGED
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -58,6 +59,7 @@ def _wish(**given: Any) -> dict[str, Any]:  # noqa: ANN401 - the options below
             for path in paths
         ),
         "share": None if given["share"] is None else given["share"].resolve(),
+        "share_by": ShareBy(given["share_by"]),
         "fw_cfg": tuple(Told.parse("--fw-cfg", text) for text in given["fw_cfg"]),
         "credentials": tuple(Told.parse("--credential", text) for text in given["credentials"]),
         "firmware": (_absolute(given["firmware"]), _absolute(given["firmware_vars"])),
@@ -92,6 +94,10 @@ run_options = collected(
         help="Disk that the guest cannot write to, behind the others.",
     ),
     click.option("--share", metavar="DIR", type=FILE, help="Directory that the command may read, and starts in."),
+    click.option(
+        "--share-by", type=click.Choice([str(way) for way in ShareBy]), default=str(ShareBy.AUTO), show_default=True,
+        help="How: auto is 9p, or virtiofs for a kernel that is known to have no 9p.",
+    ),
     click.option(
         "--fw-cfg", "fw_cfg", metavar="NAME=TEXT", multiple=True,
         help="fw_cfg file opt/...; NAME@FILE takes a file's content.",

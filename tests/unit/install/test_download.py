@@ -143,6 +143,17 @@ def test_a_server_that_brings_nothing(site: Site, tmp_path: Path, stop: Stop) ->
     assert fetched(site, tmp_path, stop) == CONTENT
 
 
+def test_no_room(site: Site, tmp_path: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said at once, without trying again; once there is room, the file comes."""
+    with monkeypatch.context() as full:
+        full.setattr(download._Partial, "begin", lambda part, _: part.path.symlink_to("/dev/full"))
+        with pytest.raises(LocationError, match=r"no room for the file: .*: No space left on device \(make room, and"):
+            download.download(f"{site.url}/file", tmp_path / "file", lambda _: None, stop)
+    assert site.asked == [None]
+    assert not (tmp_path / "file").exists()
+    assert fetched(site, tmp_path, stop) == CONTENT
+
+
 @pytest.mark.parametrize(
     ("path", "status", "why"), [("/none", 200, "404"), ("/file", 401, "401"), ("/file", 503, "503")]
 )

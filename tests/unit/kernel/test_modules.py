@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ApplianceError, UsageError
-from orchestrator.kernel.modules import module_entries, wanted
+from orchestrator.kernel.modules import lacks_driver, module_entries, wanted
+from orchestrator.kernel.share import ShareBy
 
 VERSION = "6.12.1-me"
-NAMES = wanted(share=True)
+NAMES = wanted(share=ShareBy.P9)
 
 
 def tree(folder: Path) -> Path:
@@ -42,6 +43,16 @@ def test_a_kernel_that_has_none(tmp_path: Path) -> None:
     """Nothing is found for it, which is no error: all may be built in."""
     assert module_entries(None, tmp_path / "Image", VERSION, None, NAMES) == []
     assert module_entries(None, tmp_path / "Image", None, None, NAMES) == []
+
+
+def test_what_a_kernel_is_known_to_lack(tmp_path: Path) -> None:
+    """Only one whose modules are at hand: they have a driver as a file, or the kernel has it built in."""
+    home, kernel = tree(tmp_path), tmp_path / "boot" / "vmlinuz"
+    assert not lacks_driver(None, kernel, VERSION, ShareBy.P9)
+    assert lacks_driver(None, kernel, VERSION, ShareBy.VIRTIOFS)
+    (home / "modules.builtin").write_text("kernel/virtio_pci.ko\nkernel/fs/fuse/virtiofs.ko\n")
+    assert not lacks_driver(home, kernel, VERSION, ShareBy.VIRTIOFS)
+    assert not lacks_driver(None, tmp_path / "elsewhere" / "Image", "1.2.3", ShareBy.VIRTIOFS)
 
 
 def test_a_directory_without_them(tmp_path: Path) -> None:
