@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,11 @@ from orchestrator.appliance.fixed import check_version, verify
 from orchestrator.appliance.store import resolve
 from orchestrator.appliance.version import host_version
 from orchestrator.distributions import QEMU, UEFI, Part, command, hint
-from orchestrator.domain.model import Arch, FirmwareKind, Profile
+from orchestrator.domain.model import Accel, Arch, FirmwareKind, Profile
 from orchestrator.domain.profiles import load_profile, profile_names
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.firmware.descriptors import find_firmware
-from orchestrator.hypervisor.accel import choose_accel
+from orchestrator.hypervisor.accel import DEVICE, AccelVerdict, choose_accel
 from orchestrator.hypervisor.emulator import emulator_version, find_emulator, host_arch
 from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.settings import Settings, private_directory
@@ -64,8 +65,7 @@ def examine(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]
     yield from _firmware(settings)
     for arch in Arch:
         yield _checked(f"appliance {arch}", partial(_appliance, settings, arch, environ), needed=arch is chosen.arch)
-    for name in profile_names():
-        yield _checked(f"accel {name}", partial(_accel, settings, name), needed=name == chosen.name)
+    yield from _accels(settings, chosen.name)
     yield _checked("state", lambda: _room(settings.state_dir), needed=True)
     yield _checked("runtime", lambda: _room(private_directory(settings.runtime_dir)), needed=True)
     yield _packages(chosen, libvirt_works=libvirt.verdict is Severity.OK)
@@ -201,17 +201,46 @@ def _built(settings: Settings, arch: Arch) -> Path | None:
         return None
 
 
-def _accel(settings: Settings, name: str) -> str:
-    profile = load_profile(name)
-    verdict = choose_accel(
+def _accels(settings: Settings, needed: str) -> Iterator[Finding]:
+    """Yield what guests of each profile run under, which is the same for all of an arch.
+
+    KVM that is there, and that `auto` does without, is worth a note.
+    """
+
+    @functools.cache
+    def verdict_for(arch: Arch) -> AccelVerdict:
+        return _accel(settings, arch)
+
+    def told(arch: Arch) -> str:
+        verdict = verdict_for(arch)
+        return f"{verdict.accel}: {verdict.reason}{' (found out earlier)' if verdict.cached else ''}"
+
+    for name in profile_names():
+        arch = load_profile(name).arch
+        finding = _checked(f"accel {name}", partial(told, arch), needed=name == needed)
+        if finding.verdict is Severity.OK and _passed_over(settings, arch, verdict_for(arch)):
+            finding = replace(finding, verdict=Severity.NOTE)
+        yield finding
+
+
+def _accel(settings: Settings, arch: Arch) -> AccelVerdict:
+    """Decide as a launch does; where the probe guest took too long, once more, as the next launch would."""
+    choose = partial(
+        choose_accel,
         settings.accel,
-        profile.arch,
-        emulator=find_emulator(profile.arch),
-        kernel=resolve(settings.appliance_store, profile.arch).kernel,
+        arch,
+        emulator=find_emulator(arch),
+        kernel=resolve(settings.appliance_store, arch).kernel,
         state_dir=settings.state_dir,
         deadline_s=settings.deadlines.kvm_probe,
     )
-    return f"{verdict.accel}: {verdict.reason}{' (found out earlier)' if verdict.cached else ''}"
+    first = choose()
+    again = first if first.cached or first.accel is Accel.KVM else choose()
+    return again if again.accel is Accel.KVM else first
+
+
+def _passed_over(settings: Settings, arch: Arch, verdict: AccelVerdict) -> bool:
+    return settings.accel == "auto" and verdict.accel is Accel.TCG and arch is host_arch() and DEVICE.exists()
 
 
 def _room(path: Path) -> str:

@@ -1,14 +1,21 @@
-"""What doctor says of packages that are not there."""
+"""What doctor says of packages that are not there, and of KVM that launches do without."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from orchestrator.distributions import DISTRIBUTIONS, Part
+from orchestrator.domain.model import Accel, Arch
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import CapabilityError
+from orchestrator.hypervisor.accel import AccelVerdict
+from orchestrator.settings import Settings
 from orchestrator.workload import doctor
-from orchestrator.workload.doctor import Severity, _absent, _packages
+from orchestrator.workload.doctor import Severity, _absent, _accels, _packages
 
 DEBIAN = DISTRIBUTIONS[0]
 
@@ -84,3 +91,42 @@ def test_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all is there, that is said."""
     absent(monkeypatch)
     assert _packages(load_profile("aarch64-uefi"), libvirt_works=True).verdict is Severity.OK
+
+
+LATE = AccelVerdict(accel=Accel.TCG, reason="probe guest did not boot within 10 s")
+BOOTED = AccelVerdict(accel=Accel.KVM, reason="probe guest booted")
+NO_MACHINE = AccelVerdict(accel=Accel.TCG, reason="/dev/kvm opens but gives no machine: Invalid argument")
+ABSENT = AccelVerdict(accel=Accel.TCG, reason="/dev/kvm: No such file or directory")
+ASKED = AccelVerdict(accel=Accel.TCG, reason="asked for")
+
+
+@pytest.mark.parametrize(
+    ("accel", "device", "verdicts", "expected"),
+    [
+        ("auto", True, [LATE, BOOTED], ("ok", "kvm: probe guest booted")),
+        ("auto", True, [LATE, LATE], ("note", "tcg: probe guest did not boot within 10 s")),
+        ("auto", True, [NO_MACHINE, NO_MACHINE], ("note", f"tcg: {NO_MACHINE.reason}")),
+        ("auto", False, [ABSENT, ABSENT], ("ok", f"tcg: {ABSENT.reason}")),
+        ("tcg", True, [ASKED, ASKED], ("ok", "tcg: asked for")),
+    ],
+)
+def test_kvm_that_is_there_and_not_used_is_worth_a_note(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    accel: str,
+    device: bool,
+    verdicts: list[AccelVerdict],
+    expected: tuple[str, str],
+) -> None:
+    """A probe guest that took too long is started once more, and profiles of one arch have one answer."""
+    answers: Iterator[AccelVerdict] = iter(verdicts)
+    monkeypatch.setattr(doctor, "choose_accel", lambda *_, **__: next(answers))
+    monkeypatch.setattr(doctor, "find_emulator", lambda _: "qemu")
+    monkeypatch.setattr(doctor, "resolve", lambda *_: SimpleNamespace(kernel=tmp_path))
+    monkeypatch.setattr(doctor, "profile_names", lambda: ("aarch64-bare", "aarch64-uefi"))
+    monkeypatch.setattr(doctor, "host_arch", lambda: Arch.AARCH64)
+    monkeypatch.setattr(doctor, "DEVICE", tmp_path / ("." if device else "no-kvm"))
+    settings = Settings(state_dir=tmp_path, runtime_dir=tmp_path, accel=accel)
+    found = list(_accels(settings, "aarch64-uefi"))
+    assert [one.topic for one in found] == ["accel aarch64-bare", "accel aarch64-uefi"]
+    assert {(str(one.verdict), one.detail) for one in found} == {expected}
