@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.domain.model import Arch
 from orchestrator.hypervisor import accel, kvm_proof
 from orchestrator.hypervisor.emulator import host_arch
 from orchestrator.hypervisor.kvm_probe import ProbeResult
@@ -175,6 +176,9 @@ def test_no_firmware_descriptor(guestlaunch: Guestlaunch, disk_image: DiskFactor
         result = guestlaunch("guestfish", *ACCEL, "--", "--ro", "-a", disk_image(), *RUN)
     finally:
         shutil.rmtree(masks.parent)
+    if host_arch() is Arch.AARCH64:  # libguestfs names what it finds installed to QEMU itself there
+        assert result.ok().stdout == "/dev/sda: ext4\n"
+        return
     assert "no firmware descriptor for aarch64" in result.error_line
     assert "qemu-efi-aarch64" in result.error_line
 

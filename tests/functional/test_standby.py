@@ -259,6 +259,12 @@ exec "$WRAPPER" "$@"
 """
 
 
+def without_flash(words: list[str]) -> list[str]:
+    """Return arguments of QEMU without the firmware that libguestfs names on arm64: its variables are gone with it."""
+    flash = {number for number, word in enumerate(words) if word.startswith("if=pflash,")}
+    return [word for number, word in enumerate(words) if not flash & {number, number + 1}]
+
+
 def test_a_client_that_goes_at_once_leaves_no_clone(
     guestlaunch: Guestlaunch,
     disk_image: DiskFactory,
@@ -274,7 +280,7 @@ def test_a_client_that_goes_at_once_leaves_no_clone(
     recorder.chmod(0o755)
     recording = {"LIBGUESTFS_HV": str(recorder), "WRAPPER": environ["LIBGUESTFS_HV"], "ARGUMENTS": str(arguments)}
     guestlaunch.run("guestfish", "-a", disk_image(), "run", environ=environ | recording)
-    message = protocol.launch_message(arguments.read_text().splitlines(), "/", environ)
+    message = protocol.launch_message(without_flash(arguments.read_text().splitlines()), "/", environ)
     (waiting,) = wait_for_clones(guestlaunch, session_dir, 1)
     with socket.socket(socket.AF_UNIX) as client, Path(os.devnull).open("r+b") as null:
         client.connect(str(socket_path(guestlaunch)))
