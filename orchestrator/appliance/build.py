@@ -205,8 +205,8 @@ def _populate(
     unpack(alone, root, ["/usr/share/*"], deadline, lambda done: progress("unpack", 0.7 + 0.3 * done))
     progress("configure", None)
     _install_guest_files(root, choice.supermin, manifests.short_version(choice.library.upstream), init)
-    if init is Init.LEAN and (missing := add_prepared(root, choice.arch)):
-        progress(f"without a prepared guestfsd, so that clones inspect more slowly: {missing}", None)
+    if init is Init.LEAN:
+        add_prepared(root, choice.arch)
     versions = [path.name for path in (root / "usr/lib/modules").iterdir()]
     if len(versions) != 1:
         raise ApplianceError("cannot build the appliance", " ".join(choice.kernel), f"has modules of {versions}")

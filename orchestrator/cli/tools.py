@@ -64,8 +64,7 @@ def exec_(*, settings: Settings, as_json: bool, verbose: bool, command: tuple[st
     """Run COMMAND, any program that uses libguestfs, with launches going through guestlaunch.
 
     virt-customize, virt-builder and virt-sysprep, which refuse to run anything in a guest of another architecture
-    than the host's, run it in an appliance of that architecture. That takes a small library, which a C compiler
-    makes on first use.
+    than the host's, run it in an appliance of that architecture.
 
     With --profile auto, the kind of guest is chosen by the architecture of the system in the image (-a FILE), which
     is read in a launch of its own and remembered until the image changes.

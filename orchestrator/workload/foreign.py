@@ -12,13 +12,14 @@ import os
 from collections.abc import Mapping
 from pathlib import PurePath
 
-from orchestrator.compiled import shared_object
+from orchestrator.compiled import kept, our_object
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import CapabilityError
 from orchestrator.settings import Settings
 
 VARIABLE = "LD_PRELOAD"
 PROGRAMS = frozenset({"virt-customize", "virt-builder", "virt-sysprep"})
+_PACKAGE = "orchestrator.workload"
 _PURPOSE = "cannot run commands in a foreign guest"
 _SPECIAL = frozenset(" :$\t\n")  # ld.so(8): they separate names, or start one of its own
 
@@ -37,11 +38,10 @@ def wants(command: str, settings: Settings) -> bool:
 def preload(environ: Mapping[str, str], settings: Settings) -> dict[str, str]:
     """Return the variable that preloads the library, before what is preloaded already.
 
-    :raise CapabilityError: it cannot be built, or not be named in the variable.
+    :raise CapabilityError: it cannot be kept in a file, or not be named in the variable.
     """
-    library = shared_object(
-        __package__, "guest_arch.c", settings.state_dir / "cache", name="guest-arch", purpose=_PURPOSE
-    )
+    data = our_object(_PACKAGE, "guest_arch.c", os.uname().machine, purpose=_PURPOSE)
+    library = kept(data, settings.state_dir / "cache", name="guest-arch", purpose=_PURPOSE)
     if not _SPECIAL.isdisjoint(os.fspath(library)):
         why = f"{VARIABLE} takes no path with a space, a colon or a dollar sign in it"
         raise CapabilityError(_PURPOSE, library, why, "set state_dir to another directory")

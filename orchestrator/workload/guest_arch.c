@@ -5,13 +5,18 @@
  * their question about the guest with their own architecture if the appliance has the guest's, and with the truth
  * otherwise. Whoever else asks is told the truth, and so is virt-builder where it asks about a template for its index.
  *
- * What is called is part of libguestfs's stable interface; nothing of it is needed to build this.
+ * What is called is part of libguestfs's stable interface, or of the C library's; nothing of either is needed to build this.
  */
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
+#define NULL ((void *)0)
+#define RTLD_NEXT ((void *)-1l)
+#define ENOSYS 38
+
+void *dlsym(void *, const char *);
+int strcmp(const char *, const char *);
+char *strdup(const char *);
+void free(void *);
+int *__errno_location(void);
+extern char *program_invocation_short_name;
 
 #if defined(__x86_64__)
 #define OWN_ARCH "x86_64"
@@ -43,7 +48,7 @@ static int concerns_this_program(guestfs_h *g)
 
 	if (identifier && strcmp(identifier, "template") == 0)
 		return 0;
-	for (size_t i = 0; i < sizeof programs / sizeof programs[0]; i++)
+	for (unsigned i = 0; i < sizeof programs / sizeof programs[0]; i++)
 		if (strcmp(program_invocation_short_name, programs[i]) == 0)
 			return 1;
 	return 0;
@@ -70,7 +75,7 @@ __attribute__((visibility("default"))) char *guestfs_inspect_get_arch(guestfs_h 
 	char *arch, *own;
 
 	if (!inspect_get_arch) {
-		errno = ENOSYS;
+		*__errno_location() = ENOSYS;
 		return NULL;
 	}
 	arch = inspect_get_arch(g, root);

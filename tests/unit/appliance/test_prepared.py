@@ -70,7 +70,7 @@ def test_a_handle_is_made_early_and_given_once(tmp_path: Path) -> None:
     Programs that are started later do not have it; one without Augeas, as the shell here, is left alone.
     """
     root = root_of(tmp_path)
-    assert add_prepared(root, native()) is None
+    add_prepared(root, native())
     compiled(tmp_path, "libaugeas.so", AUGEAS, "-shared", "-fPIC")
     program = compiled(tmp_path, "guestfsd", GUESTFSD, f"-L{tmp_path}", "-l:libaugeas.so", f"-Wl,-rpath,{tmp_path}")
     library = root / "usr/lib/guestlaunch" / NAME
@@ -86,25 +86,14 @@ def test_a_handle_is_made_early_and_given_once(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_a_guest_of_another_architecture(tmp_path: Path) -> None:
-    """It takes that one's compiler alone, none of its libraries."""
-    other = next(arch for arch in Arch if arch is not native())
-    if shutil.which(f"{other}-linux-gnu-gcc") is None:
-        pytest.skip(f"no C compiler for {other}")
+@pytest.mark.parametrize(("arch", "machine"), [(Arch.AARCH64, 183), (Arch.X86_64, 62)])
+def test_it_takes_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: Arch, machine: int) -> None:
+    """An appliance of either architecture has it wherever it was built."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CC", "no-such-cc")
     root = root_of(tmp_path)
-    assert add_prepared(root, other) is None
+    add_prepared(root, arch)
     head = (root / "usr/lib/guestlaunch" / NAME).read_bytes()[:20]
     assert head[:4] == b"\x7fELF"
-    assert int.from_bytes(head[18:20], "little") == {Arch.AARCH64: 183, Arch.X86_64: 62}[other]
+    assert int.from_bytes(head[18:20], "little") == machine
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
-
-
-def test_without_a_compiler_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The appliance is built all the same; what is to be installed is said."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
-    root = root_of(tmp_path)
-    names = {Arch.AARCH64: "gcc-aarch64-linux-gnu", Arch.X86_64: "gcc-x86-64-linux-gnu", native(): "gcc"}
-    for arch, package in names.items():
-        assert f"(install {package})" in (add_prepared(root, arch) or "")
-    assert not list((root / "usr/lib/guestlaunch").iterdir())
