@@ -54,10 +54,14 @@ def test_a_command_runs_in_a_foreign_guest(guestlaunch: Guestlaunch, template: P
     assert host("/usr/sbin/debugfs", "-R", "cat /machine", system) == f"{OTHER}\n"
 
 
-def test_what_cannot_be_had_is_said_before_the_tool_runs(guestlaunch: Guestlaunch, tmp_path: Path) -> None:
+def test_what_cannot_be_had_is_said_before_the_tool_runs(
+    guestlaunch: Guestlaunch, state_dir: Path, tmp_path: Path
+) -> None:
     """The tool then runs without it."""
     command = ("sh", "-c", 'echo "[$LD_PRELOAD]"')
     state = tmp_path / "a folder"
+    state.mkdir(mode=0o700)
+    (state / "appliances").symlink_to(state_dir / "appliances")
     without = guestlaunch("exec", *TCG, "--", *command, environ={"GUESTLAUNCH_STATE_DIR": str(state)}).ok()
     assert without.stdout == "[]\n"
     assert without.stderr.startswith(

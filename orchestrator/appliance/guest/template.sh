@@ -18,18 +18,35 @@ look_at() {
 } 2>/dev/null
 
 prepared=/usr/lib/guestlaunch/prepared.so
+arguments=/run/guestlaunch.arguments
+
+# Starts guestfsd and holds it where it asks for its options, with Augeas's lenses read, which inspection needs. Where
+# that fails, $held is empty.
+hold_prepared() {
+	GUESTLAUNCH_ARGUMENTS=$arguments LD_PRELOAD=$prepared guestfsd <&0 9<&- &
+	held=$!
+	looks=0
+	look_at "$held"
+	while [ "$state" != T ] && [ -n "$state" ] && [ $looks -lt 9000 ]; do
+		read -r -t 0.02 _ <&9
+		looks=$((looks + 1))
+		look_at "$held"
+	done
+	if [ "$state" != T ]; then
+		kill -KILL "$held"
+		held=''
+	fi
+}
 
 # Starts guestfsd and holds it at its call of umask: it is loaded and linked, which takes half a second in an
-# emulated guest, and has not looked at the disks yet. Where that fails, it is started behind the gate.
-hold_guestfsd() {
+# emulated guest, and has not looked at the disks yet. Where that fails, it is started behind the gate, as it is where
+# it is to have options.
+hold_bare() {
 	command -v strace >/dev/null || return 0
 	mkfifo /run/guestlaunch.strace
 	exec 8<>/run/guestlaunch.strace
-	# Before it is held it reads Augeas's lenses, which inspection needs.
-	set --
-	[ -n "$unprepared" ] || [ ! -e $prepared ] || set -- -E LD_PRELOAD=$prepared
 	# Without our own descriptors, which LVM would complain of for as long as guestfsd lives.
-	strace "$@" -D -o /run/guestlaunch.strace -e trace=umask -e inject=umask:signal=STOP:when=1 guestfsd <&0 8<&- 9<&- &
+	strace -D -o /run/guestlaunch.strace -e trace=umask -e inject=umask:signal=STOP:when=1 guestfsd <&0 8<&- 9<&- &
 	held=$!
 	line=''
 	until [ "$line" = '--- stopped by SIGSTOP ---' ]; do
@@ -61,7 +78,11 @@ for link in /dev/disk/by-path/*; do
 done
 # guestfsd asks in each session which options lvs has, and of all that LVM does, saying that takes the longest.
 [ -n "$unprepared" ] || lvm lvs --help >/run/guestlaunch.lvs-help 2>/dev/null || : >/run/guestlaunch.lvs-help
-hold_guestfsd
+[ -n "$unprepared" ] || [ ! -e $prepared ] || hold_prepared
+if [ -z "$held" ]; then
+	arguments=''
+	hold_bare
+fi
 exec 9<&-
 rm /run/guestlaunch.never
 for file in /sys/class/virtio-ports/*/name; do

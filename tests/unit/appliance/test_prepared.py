@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -20,28 +21,41 @@ void *aug_init(const char *root, const char *path, unsigned flags) {
     printf("made %ld: %s %s %#x\\n", ++made, root, path ? path : "-", flags);
     return (void *)made;
 }
+int aug_load(void *handle) { printf("loaded %ld\\n", (long)handle); return 0; }
 void aug_close(void *handle) { printf("closed %ld\\n", (long)handle); }
 """
-# A program that does as guestfsd does: umask, then what it is asked.
+# A program that does as guestfsd does: it reads its options, then does what it is asked.
 GUESTFSD = """
+#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 void *aug_init(const char *, const char *, unsigned);
 void aug_close(void *);
-int main(void) {
-    unsigned was = umask(022), is = umask(0);
-    printf("umask %o %o, preloaded %s\\n", was, is, getenv("LD_PRELOAD") ? "yes" : "no");
+static const struct option OPTIONS[] = { { "channel", 1, 0, 'c' }, { "network", 0, 0, 'n' }, { 0, 0, 0, 0 } };
+int main(int argc, char **argv) {
+    int option;
+    while ((option = getopt_long(argc, argv, "c:n", OPTIONS, 0)) != -1)
+        printf("option %c %s\\n", option, optarg ? optarg : "-");
+    if (optind < argc) puts("too many arguments");
+    printf("preloaded %s, %s\\n", getenv("LD_PRELOAD") ? "yes" : "no", getenv("GUESTLAUNCH_ARGUMENTS") ? "yes" : "no");
     void *one = aug_init("/sysroot/", 0, 0x130), *two = aug_init("/sysroot", 0, 0x120);
     void *path = aug_init("/sysroot", "/p", 0x130);
     void *first = aug_init("/sysroot", 0, 0x130), *second = aug_init("/sysroot", 0, 0x130);
-    printf("got %ld %ld %ld, %ld %ld\\n", (long)one, (long)two, (long)path, (long)first, (long)second);
+    void *loaded = aug_init("/sysroot/", 0, 0x100), *again = aug_init("/sysroot/", 0, 0x100);
+    printf("got %ld %ld %ld, %ld %ld, %ld %ld\\n", (long)one, (long)two, (long)path, (long)first, (long)second,
+        (long)loaded, (long)again);
     aug_close(second);
     aug_close(first);
+    aug_close(loaded);
     aug_close(one);
     return 0;
 }
 """
+MADE_FIRST = ["made 1: /sysroot - 0x130", "made 2: /sysroot/ - 0x120"]
+AS_ASKED = [
+    "made 3: /sysroot/ - 0x130", "made 4: /sysroot - 0x120", "made 5: /sysroot /p 0x130", "made 6: /sysroot - 0x130",
+    "loaded 2", "made 7: /sysroot/ - 0x100", "got 3 4 5, 1 6, 2 7", "closed 6", "closed 3",
+]  # fmt: skip
 
 
 def compiled(folder: Path, name: str, text: str, *options: str) -> Path:
@@ -63,27 +77,52 @@ def root_of(folder: Path) -> Path:
     return folder / "tree"
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CC") or "cc") is None, reason="no C compiler")
-def test_a_handle_is_made_early_and_given_once(tmp_path: Path) -> None:
-    """For exactly what inspection asks for; it is never freed. All others are as ever.
-
-    Programs that are started later do not have it; one without Augeas, as the shell here, is left alone.
-    """
+@pytest.fixture
+def guestfsd(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A program that does as guestfsd does, and the environment in which it is prepared."""
+    if shutil.which(os.environ.get("CC") or "cc") is None:
+        pytest.skip("no C compiler")
     root = root_of(tmp_path)
     add_prepared(root, native())
     compiled(tmp_path, "libaugeas.so", AUGEAS, "-shared", "-fPIC")
     program = compiled(tmp_path, "guestfsd", GUESTFSD, f"-L{tmp_path}", "-l:libaugeas.so", f"-Wl,-rpath,{tmp_path}")
-    library = root / "usr/lib/guestlaunch" / NAME
-    environ = {**os.environ, "LD_PRELOAD": str(library)}
-    done = subprocess.run(
-        ["sh", "-c", f"umask 077; exec {program}"], env=environ, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == [
-        "made 1: /sysroot - 0x130", "umask 77 22, preloaded no",
-        "made 2: /sysroot/ - 0x130", "made 3: /sysroot - 0x120", "made 4: /sysroot /p 0x130",
-        "made 5: /sysroot - 0x130", "got 2 3 4, 1 5", "closed 5", "closed 2",
-    ]  # fmt: skip
+    return program, {**os.environ, "LD_PRELOAD": str(root / "usr/lib/guestlaunch" / NAME)}
+
+
+def test_a_handle_is_made_early_and_given_once(guestfsd: tuple[Path, dict[str, str]]) -> None:
+    """For exactly what is asked for, with what of the disk belongs to it; it is never freed. All others are as ever.
+
+    Programs that are started later do not have it; one without Augeas, as the shell here, is left alone.
+    """
+    program, environ = guestfsd
+    done = subprocess.run(["sh", "-c", f"exec {program} -n"], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [*MADE_FIRST, "option n -", "preloaded no, no", *AS_ASKED]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ("guestfsd\n--channel\n/dev/port\n--network\n", ["option c /dev/port", "option n -"]),
+        ("guestfsd\n", []),
+        (None, []),
+    ],
+)
+def test_it_is_held_until_it_is_told_its_arguments(
+    guestfsd: tuple[Path, dict[str, str]], tmp_path: Path, arguments: str | None, options: list[str]
+) -> None:
+    """With the lenses read, and none of its options."""
+    program, environ = guestfsd
+    told = tmp_path / "arguments"
+    environ["GUESTLAUNCH_ARGUMENTS"] = str(told)
+    with subprocess.Popen([program], env=environ, stdout=subprocess.PIPE, text=True) as process:
+        assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+        if arguments is not None:
+            told.write_text(arguments)
+        os.kill(process.pid, signal.SIGCONT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert said.splitlines() == [*MADE_FIRST, *options, "preloaded no, no", *AS_ASKED]
 
 
 @pytest.mark.parametrize(("arch", "machine"), [(Arch.AARCH64, 183), (Arch.X86_64, 62)])
