@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -41,6 +42,8 @@ SYSTEM = {
     "/etc/debian_version": "12.5\n",
     "/etc/fstab": "/dev/sda1 / ext4 defaults 0 1\n",
     "/etc/hostname": "debian\n",
+    "/etc/motd": "welcome\n",
+    "/usr/share/zoneinfo/Europe/London": "TZif2",
     "/etc/hosts": "127.0.0.1 localhost\n",
     "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
     "/etc/shadow": "root:*:19000:0:99999:7:::\n",
@@ -53,6 +56,7 @@ SYSTEM = {
     "/var/lib/dpkg/status": "Package: base-files\nStatus: install ok installed\nVersion: 12.4\nArchitecture: arm64\n\n",
 }
 TOOL_SECONDS = 240
+RECORD_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +129,10 @@ def launched(line: str, cwd: Path, settings: Settings, scratch: Path) -> list[La
     log.unlink(missing_ok=True)
     environ = dict(tool_environment(os.environ, replace(settings, start="warm", timeline=str(log))).variables)
     status, said = run(line, cwd, environ)
+    # guestmount, or a tool that was ended, is gone before its guest is.
+    ends = time.monotonic() + RECORD_SECONDS
+    while not log.exists() and time.monotonic() < ends:
+        time.sleep(0.1)
     records = [json.loads(one) for one in log.read_text().splitlines()] if log.exists() else []
     return [
         Launched(
@@ -139,7 +147,8 @@ def run(line: str, cwd: Path, environ: dict[str, str]) -> tuple[int, str]:
     command = ["timeout", str(TOOL_SECONDS), "bash", "-o", "pipefail", "-c", line]
     done = subprocess.run(command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    return done.returncode, said[-1] if said and done.returncode else ""
+    told = [one for one in said if "error: " in one] or said[-1:]
+    return done.returncode, told[0] if told and done.returncode else ""
 
 
 def outcomes(*, really: bool, every: int = 1, first: int = 1) -> Iterator[tuple[str, str, list[Launched]]]:
@@ -159,6 +168,8 @@ def outcomes(*, really: bool, every: int = 1, first: int = 1) -> Iterator[tuple[
                 cwd = Path(name) / "here"
                 subprocess.run(["cp", "-a", "--sparse=always", base, cwd], check=True)
                 yield family, line, (launched if really else asked)(line, cwd, settings, scratch)
+                # A mount that its server left, which would be in the way of removing the folder.
+                subprocess.run(["fusermount", "-quz", cwd / "mnt"], check=False, capture_output=True)
                 shutil.rmtree(cwd)
 
 
