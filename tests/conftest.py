@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Generator, Iterator
@@ -21,6 +22,7 @@ import pytest
 
 from tests.disks import DiskFactory
 from tests.hosts import Appliances, lacking, needs_of
+from tests.libvirt_daemons import system_daemon as running_system_daemon
 from tests.running import Guestlaunch, end_all, session_environment
 
 TOP = Path(__file__).resolve().parents[1]
@@ -180,3 +182,10 @@ def stock_init_appliance(built_state_dir: Path) -> Path:
 def disk_image(tmp_path: Path) -> DiskFactory:
     """Make small disk images on the host, without a guest and without root."""
     return DiskFactory(tmp_path)
+
+
+@pytest.fixture
+def system_daemon(session_dir: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A system libvirtd on a socket of its own: its URI and its process."""
+    with running_system_daemon(session_dir / "libvirtd") as running:
+        yield running

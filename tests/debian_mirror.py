@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
@@ -56,14 +56,17 @@ class DebianMirror:
     """Makes one, for arm64.
 
     :param folder: where it is made; what is in `top` is for a web server.
-    :param kernel_version: of the installer's images.
+    :param kernel_version: of the installer's images; without, there is nothing for an installer.
+    :param packages: what it is to have, with what that depends on.
     """
 
     _arch = "arm64"
 
-    def __init__(self, folder: Path, kernel_version: str) -> None:
+    def __init__(
+        self, folder: Path, kernel_version: str = "", packages: Sequence[str] = (*BASE, KERNEL, LOADER)
+    ) -> None:
         self._apt, self.top, self._work = folder / "apt", folder / "mirror", folder / "work"
-        self._kernel_version = kernel_version
+        self._kernel_version, self._packages = kernel_version, packages
 
     def make(self) -> None:
         """Fetch the packages, and write the lists of them."""
@@ -74,10 +77,10 @@ class DebianMirror:
         every = {one["Package"]: one for one in (*self._stanzas(), *debs)}  # of several versions, apt's choice
         for stanza in debs:
             self._fetch(stanza, self.top)
-        udebs = [self._modules(every), self._base_system(every)]
+        udebs = [self._modules(every), self._base_system(every)] if self._kernel_version else []
         lists = {f"main/binary-{self._arch}": debs, f"main/debian-installer/binary-{self._arch}": udebs}
         self._write_dists(lists)
-        shutil.rmtree(self._work)
+        shutil.rmtree(self._work, ignore_errors=True)
 
     def _prepare(self) -> None:
         for name in ("etc/apt.conf.d", "etc/preferences.d", "lists/partial", "cache/archives/partial"):
@@ -108,7 +111,7 @@ class DebianMirror:
 
     def _debs(self) -> list[Stanza]:
         """Return the packages that apt would install into nothing."""
-        said = self._run("--print-uris", "install", *BASE, *_DEBOOTSTRAPS_OWN, KERNEL, LOADER)
+        said = self._run("--print-uris", "install", *self._packages, *_DEBOOTSTRAPS_OWN)
         wanted = set(re.findall(r"^'[^']+/([^/']+\.deb)' ", unquote(said), re.MULTILINE))
         return [one for one in self._stanzas() if Path(one["Filename"]).name in wanted]
 

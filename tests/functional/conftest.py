@@ -14,7 +14,6 @@ import pytest
 from tests.conftest import TOP, failed_key
 from tests.hosts import ACCEL
 from tests.leftovers import left_behind, look
-from tests.libvirt_daemons import system_daemon as running_system_daemon
 from tests.orchestrators import Start, starting
 from tests.processes import both_guardians
 from tests.running import Guestlaunch, session_environment
@@ -79,13 +78,6 @@ def start(evidence: Path) -> Iterator[Start]:
     """Start orchestrators; those that still run at the end of a test are killed."""
     with starting(evidence) as begin:
         yield begin
-
-
-@pytest.fixture
-def system_daemon(session_dir: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A system libvirtd on a socket of its own: its URI and its process."""
-    with running_system_daemon(session_dir / "libvirtd") as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ def test_debian_is_installed_and_boots(guestlaunch: Guestlaunch, tmp_path: Path,
         said = guestlaunch(
             "install", "--location", f"deb:{PACKAGE}", "--preseed", PRESEED, "--fw-cfg-dma", dma, "--vcpus", "2",
             "--memory-mib", "1536", "--accel", "tcg", "--disk", tmp_path / "d.qcow2", "--size", "4G",
-            "--timeout", str(INSTALL_S), "--boot-timeout", str(BOOT_S), "-v", "--cmdline",
+            "--timeout", str(INSTALL_S), "--boot-timeout", str(BOOT_S), "--console", tmp_path / "console", "--cmdline",
             f"DEBIAN_FRONTEND=text TERM=dumb console=ttyAMA0 mirror/http/hostname=10.0.2.2:{port}",
             timeout_s=INSTALL_S + BOOT_S,
         )  # fmt: skip
