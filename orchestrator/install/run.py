@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,26 +150,21 @@ def _made(
         if nvram.exists():
             why = "it is there already, from an earlier installation"
             raise UsageError("cannot make the NVRAM", nvram, why, "remove it, or name another by --nvram")
-        disks = [disk for disk in request.disks if not disk.exists()]
-        note.write(_noted(disks, nvram, definition))
-        for disk in disks:
-            _make_disk(disk, request.size_bytes)
-            stack.callback(disk.unlink, missing_ok=True)
+        note.begin(*(("", "") if definition is None else (definition.connection, definition.name)))
+        for disk in request.disks:
+            if not disk.exists():
+                _make_disk(disk, request.size_bytes)
+                stack.callback(disk.unlink, missing_ok=True)
+                note.add(disk)
         profile = load_profile(settings.profile)
         firmware = find_firmware(profile.arch, profile.machine, formats=flash_formats())
         keep_nvram(firmware.nvram_template, nvram, cache=settings.state_dir / "cache")
         stack.callback(nvram.unlink, missing_ok=True)
+        note.add(nvram)
         if definition is not None:
             definition.define(settings)
             stack.callback(_forget, definition, tell)
         yield stack.pop_all
-
-
-def _noted(disks: Sequence[Path], nvram: Path, definition: Definition | None) -> Made:
-    files = tuple(os.fspath(path) for path in (*disks, nvram))
-    if definition is None:
-        return Made(files=files)
-    return Made(files=files, connection=definition.connection, name=definition.name)
 
 
 def _start_over(
@@ -183,8 +178,8 @@ def _start_over(
         else:
             tell(f"domain {left.name} on {left.connection} is of that installation, and stays")
     for path in (*request.disks, request.kept_nvram):
-        if os.fspath(path) in left.files:
-            path.unlink(missing_ok=True)
+        if left.includes(path):
+            path.unlink()
 
 
 def _forget(definition: Definition, tell: Callable[[str], None]) -> None:

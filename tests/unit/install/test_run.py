@@ -119,8 +119,9 @@ def test_an_installation_that_was_killed_starts_over(settings: Settings, firmwar
     killed(settings, request, definition("vm"))
     made.write_bytes(b"half")
     assert unfinished.noted(request.kept_nvram) == unfinished.Made(
-        files=(str(made), str(request.kept_nvram)), connection="qemu:///session", name="vm"
-    )
+        files={str(path): (path.stat().st_dev, path.stat().st_ino) for path in (made, request.kept_nvram)},
+        connection="qemu:///session", name="vm",
+    )  # fmt: skip
     told: list[str] = []
     with run._made(request, settings, definition("vm"), told.append) as keep:
         assert told == [f"{made}: an installation there was interrupted; what it left is removed, and it starts over"]
@@ -150,11 +151,47 @@ def test_a_note_that_says_nothing(settings: Settings, firmware: Path, tmp_path: 
     assert firmware.exists()
     request = InstallRequest(location="x", disks=(tmp_path / "d.img",), size_bytes=1 << 20)
     request.kept_nvram.write_bytes(b"mine")
-    for text in (b"", b"[", b'{"files": 1}', b"{}"):
+    listed = b'{"files": {"%s": [1]}, "connection": "", "name": ""}' % bytes(request.kept_nvram)
+    for text in (b"", b"[", b"[" * 100_000, b'{"files": 1}', b"{}", listed):
         unfinished.note_path(request.kept_nvram).write_bytes(text)
         with pytest.raises(UsageError, match="it is there already"), run._made(request, settings, None, print):
             pass
         assert request.kept_nvram.read_bytes() == b"mine"
+
+
+def test_only_the_file_that_was_made_is_removed(settings: Settings, firmware: Path, tmp_path: Path) -> None:
+    """Whatever the user has put in its place since is the user's."""
+    assert firmware.exists()
+    made = tmp_path / "d.img"
+    request = InstallRequest(location="x", disks=(made,), size_bytes=1 << 20)
+    killed(settings, request, None)
+    made.rename(tmp_path / "moved.img")
+    made.write_bytes(b"mine")
+    with run._made(request, settings, None, print):
+        assert made.read_bytes() == b"mine"
+    assert made.read_bytes() == b"mine"
+
+
+def test_anothers_note_is_not_believed(
+    settings: Settings, firmware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where others can write, they could have us remove a disk of the user's: it says so, and touches nothing."""
+    assert firmware.exists()
+    disk = tmp_path / "d.img"
+    request = InstallRequest(location="x", disks=(disk,), size_bytes=1 << 20)
+    killed(settings, request, None)
+    note = unfinished.note_path(request.kept_nvram)
+    with monkeypatch.context() as another:
+        another.setattr(os, "geteuid", lambda: note.stat().st_uid + 1)
+        with pytest.raises(UsageError, match="not ours"), run._made(request, settings, None, print):
+            pass
+    assert disk.exists()
+    assert note.exists()
+    note.unlink()
+    os.mkfifo(note)
+    with pytest.raises(UsageError, match="not ours"), run._made(request, settings, None, print):
+        pass
+    assert disk.exists()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from orchestrator.domain.model import Loader
 from orchestrator.errors import CapabilityError, UsageError
 from orchestrator.install.request import InstallRequest
-from orchestrator.install.unfinished import Made, held
+from orchestrator.install.unfinished import held
 from orchestrator.settings import Settings
 from orchestrator.workload import installed_domain
 from tests.golden.domains import kernel_run
@@ -80,16 +80,15 @@ def test_names_that_cannot_be_had(settings: Settings, connection: PretendedConne
 def test_a_name_that_an_interrupted_installation_has_left(settings: Settings, connection: PretendedConnection) -> None:
     """It may be had again by an installation of the same system, as long as nobody has started it."""
     request = InstallRequest(location="x", disks=(settings.state_dir / "d.img",))
-    made = Made(files=(), connection="qemu:///session", name="taken")
     with held(request.kept_nvram) as note:
-        note.write(made)
+        note.begin("qemu:///session", "taken")
         connection.xml = f"<nvram>{request.kept_nvram}</nvram>"
         assert installed_domain.definition("taken", request, settings).name == "taken"
         for active, xml in ((True, connection.xml), (False, "<nvram>/another</nvram>")):
             connection.active, connection.xml = active, xml
             with pytest.raises(UsageError, match="there is one of that name"):
                 installed_domain.definition("taken", request, settings)
-        note.write(replace(made, connection="qemu:///system"))
+        note.begin("qemu:///system", "taken")
         with pytest.raises(UsageError, match="there is one of that name"):
             installed_domain.definition("taken", request, settings)
 
