@@ -30,7 +30,7 @@ from tests.running import Guestlaunch
 IMAGE = os.environ.get("IMAGE")
 RUNS = int(os.environ.get("RUNS", "3"))
 READY_S = 900.0
-MEMORY_MIB, VCPUS, CPU = 1024, 2, os.environ.get("CPU", "cortex-a57")
+SIZE_GIB, MEMORY_MIB, VCPUS, CPU = 4, 1024, 2, os.environ.get("CPU", "cortex-a57")
 PORT = "org.guestlaunch.control.0"
 USER_DATA = f"#cloud-config\nruncmd:\n- [sh, -c, 'echo guestlaunch-ready >/dev/virtio-ports/{PORT}']\n"
 
@@ -70,6 +70,13 @@ class Bench:
         self._guestlaunch("vm", "delete", "one", "-c", self._uri, "--folder", self._folder / "vms", "--force").ok()
         return seconds
 
+    def _virsh(self, *words: str) -> str:
+        command = ["virsh", "-c", self._uri, *words]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stdout
+
+    def _pools(self) -> set[str]:
+        return set(self._virsh("pool-list", "--all", "--name").split())
+
     def virt_install(self) -> float:
         """Make it by virt-install; returns the seconds until it was ready."""
         disk, path = self._folder / "other.qcow2", self._folder / "port"
@@ -78,8 +85,9 @@ class Bench:
             path.chmod(0o777)
             port.listen(1)
             port.settimeout(READY_S)
+            pools = self._pools()
             began = time.monotonic()
-            overlay = f"path={disk},format=qcow2,backing_store={self._image},backing_format=qcow2"
+            overlay = f"path={disk},size={SIZE_GIB},format=qcow2,backing_store={self._image},backing_format=qcow2"
             command = [
                 "virt-install", "--connect", self._uri, "--name", "other", "--import", "--arch", "aarch64", "--machine",
                 "virt", "--boot", "uefi", "--virt-type", "qemu", "--memory", str(MEMORY_MIB), "--vcpus", str(VCPUS),
@@ -101,9 +109,12 @@ class Bench:
                         heard += block
                 return time.monotonic() - began
             finally:
-                for words in (["destroy", "other"], ["undefine", "--nvram", "--remove-all-storage", "other"]):
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        subprocess.run(["virsh", "-c", self._uri, *words], check=False, capture_output=True, timeout=60)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._virsh("destroy", "other")
+                    self._virsh("undefine", "--nvram", "--remove-all-storage", "other")
+                    for pool in self._pools() - pools:  # virt-install makes one of each folder that it sees, for good
+                        self._virsh("pool-destroy", pool)
+                        self._virsh("pool-undefine", pool)
                 path.unlink()
                 disk.unlink(missing_ok=True)
 
