@@ -184,6 +184,15 @@ def disk_image(tmp_path: Path) -> DiskFactory:
     return DiskFactory(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def open_folder() -> Iterator[Path]:
+    """A folder that libvirt's QEMU, a user of its own, may pass through."""
+    folder = Path(tempfile.mkdtemp(prefix="guestlaunch-vm-", dir="/var/tmp"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
 def system_daemon(session_dir: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A system libvirtd on a socket of its own: its URI and its process."""

@@ -8,7 +8,6 @@ import json
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,15 +104,6 @@ class Bench:
         """Return the records of VMs."""
         lines = map(json.loads, (self.evidence / "events.jsonl").read_text().splitlines())
         return [line for line in lines if line["event"] == "vm_boot_finished"]
-
-
-@pytest.fixture(scope="module")
-def open_folder() -> Iterator[Path]:
-    """A folder that libvirt's QEMU, a user of its own, may pass through."""
-    folder = Path(tempfile.mkdtemp(prefix="guestlaunch-vm-", dir="/var/tmp"))
-    folder.chmod(0o711)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

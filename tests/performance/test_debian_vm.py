@@ -11,9 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,22 +29,13 @@ USER_DATA = "#cloud-config\nruncmd:\n- [sh, -c, 'echo by runcmd >/run/seen']\n"
 pytestmark = [pytest.mark.performance, pytest.mark.timeout(4 * 3600)]
 
 
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A folder that libvirt's QEMU, a user of its own, may pass through."""
-    made = Path(tempfile.mkdtemp(prefix="guestlaunch-vm-", dir="/var/tmp"))
-    made.chmod(0o711)
-    yield made
-    shutil.rmtree(made)
-
-
 @pytest.fixture
-def image(folder: Path, guestlaunch: Guestlaunch) -> Path:
+def image(open_folder: Path, guestlaunch: Guestlaunch) -> Path:
     """The image."""
-    made = folder / "image.qcow2"
+    made = open_folder / "image.qcow2"
     if not made.exists():
         given = os.environ.get("IMAGE")
-        shutil.copyfile(given, made) if given else make_image(folder, guestlaunch)
+        shutil.copyfile(given, made) if given else make_image(open_folder, guestlaunch)
         made.chmod(0o644)
     return made
 
@@ -54,12 +43,12 @@ def image(folder: Path, guestlaunch: Guestlaunch) -> Path:
 def test_a_vm_that_is_changed_before_it_boots(
     guestlaunch: Guestlaunch,
     image: Path,
-    folder: Path,
+    open_folder: Path,
     tmp_path: Path,
     system_daemon: tuple[str, subprocess.Popen[bytes]],
 ) -> None:
     """User and key, a package of a mirror's, a command, a file, and what its own cloud-init is told; then by ssh."""
-    uri, vms = system_daemon[0], folder / "vms"
+    uri, vms = system_daemon[0], open_folder / "vms"
     key, data, file = tmp_path / "key", tmp_path / "user-data", tmp_path / "file"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     data.write_text(USER_DATA)

@@ -18,9 +18,8 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,15 +34,6 @@ PORT = "org.guestlaunch.control.0"
 USER_DATA = f"#cloud-config\nruncmd:\n- [sh, -c, 'echo guestlaunch-ready >/dev/virtio-ports/{PORT}']\n"
 
 pytestmark = [pytest.mark.performance, pytest.mark.timeout(4 * 3600)]
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder that libvirt's QEMU, a user of its own, may pass through."""
-    made = Path(tempfile.mkdtemp(prefix="guestlaunch-vm-", dir="/var/tmp"))
-    made.chmod(0o711)
-    yield made
-    shutil.rmtree(made)
 
 
 class Bench:
@@ -120,15 +110,15 @@ class Bench:
 
 
 def test_until_it_is_ready(
-    guestlaunch: Guestlaunch, system_daemon: tuple[str, subprocess.Popen[bytes]], folder: Path
+    guestlaunch: Guestlaunch, system_daemon: tuple[str, subprocess.Popen[bytes]], open_folder: Path
 ) -> None:
     """So many of each, in turn."""
     assert IMAGE, "IMAGE=FILE names the image"
     assert shutil.which("virt-install"), "virt-install is not installed (package virtinst)"
-    image = folder / "image.qcow2"
+    image = open_folder / "image.qcow2"
     shutil.copyfile(IMAGE, image)
     image.chmod(0o644)
-    bench = Bench(guestlaunch, system_daemon[0], image, folder)
+    bench = Bench(guestlaunch, system_daemon[0], image, open_folder)
     sides: dict[str, Callable[[], float]] = {"guestlaunch": bench.guestlaunch, "virt-install": bench.virt_install}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(RUNS):
