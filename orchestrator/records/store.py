@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -245,29 +246,38 @@ def _connect(path: Path) -> sqlite3.Connection:
     import sqlite3
 
     with contextlib.suppress(OSError):  # SQLite's to tell; its other files get the mode of this one
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(descriptor).st_uid == os.geteuid():
-                os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
+        _make_private(path)
     db = sqlite3.connect(path, timeout=_BUSY_MS / 1e3, isolation_level=None)
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            db.execute("PRAGMA journal_mode = WAL")
             _create(db)
         elif version in _EXTENSIONS:
             _extend(db)
         elif version != _VERSION:
             why = f"its version is {version}, this guestlaunch writes version {_VERSION}"
             raise sqlite3.OperationalError(why)  # noqa: TRY301 - closes the connection on its way
+        # Who is not alone with a new store is told at once that it is locked, and leaves this to the next.
+        with contextlib.suppress(sqlite3.OperationalError):
+            db.execute("PRAGMA journal_mode = WAL")
         # WAL with NORMAL: whole after any crash of processes; a power cut may lose the newest rows, but not the log.
         db.execute("PRAGMA synchronous = NORMAL")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _make_private(path: Path) -> None:
+    """Make the file where it is missing, for its owner alone, without opening it.
+
+    Closing any descriptor of it would drop the locks that all connections of this process have on it (fcntl(2)), and
+    another process that believes itself alone then removes the write-ahead log beneath them.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mknod(path, stat.S_IFREG | 0o600)
+    if path.stat().st_uid == os.geteuid():
+        path.chmod(0o600)
 
 
 def _create(db: sqlite3.Connection) -> None:

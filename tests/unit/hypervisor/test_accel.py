@@ -175,7 +175,7 @@ def test_probe_is_not_left_running(tmp_path: Path) -> None:
     qemu = emulator(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 30")
     begin = time.monotonic()
     choose(tmp_path, qemu)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 

@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
@@ -87,6 +89,38 @@ def test_several_processes_at_once(tmp_path: Path) -> None:
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     with store.open_store(tmp_path) as reader:
         assert len(reader.rows(Filters())) == 100
+
+
+def test_a_new_store_that_another_process_is_making(tmp_path: Path) -> None:
+    """The first row goes in although another process has just begun to make the same store."""
+    path = tmp_path / store.FILE_NAME
+    path.touch()
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        later = threading.Timer(0.3, other.execute, ["COMMIT"])
+        later.start()
+        assert store.append(tmp_path, simulated(1)) is None
+        later.join()
+    assert store.append(tmp_path, simulated(2)) is None
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_appending_keeps_the_locks_of_the_same_process(tmp_path: Path) -> None:
+    """A reader's lock on the store outlives an append by another thread: without it, others would remove its log."""
+    assert store.append(tmp_path, simulated(1)) is None
+    inode = (tmp_path / store.FILE_NAME).stat().st_ino
+    with store.open_store(tmp_path) as reader:
+        assert len(reader.rows(Filters())) == 1
+        assert _locked_by_us(inode)
+        assert store.append(tmp_path, simulated(2)) is None
+        assert _locked_by_us(inode)
+    assert not _locked_by_us(inode)
+
+
+def _locked_by_us(inode: int) -> bool:
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return any(line[4] == str(os.getpid()) and line[5].endswith(f":{inode}") for line in lines if line[1] == "POSIX")
 
 
 def test_survives_sigkill_in_mid_write(tmp_path: Path) -> None:
