@@ -36,7 +36,7 @@ from orchestrator.vm.customization import Customization
 from orchestrator.vm.folder import default_folder
 from orchestrator.vm.image import VmImage, architecture, read_image, read_loaders
 from orchestrator.vm.own_commands import appliance_settings, reading_profile, run_job
-from orchestrator.vm.request import ReadySign, VmRequest
+from orchestrator.vm.request import PoolVolume, ReadySign, VmRequest
 
 __all__ = [
     "Customization",
@@ -45,6 +45,7 @@ __all__ = [
     "Installation",
     "KernelRequest",
     "KernelRun",
+    "PoolVolume",
     "ReadySign",
     "VirtualMachine",
     "VmRequest",
@@ -167,8 +168,8 @@ class VirtualMachine:
 
         :raise GuestlaunchError: it cannot be reached.
         """
-        with self._found() as (_, found):
-            way = ssh.reached(found.domain, found.note, deadline_s, lambda: False)
+        with self._found() as (connection, found):
+            way = ssh.reached(found.domain, found.note, deadline_s, lambda: False, here=connection.is_local)
             with way as (address, port):
                 words = ssh.command(found.note, address, port, user, ("--", *command))
                 return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

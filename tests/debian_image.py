@@ -24,7 +24,7 @@ _TIMEOUT_S = 3600.0
 _FILES = {
     "etc/dpkg/dpkg.cfg.d/unsafe": "force-unsafe-io\n",
     "etc/initramfs-tools/conf.d/driver-policy": "MODULES=list\n",
-    "etc/initramfs-tools/modules": "virtio_pci\nvirtio_blk\nvirtio_scsi\nsd_mod\nsr_mod\nisofs\next4\n",
+    "etc/initramfs-tools/modules": "virtio_pci\nvirtio_blk\nvirtio_scsi\nsd_mod\next4\n",
     "etc/fstab": "LABEL=root / ext4 errors=remount-ro 0 1\nLABEL=ESP /boot/efi vfat umask=0077 0 1\n",
     "etc/default/grub": 'GRUB_TIMEOUT=0\nGRUB_CMDLINE_LINUX_DEFAULT=""\nGRUB_CMDLINE_LINUX="console=ttyAMA0"\n',
     "etc/systemd/network/dhcp.network": "[Match]\nName=en*\n[Network]\nDHCP=yes\n",

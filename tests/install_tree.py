@@ -13,15 +13,19 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from orchestrator.appliance.initrd import CpioEntry, write_cpio
 from orchestrator.appliance.store import resolve
 from orchestrator.domain.model import Arch
 from orchestrator.kernel.builtin import busybox
 from orchestrator.kernel.modules import module_entries
 from tests.disks import MIB, host
+from tests.unified import stub_of, unify
 
 GLOBALS = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _SECTOR = 512
+_FOLDER = 0x10
 _MODULES = ("virtio_pci", "virtio_console", "virtio_scsi", "virtio_blk", "sd_mod", "efivarfs")
 _FIRST = 2048
 _PARTITION = uuid.UUID("6b1e0b5c-6f3c-4a5e-9a0d-1f2e3d4c5b6a")
@@ -94,6 +98,25 @@ def make_disk(
     return [_boot_entry(sectors, f"initrd=\\initrd console={console} panic=-1 {more}".strip()) for more in cmdlines]
 
 
+def make_removable_disk(path: Path, store: Path, arch: Arch, script: str) -> Path:
+    """Make a disk that any firmware boots: a unified kernel image where it looks by itself."""
+    made = resolve(store, arch)
+    assert made.manifest is not None
+    stub = stub_of(arch)
+    if not stub.exists():
+        pytest.skip("systemd-boot-efi is not installed")
+    modules = module_entries(None, made.kernel, made.manifest.kernel, made, _MODULES)
+    system = _initrd(path.with_suffix(".initrd"), busybox(arch, made), modules, script, [])
+    console, name = {Arch.AARCH64: ("ttyAMA0", "BOOTAA64"), Arch.X86_64: ("ttyS0", "BOOTX64 ")}[arch]
+    sections = {
+        ".cmdline": f"console={console} panic=-1 no_timer_check".encode(),
+        ".linux": made.kernel.read_bytes(),
+        ".initrd": system.read_bytes(),
+    }
+    system.unlink()
+    return make_esp_disk(path, {f"EFI/BOOT/{name}EFI": unify(stub.read_bytes(), sections)})
+
+
 def _initrd(path: Path, program: bytes, modules: Sequence[CpioEntry], script: str, extra: Sequence[CpioEntry]) -> Path:
     folders = ("bin", "dev", "modules", "proc", "sys")
     entries = [
@@ -126,8 +149,8 @@ def make_esp_disk(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def _fat(sectors: int, files: dict[str, bytes]) -> bytes:
-    """Return a FAT16 file system, as far as there is anything in it; names have no extension."""
-    per_cluster, reserved, roots = 16, 1, 512
+    """Return a FAT16 file system, as far as there is anything in it; a name's extension begins at its ninth byte."""
+    per_cluster, reserved, roots = 4, 1, 512
     per_fat = (sectors // per_cluster + 2) * 2 // _SECTOR + 1
     boot = struct.pack(
         "<3s8sHBHBHHBHHHII", b"\xeb\x3c\x90", b"MSDOS5.0", _SECTOR, per_cluster, reserved, 1, roots,
@@ -135,16 +158,31 @@ def _fat(sectors: int, files: dict[str, bytes]) -> bytes:
     )  # fmt: skip
     boot += struct.pack("<BBBI11s8s", 0x80, 0, 0x29, 1, b"NO NAME    ", b"FAT16   ")
     boot = boot.ljust(510, b"\0") + b"\x55\xaa"
-    table, directory, data, cluster = [0xFFF8, 0xFFFF], b"", b"", 2
+    table, folders, data = [0xFFF8, 0xFFFF], {"": b""}, {}
     size = per_cluster * _SECTOR
+
+    def add(path: str, attributes: int, content: bytes) -> int:
+        first, count = len(table), max(1, -(-len(content) // size))
+        table.extend([*range(first + 1, first + count), 0xFFFF])
+        folder, _, name = path.rpartition("/")
+        length = 0 if attributes == _FOLDER else len(content)
+        folders[folder] += struct.pack("<11sB14xHI", name.encode().ljust(11), attributes, first, length)
+        data[path] = content.ljust(count * size, b"\0")
+        return first
+
+    numbers = {"": 0}
     for name, content in files.items():
-        count = -(-len(content) // size)
-        table += [*range(cluster + 1, cluster + count), 0xFFFF]
-        directory += struct.pack("<11sB14xHI", name.encode().ljust(11), 0x20, cluster, len(content))
-        data += content.ljust(count * size, b"\0")
-        cluster += count
+        parts = name.split("/")[:-1]
+        for depth in range(len(parts)):
+            above, folder = "/".join(parts[:depth]), "/".join(parts[: depth + 1])
+            if folder not in folders:
+                numbers[folder] = add(folder, _FOLDER, b"")
+                own = ((b".", numbers[folder]), (b"..", numbers[above]))
+                folders[folder] = b"".join(struct.pack("<11sB14xHI", n.ljust(11), _FOLDER, at, 0) for n, at in own)
+        add(name, 0x20, content)
     fat = struct.pack(f"<{len(table)}H", *table).ljust(per_fat * _SECTOR, b"\0")
-    return boot + fat + directory.ljust(roots * 32, b"\0") + data
+    blocks = b"".join(folders[path].ljust(size, b"\0") if path in folders else block for path, block in data.items())
+    return boot + fat + folders[""].ljust(roots * 32, b"\0") + blocks
 
 
 def _boot_entry(sectors: int, cmdline: str) -> bytes:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,27 @@ def _system_daemon(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]
         running(daemon, folder / "libvirt-sock") as process,
     ):
         yield f"qemu+unix:///system?socket={folder}/libvirt-sock", process
+
+
+def as_another_host(uri: str, folder: Path) -> str:
+    """Return the remote URI of a daemon on this host: what stands in for ssh leads to its socket."""
+    relay = folder / "ssh"
+    relay.write_text(_RELAY.format(python=sys.executable, socket=uri.partition("socket=")[2]))
+    relay.chmod(0o755)
+    return f"qemu+ssh://elsewhere/system?command={relay}"
+
+
+_RELAY = """#!{python}
+import os, socket, threading
+daemon = socket.socket(socket.AF_UNIX)
+daemon.connect("{socket}")
+def copy(read, write):
+    while block := read():
+        write(block)
+    os._exit(0)
+threading.Thread(target=copy, args=(lambda: os.read(0, 1 << 16), daemon.sendall)).start()
+copy(lambda: daemon.recv(1 << 16), lambda block: os.write(1, block))
+"""
 
 
 def program(name: str) -> str:

@@ -56,6 +56,7 @@ def _request(**given: Any) -> InstallRequest:  # noqa: ANN401 - the options belo
     answers = Answers(
         preseed=_absolute(given["preseed"]),
         kickstart=_absolute(given["kickstart"]),
+        autoinstall=_absolute(given["autoinstall"]),
         inject=tuple(path.absolute() for path in given["inject"]),
     )
     return InstallRequest(
@@ -97,6 +98,7 @@ _options = collected(
     click.option("--cmdline", metavar="TEXT", default="", help="More for the installer's command line."),
     click.option("--preseed", metavar="FILE", type=_FILE, help="Answers for Debian's installer."),
     click.option("--kickstart", metavar="FILE", type=_FILE, help="Answers for Anaconda."),
+    click.option("--autoinstall", metavar="FILE", type=_FILE, help="User data for Ubuntu's installer."),
     click.option(
         "--inject", metavar="FILE", type=_FILE, multiple=True, help="File for the initrd's top; can be repeated."
     ),
@@ -124,6 +126,7 @@ _options = collected(
         "--size 8G",
         "guestlaunch install --location https://deb.debian.org/debian/dists/bookworm --arch aarch64 --disk d.img",
         "guestlaunch install --location Fedora-Server.iso --kickstart ks.cfg --disk d.qcow2 --size 20G",
+        "guestlaunch install --location ubuntu.iso --unverified --autoinstall user-data --disk d.img --size 20G",
         "guestlaunch install -c qemu:///system --name vm1 --location TREE --kickstart ks.cfg --disk /srv/vm1.qcow2",
     ),
 )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.domain.model import Disk, FileSource
+from orchestrator.domain.model import Disk, FileSource, NetworkSource
 from orchestrator.errors import ProtocolError
 from orchestrator.images.chain import read_chain
 from orchestrator.launch.request import LaunchRequest
@@ -49,7 +49,7 @@ def _said(request: LaunchRequest, environ: Mapping[str, str]) -> Iterator[str]:
     for disk in request.disks:
         if isinstance(disk.source, FileSource):
             yield disk.source.path
-        else:
+        elif isinstance(disk.source, NetworkSource):
             networked = True
             yield from (value for key, value in disk.source.options if key == "server.path")
     if request.network is not None:

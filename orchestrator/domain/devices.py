@@ -27,7 +27,9 @@ from orchestrator.domain.model import (
     FileSource,
     Interface,
     InterfaceKind,
+    NetworkSource,
     Share,
+    VolumeSource,
 )
 from orchestrator.domain.passthrough import native, snapshot_error
 from orchestrator.errors import DiskError
@@ -42,7 +44,8 @@ _VIRTIO = "virtio-non-transitional"
 def devices_element(domain: Domain, layout: Layout) -> ET.Element:
     """Return `<devices>`."""
     devices = ET.Element("devices")
-    ET.SubElement(devices, "emulator").text = domain.emulator
+    if domain.emulator:
+        ET.SubElement(devices, "emulator").text = domain.emulator
     for i, (disk, place) in enumerate(zip(domain.disks, layout.places, strict=True)):
         if native(disk):
             devices.append(disk_element(disk, i, place))
@@ -71,14 +74,14 @@ def disk_element(disk: Disk, index: int, place: DiskPlace) -> ET.Element:
     """
     if disk.snapshot:
         raise snapshot_error(disk, index)
-    if not isinstance(disk.source, FileSource) or disk.format is None:
+    if isinstance(disk.source, NetworkSource) or disk.format is None:
         raise DiskError("cannot describe disk", f"disk {index}", "libvirt has no words for it")
-    kind, attribute = ("block", "dev") if disk.source.block_device else ("file", "file")
+    kind, source = _source_words(disk.source)
     element = ET.Element("disk", type=kind, device="disk")
     if place.bus is DiskBus.VIRTIO:
         element.set("model", _VIRTIO)
     element.append(_driver_element(disk))
-    ET.SubElement(element, "source", {attribute: disk.source.path})
+    ET.SubElement(element, "source", source)
     if disk.backing is not None:
         element.append(backing_element(disk.backing))
     sizes = {"logical_block_size": disk.logical_block_size, "physical_block_size": disk.physical_block_size}
@@ -98,12 +101,20 @@ def disk_element(disk: Disk, index: int, place: DiskPlace) -> ET.Element:
     return element
 
 
+def _source_words(source: FileSource | VolumeSource) -> tuple[str, dict[str, str]]:
+    """Return the type of a disk, and the attributes of its `<source>`."""
+    if isinstance(source, VolumeSource):
+        return "volume", {"pool": source.pool, "volume": source.volume}
+    return ("block", {"dev": source.path}) if source.block_device else ("file", {"file": source.path})
+
+
 def backing_element(backing: Backing) -> ET.Element:
     """Return the `<backingStore>` of an overlay. The system's daemon would give the file to QEMU's user, for good."""
     element = ET.Element("backingStore", type="file")
     ET.SubElement(element, "format", type=backing.format)
     source = ET.SubElement(element, "source", file=backing.path)
-    ET.SubElement(source, "seclabel", model="dac", relabel="no")
+    if not backing.pooled:
+        ET.SubElement(source, "seclabel", model="dac", relabel="no")
     return element
 
 

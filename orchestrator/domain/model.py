@@ -74,6 +74,14 @@ class FileSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSource:
+    """A volume of a storage pool of libvirt's, on the host where the domain runs."""
+
+    pool: str
+    volume: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSource:
     """A disk reached over the network, as QEMU block driver options.
 
@@ -90,10 +98,14 @@ class NetworkSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backing:
-    """The image below an overlay of ours: somebody's file, whose owner stays as it is."""
+    """The image below an overlay of ours.
+
+    :ivar pooled: it is a volume of a storage pool, libvirt's own; else somebody's file, whose owner stays as it is.
+    """
 
     path: str
     format: str
+    pooled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +124,7 @@ class Disk:
     `boot_order` counts from 1; where one disk has one, nothing without one is booted.
     """
 
-    source: FileSource | NetworkSource
+    source: FileSource | NetworkSource | VolumeSource
     format: str | None = None
     bus: DiskBus = DiskBus.SCSI
     readonly: bool = False
@@ -146,6 +158,7 @@ class Handed:
 class Loader:
     """UEFI firmware: read-only code, and a variable store of the domain's own.
 
+    :ivar code: empty where libvirt chooses it, on the host where the domain runs.
     :ivar nvram: the store; None has libvirt make and keep one.
     :ivar template: what libvirt makes it from.
     """
@@ -274,7 +287,7 @@ class Privileges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
-    """Everything that is launched. Paths are absolute; memory is in MiB."""
+    """Everything that is launched. Paths are absolute; memory is in MiB. An empty emulator is libvirt's own choice."""
 
     name: str
     uuid: str

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from orchestrator.domain.layout import DiskPlace, PciAddress, describe
-from orchestrator.domain.model import Disk, DiskBus, FileSource, Handed, NetworkSource
+from orchestrator.domain.model import Disk, DiskBus, FileSource, Handed, NetworkSource, VolumeSource
 from orchestrator.errors import DiskError
 
 # Serials that libvirt hands on as they are. It puts a backslash before a space, which QEMU then takes literally.
@@ -23,6 +23,8 @@ def native(disk: Disk) -> bool:
     network drivers option by option; it follows headers by itself; and it refuses a chain that leaves a format unsaid,
     where QEMU probes. That the tool gets exactly what it asked for comes first (2026-11-22).
     """
+    if isinstance(disk.source, VolumeSource):
+        return True  # nobody else knows it
     if isinstance(disk.source, NetworkSource) or disk.shared_read or disk.format is None or disk.graph is not None:
         return False
     if _PLAIN_SERIAL.fullmatch(disk.serial or "") is None:
@@ -120,6 +122,7 @@ def _source_options(disk: Disk, index: int) -> list[tuple[str, str]]:
         # Named by driver and not as file=PATH: a path may hold a colon, which would be read as a protocol.
         driver = "host_device" if source.block_device else "file"
         return [("file.driver", driver), ("file.filename", source.path)]
+    assert isinstance(source, NetworkSource)  # libvirt describes volumes
     options = [("driver", source.driver), *source.options]
     options += [(option, secret_id(index, option)) for option, _ in source.secrets]
     return [(f"file.{key}", value) for key, value in options]

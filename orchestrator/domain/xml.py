@@ -125,8 +125,12 @@ def os_element(domain: Domain) -> ET.Element:
     """Return `<os>`: machine, firmware, kernel, initrd and command line."""
     element = ET.Element("os")
     ET.SubElement(element, "type", arch=domain.profile.arch.value, machine=domain.profile.machine).text = "hvm"
-    if domain.loader is not None:
+    if domain.loader is not None and domain.loader.code:
         element.extend(loader_elements(domain.loader))
+    elif domain.loader is not None:
+        element.set("firmware", "efi")
+        firmware = ET.SubElement(element, "firmware")
+        ET.SubElement(firmware, "feature", enabled="no", name="secure-boot")
     for tag, value in (("kernel", domain.kernel), ("initrd", domain.initrd), ("cmdline", domain.cmdline)):
         if value:
             ET.SubElement(element, tag).text = value

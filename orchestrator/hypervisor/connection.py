@@ -32,6 +32,7 @@ from orchestrator.values import dataclass
 
 if TYPE_CHECKING:
     from orchestrator.hypervisor.stored import StoredDomain
+    from orchestrator.hypervisor.volumes import StoragePool
 
 _CLEARED_S = 2.0
 # For two minutes, a broken link to another host is given the benefit of the doubt: it may only be slow.
@@ -178,6 +179,29 @@ class Connection:
             if isinstance(error, NotFoundError):
                 return None
             raise error from failure
+
+    def pool(self, name: str) -> StoragePool:
+        """Return a storage pool by its name.
+
+        :raise NotFoundError: there is none.
+        :raise CapabilityError: it is not active.
+        """
+        from orchestrator.hypervisor.volumes import StoragePool  # here: launches need none
+
+        try:
+            found = self._handle.storagePoolLookupByName(name)
+        except libvirt.libvirtError as failure:
+            raise translate(failure, "cannot use storage pool", name) from failure
+        return StoragePool(self._handle, found)
+
+    def offers_kvm(self, arch: str) -> bool:
+        """Tell whether libvirt says that KVM is there for guests of an architecture."""
+        try:
+            text = self._handle.getCapabilities()
+        except libvirt.libvirtError as failure:
+            raise translate(failure, "cannot ask for capabilities", self.uri) from failure
+        root = ET.fromstring(text)  # noqa: S314 - libvirt's own
+        return root.find(f"guest/arch[@name='{arch}']/domain[@type='kvm']") is not None
 
     def list_names(self) -> list[str]:
         """Return the names of all domains, running or stored, sorted."""

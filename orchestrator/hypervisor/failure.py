@@ -34,6 +34,8 @@ class Code(IntEnum):
     GNUTLS_ERROR = 40
     NO_DOMAIN = 42
     AUTH_FAILED = 45
+    NO_STORAGE_POOL = 49
+    NO_STORAGE_VOL = 50
     OPERATION_INVALID = 55
     CONFIG_UNSUPPORTED = 67
     OPERATION_TIMEOUT = 68
@@ -79,7 +81,7 @@ _KINDS: tuple[tuple[frozenset[Code], type[errors.GuestlaunchError], str], ...] =
         errors.HypervisorError,
         "libvirt does not accept this domain XML",
     ),
-    (frozenset({Code.NO_DOMAIN}), errors.NotFoundError, ""),
+    (frozenset({Code.NO_DOMAIN, Code.NO_STORAGE_POOL, Code.NO_STORAGE_VOL}), errors.NotFoundError, ""),
     (frozenset({Code.DOM_EXIST}), errors.HypervisorError, "choose another name, or end that domain first"),
 )
 # Codes that libvirt uses for many things, with the wording of the case that is meant.

@@ -108,9 +108,12 @@ class StoredDomain:
         with self._unless_gone():
             self._call("cannot end domain", self._domain.destroy)
 
-    def undefine(self) -> None:
-        """Forget it. Its NVRAM stays."""
-        flags = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+    def undefine(self, *, nvram: bool = False) -> None:
+        """Forget it.
+
+        :param nvram: its NVRAM goes as well, which libvirt has made; else it stays.
+        """
+        flags = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM if nvram else libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
         self._call("cannot undefine domain", lambda: self._domain.undefineFlags(flags))
 
     def monitor(self, command: str) -> str:

@@ -1,23 +1,27 @@
 """What an installer is given beside its own initrd: answers to its questions, files, and the way to say how it went.
 
 All of it is in an archive behind the initrd: a kernel unpacks one after the other, and later files win. Debian's
-installer finds /preseed.cfg there, Anaconda what `inst.ks=file:` names. Both are made to leave the record without which
-no installation counts as done: behind everything that the user has them do.
+installer finds /preseed.cfg there, Anaconda what `inst.ks=file:` names; Ubuntu's has cloud-init look for a disk. All
+are made to leave the record without which no installation counts as done: behind everything that the user has them do.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
 from importlib import resources
 from pathlib import Path
 
 from orchestrator.appliance.initrd import CpioEntry, write_cpio
 from orchestrator.domain.cmdline import split_words
-from orchestrator.errors import LocationError, UsageError
+from orchestrator.errors import GuestlaunchError, LocationError, UsageError
+from orchestrator.images.cidata import make_cidata
 from orchestrator.install.tree import Family
 
 _HOME = "guestlaunch"
@@ -25,6 +29,9 @@ _RECORD = f"{_HOME}/record"
 _PRESEED, _KICKSTART = "preseed.cfg", "ks.cfg"
 _SAY_DONE = f"sh /{_RECORD} 0"
 _LATE = re.compile(r"^[ \t]*(?:d-i|\S+)[ \t]+preseed/late_command[ \t]+string[ \t]*(.*)$", re.MULTILINE)
+_CLOUD_CONFIG = b"#cloud-config"
+# Of the second part of cloud-init's user data: into what the first one says, at the ends of its lists.
+_MERGED = "dict(recurse_array,no_replace)+list(append)"
 _CONTINUED = re.compile(r"\\\n[ \t]*")
 
 
@@ -32,12 +39,13 @@ _CONTINUED = re.compile(r"\\\n[ \t]*")
 class Answers:
     """What the user gives an installer.
 
-    :ivar preseed: answers for Debian's installer; `kickstart` for Anaconda.
+    :ivar preseed: answers for Debian's installer; `kickstart` for Anaconda; `autoinstall`, user data for Ubuntu's.
     :ivar inject: files that are put at the top of the initrd, under their own names.
     """
 
     preseed: Path | None = None
     kickstart: Path | None = None
+    autoinstall: Path | None = None
     inject: Sequence[Path] = ()
 
     def check(self, family: Family) -> None:
@@ -45,14 +53,20 @@ class Answers:
 
         :raise UsageError: says what.
         """
-        if self.preseed is not None and self.kickstart is not None:
-            raise UsageError("options exclude each other", "--preseed", "with --kickstart")
-        for option, path, installers in (
-            ("--preseed", self.preseed, {Family.DEBIAN, Family.OTHER}),
-            ("--kickstart", self.kickstart, {Family.ANACONDA, Family.OTHER}),
-        ):
-            if path is not None and family not in installers:
+        options = (
+            ("--preseed", self.preseed, Family.DEBIAN),
+            ("--kickstart", self.kickstart, Family.ANACONDA),
+            ("--autoinstall", self.autoinstall, Family.UBUNTU),
+        )
+        given = [(option, path, installer) for option, path, installer in options if path is not None]
+        if len(given) > 1:
+            raise UsageError("options exclude each other", given[0][0], f"with {given[1][0]}")
+        for option, path, installer in given:
+            if family not in {installer, Family.OTHER}:
                 raise UsageError("cannot use", f"{option} {path}", f"the tree's installer is that of {family}")
+        if self.autoinstall is not None and not _read(self.autoinstall).startswith(_CLOUD_CONFIG):
+            why = "it does not begin with #cloud-config, as cloud-init's user data do, with an autoinstall section"
+            raise UsageError("cannot use", f"--autoinstall {self.autoinstall}", why)
         taken = {_PRESEED: self.preseed, _KICKSTART: self.kickstart, _HOME: True}
         names = [path.name for path in self.inject]
         for name in names:
@@ -68,6 +82,8 @@ def arguments(answers: Answers, cmdline: str) -> tuple[str, ...]:
         ours = ("auto=true", "priority=critical")
     elif answers.kickstart is not None:
         ours = (f"inst.ks=file:/{_KICKSTART}",)
+    elif answers.autoinstall is not None:  # without the former it asks before it writes to a disk
+        ours = ("autoinstall", "ds=nocloud")
     return tuple(word for word in ours if word.partition("=")[0] not in given)
 
 
@@ -95,6 +111,39 @@ def archive(answers: Answers, family: Family, number: str) -> bytes:
     out = io.BytesIO()
     write_cpio(entries, out)
     return out.getvalue()
+
+
+def seed(answers: Answers, number: str) -> bytes | None:
+    """Return the disk that an installer's cloud-init looks for; None if there is nothing to tell it.
+
+    :param number: this installation's own, by which its record is known.
+    :raise GuestlaunchError: the answers cannot be read, or are too much.
+    """
+    if answers.autoinstall is None:
+        return None
+    meta = f"instance-id: {number}\n"
+    try:
+        return make_cidata(
+            {"user-data": with_last_commands(_text(answers.autoinstall), _record(number)), "meta-data": meta.encode()}
+        )
+    except ValueError as error:
+        raise GuestlaunchError("cannot make cloud-init's disk of", answers.autoinstall, error) from error
+
+
+def with_last_commands(user_data: str, record: str) -> bytes:
+    """Return user data of two parts, as cloud-init takes them: the user's own, and the record behind its commands.
+
+    Nothing of ours has to understand the user's part; cloud-init joins them by what the header of the other says.
+    """
+    told = [["sh", "-c", record, "record", status] for status in ("0", "1")]
+    ours = {"late-commands": told[:1], "error-commands": [told[1], ["systemctl", "poweroff"]]}
+    whole = MIMEMultipart()
+    for text, merged in ((user_data, None), (f"#cloud-config\n{json.dumps({'autoinstall': ours})}\n", _MERGED)):
+        part = MIMEText(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), "cloud-config", "utf-8")
+        if merged is not None:
+            part["Merge-Type"] = merged
+        whole.attach(part)
+    return whole.as_bytes()
 
 
 def with_late_command(preseed: str) -> str:

@@ -47,6 +47,11 @@ class InstallRequest:
         """Where the firmware's variables are kept."""
         return self.nvram or self.disks[0].with_name(f"{self.disks[0].name}.nvram.fd")
 
+    @property
+    def seed(self) -> Path:
+        """Where the disk for the installer's cloud-init is, as long as it runs."""
+        return self.kept_nvram.with_name(f"{self.kept_nvram.name}.cidata")
+
     def check(self) -> None:
         """Refuse what cannot work, whatever the host.
 

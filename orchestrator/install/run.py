@@ -18,7 +18,7 @@ from orchestrator.errors import CapabilityError, DiskError, GuestlaunchError, Us
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.firmware.nvram import keep_nvram
 from orchestrator.hypervisor.pflash import flash_formats
-from orchestrator.install.answers import arguments
+from orchestrator.install.answers import arguments, seed
 from orchestrator.install.media import Media, get_media
 from orchestrator.install.request import InstallRequest
 from orchestrator.install.steps import DONE, FirstBootStep, InstallationFacts, InstallerStep
@@ -113,7 +113,8 @@ def carry_out(
     made = InstallationFacts(
         request=request, settings=settings, media=media, number=secrets.token_hex(16), attached=attached
     )
-    with _made(request, settings, definition, tell) as keep, Runner(settings, Kind.INSTALL) as runner, terminal():
+    making = _made(request, settings, definition, tell, seed(request.answers, made.number))
+    with making as keep, Runner(settings, Kind.INSTALL) as runner, terminal():
         installer = InstallerStep(made)
         steps = [runner.carry_out(installer, stop, console=console, tell=tell)]
         if _done(steps[0]):
@@ -140,11 +141,15 @@ def _done(record: LaunchRecord) -> bool:
 
 @contextlib.contextmanager
 def _made(
-    request: InstallRequest, settings: Settings, definition: Definition | None, tell: Callable[[str], None]
-) -> Iterator[Callable[[], object]]:
-    """Make disks that are not there, the NVRAM, the definition; yields what has them stay, without which they go."""
+    request: InstallRequest, settings: Settings, definition: Definition | None, tell: Callable[[str], None],
+    seed_data: bytes | None = None,
+) -> Iterator[Callable[[], object]]:  # fmt: skip
+    """Make disks that are not there, the NVRAM, the definition; yields what has them stay, without which they go.
+
+    :param seed_data: of a disk that only the installer needs, and which goes in any case.
+    """
     nvram = request.kept_nvram
-    with held(nvram) as note, contextlib.ExitStack() as stack:
+    with held(nvram) as note, contextlib.ExitStack() as installers, contextlib.ExitStack() as stack:
         if note.left is not None:
             _start_over(note.left, request, definition, tell)
         if nvram.exists():
@@ -161,6 +166,10 @@ def _made(
         keep_nvram(firmware.nvram_template, nvram, cache=settings.state_dir / "cache")
         stack.callback(nvram.unlink, missing_ok=True)
         note.add(nvram)
+        if seed_data is not None:
+            installers.callback(request.seed.unlink, missing_ok=True)
+            _write_seed(request.seed, seed_data)
+            note.add(request.seed)
         if definition is not None:
             definition.define(settings)
             stack.callback(_forget, definition, tell)
@@ -177,7 +186,7 @@ def _start_over(
             definition.forget()
         else:
             tell(f"domain {left.name} on {left.connection} is of that installation, and stays")
-    for path in (*request.disks, request.kept_nvram):
+    for path in (*request.disks, request.kept_nvram, request.seed):
         if left.includes(path):
             path.unlink()
 
@@ -188,6 +197,17 @@ def _forget(definition: Definition, tell: Callable[[str], None]) -> None:
         definition.forget()
     except GuestlaunchError as error:
         tell(str(error))
+
+
+def _write_seed(path: Path, data: bytes) -> None:
+    """Write the disk for the installer's cloud-init.
+
+    :raise DiskError: it cannot be written.
+    """
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise DiskError("cannot make the disk", path, error.strerror or error) from error
 
 
 def _make_disk(path: Path, size_bytes: int | None) -> None:

@@ -84,7 +84,8 @@ class InstallerStep:
         """
         made = self.installation
         request, media = made.request, made.media
-        media_disks = () if media.image is None else ((media.image, True),)
+        seed = None if request.answers.autoinstall is None else request.seed
+        media_disks = ((path, True) for path in (media.image, seed) if path is not None)
         run = KernelRequest(
             kernel=media.kernel,
             initrds=(media.initrd,),

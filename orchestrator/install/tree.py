@@ -1,8 +1,8 @@
 """What a distribution's tree is: its family, its architecture, where its kernel and initrd are, and their checksums.
 
 By what the tree itself says of it: `.treeinfo` or `treeinfo` (Fedora and its kin, openSUSE), Debian's list of netboot
-images or its places on a disc or in a package, openSUSE's `content`. Nothing is guessed: what says nothing of its
-architecture, or tells of several, needs the user's word.
+images or its places on a disc or in a package, openSUSE's `content`, Ubuntu's `.disk/info`. Nothing is guessed: what
+says nothing of its architecture, or tells of several, needs the user's word.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ DEBIAN_ARCHS = {Arch.AARCH64: "arm64", Arch.X86_64: "amd64"}
 _ARCHS = {"aarch64": Arch.AARCH64, "arm64": Arch.AARCH64, "x86_64": Arch.X86_64, "amd64": Arch.X86_64}
 _DISC_FOLDERS = {Arch.AARCH64: "install.a64", Arch.X86_64: "install.amd"}
 _SUSE_HASH = re.compile(r"HASH (\S+) (\S+) +(\S+)")
+_DISK_INFO = re.compile(r"([^\n]+?) - [^\n]*?\b(arm64|amd64)\b")
 _SUSE_BOOT = re.compile(r"boot/(aarch64|x86_64)/(?:loader/)?(linux|initrd)")
 
 
@@ -31,6 +32,7 @@ class Family(StrEnum):
     DEBIAN = "debian"
     ANACONDA = "anaconda"  # Fedora's, and that of those after it
     SUSE = "suse"
+    UBUNTU = "ubuntu"  # the live discs', which have cloud-init
     OTHER = "other"
 
 
@@ -60,12 +62,12 @@ def recognise(source: TreeSource, arch: Arch | None = None) -> Tree:
     :param arch: the user's word, where the tree is for several; it must be one of them.
     :raise LocationError: it is no tree that is known, for no architecture of ours, or for several.
     """
-    for look in (_by_treeinfo, _by_images, _by_places, _by_content):
+    for look in (_by_treeinfo, _by_images, _by_places, _by_content, _by_disk_info):
         found = list(look(source))
         if found:
             return _only(source, found, arch)
     hint = "name the two by --kernel and --initrd"
-    why = "it has no .treeinfo, no netboot images of Debian's and no openSUSE content file"
+    why = "it has no .treeinfo, no netboot images of Debian's, no openSUSE content file and no live system of Ubuntu's"
     raise LocationError("no tree that is known", source.where, why, hint)
 
 
@@ -202,6 +204,18 @@ def _by_content(source: TreeSource) -> Iterator[Tree]:
                 family=Family.SUSE, name=_suse_name(text), arch=arch, kernel=paths["linux"], initrd=paths["initrd"],
                 told_by="content", digests=sums, listed_in="content",
             )  # fmt: skip
+
+
+def _by_disk_info(source: TreeSource) -> Iterator[Tree]:
+    """Look for a live system of Ubuntu's, whose disc says what it is for. Its list of checksums is of MD5."""
+    text = source.text(".disk/info")
+    found = None if text is None else _DISK_INFO.match(text)
+    kernel, initrd = "casper/vmlinuz", "casper/initrd"
+    if found is not None and source.has(kernel) and source.has(initrd):
+        yield Tree(
+            family=Family.UBUNTU, name=found[1].strip(), arch=_ARCHS[found[2]], kernel=kernel, initrd=initrd,
+            told_by=".disk/info",
+        )  # fmt: skip
 
 
 def _suse_name(text: str) -> str:

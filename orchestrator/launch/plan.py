@@ -17,7 +17,7 @@ from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.probe import check_initrd, require_kernel_arch
 from orchestrator.appliance.version import host_version
 from orchestrator.domain.cmdline import Change, fix_cmdline
-from orchestrator.domain.model import Accel, Arch, Disk, FileSource, FirmwareKind, Profile
+from orchestrator.domain.model import Accel, Arch, Disk, FileSource, FirmwareKind, NetworkSource, Profile
 from orchestrator.domain.profiles import load_profile
 from orchestrator.domain.xml import unspeakable
 from orchestrator.errors import ApplianceError, CapabilityError, DiskError
@@ -200,6 +200,7 @@ def _resolve_untrusted(disk: Disk, cwd: str, settings: Settings) -> Disk:
         return replace(disk, format=found.format, graph=found.graph, identities=tuple(sorted(found.identities)))
     if disk.format == "raw":
         return disk
+    assert isinstance(disk.source, NetworkSource)  # tools know no volumes
     why = "image policy untrusted: the header of a disk on the network cannot be checked"
     raise ImagePolicyError("cannot use the disk", disk.source.driver, why, "give its format as raw")
 

@@ -1,8 +1,9 @@
 """A VM from request to ready; or, whatever went wrong, nothing left of it and the image as it was.
 
-What libvirt and the folder hold decides how it begins: anew, over from the start, or with the first boot. Everything
-that is made sits on one `ExitStack`, and stays only once the VM is ready. A connection that broke is the exception:
-nobody can tell then what runs, and the same command goes on.
+What libvirt has of it decides how it begins: anew, over from the start, or with the first boot. It has the domain, with
+our note, before anything else is made, so that whoever looks knows what is ours (`home` says where that lives).
+Everything that is made sits on one `ExitStack`, and stays only once the VM is ready. A connection that broke is the
+exception: nobody can tell then what runs, and the same command goes on.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ from pathlib import Path
 from orchestrator.domain.model import Arch, FirmwareKind
 from orchestrator.domain.profiles import load_profile
 from orchestrator.domain.xml import domain_xml
-from orchestrator.errors import CapabilityError, ConnectionLostError, GuestlaunchError, UsageError, VmError
-from orchestrator.firmware.descriptors import find_firmware
+from orchestrator.errors import (
+    CapabilityError,
+    ConnectionLostError,
+    DiskError,
+    GuestlaunchError,
+    UsageError,
+    VmError,
+)
 from orchestrator.hypervisor.connect import open_connection
-from orchestrator.hypervisor.connection import Connection, is_local
-from orchestrator.hypervisor.pflash import flash_formats
+from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.stored import StoredDomain
 from orchestrator.launch.stop import Stop
 from orchestrator.records.record import LaunchRecord
@@ -34,7 +40,8 @@ from orchestrator.timeline.phases import Phase
 from orchestrator.vm import folder as folders
 from orchestrator.vm.describe import describe
 from orchestrator.vm.first_boot import VmStart
-from orchestrator.vm.image import VmImage, architecture, read_image, read_loaders
+from orchestrator.vm.home import Home, home_for, home_of
+from orchestrator.vm.image import VmImage, architecture, read_loaders
 from orchestrator.vm.known import KnownVm
 from orchestrator.vm.note import VmNote, note_of
 from orchestrator.vm.own_commands import PROFILES, appliance_settings, reading_profile, run_job
@@ -107,19 +114,20 @@ def create(request: VmRequest, place: VmPlace) -> Created:
     :raise GuestlaunchError: it cannot be made, or did not become ready: then nothing is left of it.
     """
     request.check()
-    if not is_local(place.uri):
-        why = "its image and its disk are files of this host"
-        raise CapabilityError("cannot create a VM on another host", place.uri, why)
     with folders.held(place.parent, request.name) as folder, connected(place.settings, place.uri) as connection:
         domain = connection.stored(request.name)
         if domain is None:
-            return _anew(request, place, folder, connection)
+            return _anew(request, place, home_for(request, connection, folder), connection)
         note = note_of(domain)
         if note is None:
             why = f"{place.uri} has a domain of that name, which is none of ours"
             raise UsageError("cannot create VM", request.name, why, "choose another name")
         _check_same(request, note)
-        return _found(request, place, domain, note, connection)
+        if note.ready or note.made:
+            return _found(request, place, domain, note, connection)
+        place.tell(f"{request.name}: its creation was interrupted; what it made is removed, and it starts over")
+        _remove(domain, note, home_of(note, connection))
+        return _anew(request, place, home_for(request, connection, folder), connection)
 
 
 def create_all(requests: Sequence[VmRequest], place: VmPlace) -> list[Created | GuestlaunchError]:
@@ -170,50 +178,59 @@ def _found(request: VmRequest, place: VmPlace, domain: StoredDomain, note: VmNot
     place.tell(f"{request.name}: its creation was interrupted; it goes on with the first boot")
     domain.destroy()
     with contextlib.ExitStack() as stack:
-        _undone_unless_ready(stack, place, domain, Path(note.folder), note.files.split())
+        _undone_unless_ready(stack, place, domain, note, home_of(note, connection))
         record = _boot(request, place, domain, note, connection, created=True)
         stack.pop_all()
     return Created(name=request.name, uri=place.uri, how="went on", note=note, record=record)
 
 
-def _anew(request: VmRequest, place: VmPlace, folder: Path, connection: Connection) -> Created:
-    """Make a VM of which there is no domain."""
+def _anew(request: VmRequest, place: VmPlace, home: Home, connection: Connection) -> Created:
+    """Make a VM of which there is no domain. Libvirt has the domain, with our note, before anything else is made."""
     boot = VmStart(request, place.settings, place.origin_ns)
-    with boot.recorded(connection, image=request.image, created=True), contextlib.ExitStack() as stack:
-        if folders.begun(folder):
+    with boot.recorded(connection, image=str(request.image), created=True), contextlib.ExitStack() as stack:
+        if folders.begun(home.folder):
             place.tell(f"{request.name}: what an interrupted creation left is removed; it starts over")
-            if left := folders.clear(folder):
-                raise VmError("cannot create VM", folder, f"there is something else in it: {', '.join(left)}")
+            if left := folders.clear(home.folder):
+                raise VmError("cannot create VM", home.folder, f"there is something else in it: {', '.join(left)}")
         place.step("the image is looked at")
-        image = read_image(request.image, request.image_format, copied=request.copy)
-        settings = boot.settings = _settings_for(request, image, place)
+        image = home.image()
+        _check_possible(request, image)
+        settings = boot.settings = _settings_for(request, image, place, connection)
         boot.recorder.begin(Phase.STAGE, "our own clock")
-        place.step("its disk is made")
-        folders.make(folder, passable=place.uri.endswith("/system") or "/system?" in place.uri)
-        stack.callback(folders.clear, folder)
-        folders.make_disk(request, image, folder, place.stop)
-        profile = load_profile(settings.profile)
-        folders.make_nvram(
-            request, find_firmware(profile.arch, profile.machine, formats=flash_formats()), folder, settings
-        )
-        number = secrets.token_hex(16)
-        boot.customised = _customise(request, folder, number, boot, place)
-        boot.recorder.begin(Phase.CREATE, "our own clock")
         place.step("libvirt is given it")
-        note = _note(request, folder, profile.arch, number)
-        planned = boot.domain = describe(request, image, note, settings)
-        connection.define(domain_xml(planned))
+        note = _note(request, home, load_profile(settings.profile).arch)
+        boot.domain = describe(request, image, note, home, settings)
+        connection.define(domain_xml(boot.domain))
         domain = connection.stored(request.name)
         assert domain is not None  # it was defined just now
-        stack.pop_all()
-        _undone_unless_ready(stack, place, domain, folder, folders.NAMES)
+        _undone_unless_ready(stack, place, domain, note, home)
+        place.step("its disk is made")
+        home.make(image, settings, place.stop)
+        boot.customised = _customise(request, home, note.number, boot, place)
+        boot.recorder.begin(Phase.CREATE, "our own clock")
+        note = replace(note, made="yes")
+        domain.set_metadata(note.metadata())
         note = boot.until_ready(domain, note, connection, place.stop, place.step)
         stack.pop_all()
     return Created(name=request.name, uri=place.uri, how="created", note=note, record=boot.record)
 
 
+def _check_possible(request: VmRequest, image: VmImage) -> None:
+    """Refuse what cannot be made of an image, before anything is.
+
+    :raise GuestlaunchError: says what.
+    """
+    size = request.size_bytes
+    if size is not None and size < image.size:
+        why = f"the image is a disk of {image.size} bytes, and would be cut off at {size}"
+        raise DiskError("cannot make the disk", request.image, why, "give a larger --size, or none")
+    if request.customization.offline and not image.here:
+        why = "an appliance changes what is on a disk, which has to be a file of this host"
+        raise CapabilityError("cannot customise", request.name, why, "--cloud-init has the image change itself")
+
+
 def _undone_unless_ready(
-    stack: contextlib.ExitStack, place: VmPlace, domain: StoredDomain, folder: Path, names: tuple[str, ...] | list[str]
+    stack: contextlib.ExitStack, place: VmPlace, domain: StoredDomain, note: VmNote, home: Home
 ) -> None:
     """Have a VM removed if the stack is closed by an error; but for a connection that broke, or if it is to stay."""
 
@@ -221,11 +238,16 @@ def _undone_unless_ready(
         if kind is None or issubclass(kind, ConnectionLostError) or place.keep:
             return False
         domain.destroy()
-        domain.undefine()
-        folders.clear(folder, names)
+        _remove(domain, note, home)
         return False
 
     stack.push(undo)
+
+
+def _remove(domain: StoredDomain, note: VmNote, home: Home) -> None:
+    """Remove a VM that does not run, and what was made for it."""
+    domain.undefine(nvram=bool(note.pool))
+    home.clear(note.files.split())
 
 
 def _boot(
@@ -233,7 +255,7 @@ def _boot(
 ) -> LaunchRecord:
     settings = replace(place.settings, profile=PROFILES[Arch(note.arch)])
     boot = VmStart(request, settings, place.origin_ns)
-    with boot.recorded(connection, image=Path(note.image), created=created):
+    with boot.recorded(connection, image=note.image, created=created):
         boot.until_ready(domain, note, connection, place.stop, place.step)
     assert boot.record is not None  # whatever became of it
     return boot.record
@@ -244,29 +266,52 @@ def start(vm: KnownVm, connection: Connection, place: VmPlace, ready: ReadySign,
 
     :raise GuestlaunchError: it does not become ready; it goes on, as far as it does.
     """
+    if not vm.note.ready and not vm.note.made:
+        hint = "guestlaunch vm create starts over, guestlaunch vm delete removes what is there"
+        raise UsageError("cannot start VM", vm.domain.name, "its creation was interrupted", hint)
     request = VmRequest(name=vm.domain.name, image=Path(vm.note.image), ready=ready, timeout_s=timeout_s)
     return _boot(request, place, vm.domain, vm.note, connection, created=False)
 
 
-def _settings_for(request: VmRequest, image: VmImage, place: VmPlace) -> Settings:
-    """Return settings with the profile that the image asks for.
+def _settings_for(request: VmRequest, image: VmImage, place: VmPlace, connection: Connection) -> Settings:
+    """Return settings with the profile that the image asks for; on another host, KVM is there if libvirt says so.
 
     :raise GuestlaunchError: the image has none, or the profile that the user wants is another.
     """
     settings = place.settings
-    wanted = None
+    wanted, own = request.arch, False
     if settings.profile != _DEFAULT_PROFILE:
         profile = load_profile(settings.profile)
         if profile.firmware is not FirmwareKind.UEFI:
             raise UsageError("cannot create VM", f"profile {profile.name}", "VMs boot by UEFI")
-        wanted = profile.arch
+        if wanted not in {None, profile.arch}:
+            raise UsageError("options exclude each other", f"--arch {wanted}", f"with profile {profile.name}")
+        wanted, own = profile.arch, True
+    arch = _arch_of(request, image, wanted, place)
+    settings = settings if own else replace(settings, profile=PROFILES[arch])
+    if connection.is_local or settings.accel != "auto":
+        return settings
+    return replace(settings, accel="kvm" if connection.offers_kvm(str(arch)) else "tcg")
+
+
+def _arch_of(request: VmRequest, image: VmImage, wanted: Arch | None, place: VmPlace) -> Arch:
+    """Return which architecture an image is for: what is on it says so, or where nobody can look, the user.
+
+    :raise GuestlaunchError: it is not known, or it is not what the user says.
+    """
+    settings = place.settings
+    if not image.here and wanted is None:
+        why = "which architecture it is for cannot be looked up there"
+        raise CapabilityError("cannot use the image", request.image, why, "--arch says it")
+    if not image.here:
+        assert wanted is not None
+        return wanted
     look = partial(run_job, settings=appliance_settings(settings, reading_profile(settings)), stop=place.stop)
     loaders = read_loaders(image, settings.state_dir, look)
-    arch = architecture(image.path, loaders, wanted, by_entry=request.nvram is not None)
-    return replace(settings, profile=settings.profile if wanted is not None else PROFILES[arch])
+    return architecture(image.path, loaders, wanted, by_entry=request.nvram is not None)
 
 
-def _customise(request: VmRequest, folder: Path, number: str, boot: VmStart, place: VmPlace) -> bool:
+def _customise(request: VmRequest, home: Home, number: str, boot: VmStart, place: VmPlace) -> bool:
     """Change what is wanted on a disk; tell whether that was anything.
 
     :raise GuestlaunchError: it cannot be changed.
@@ -275,29 +320,33 @@ def _customise(request: VmRequest, folder: Path, number: str, boot: VmStart, pla
     if not wanted.offline and wanted.cloud_init is None:
         return False
     boot.recorder.begin(Phase.CUSTOMISE, "our own clock")
-    from orchestrator.vm.customise import customise, make_seed  # here: most images are used as they are
+    from orchestrator.vm.customise import customise, seed_of  # here: most images are used as they are
 
     if wanted.offline:
         place.step("an appliance changes what is on its disk")
         own = appliance_settings(place.settings, boot.settings.profile)
-        customise(wanted, folder / folders.DISK, number, own, place.stop)
+        disk = home.disk_here()
+        if disk is None:
+            why = "it cannot be written to by an appliance"
+            raise CapabilityError("cannot customise", request.name, f"its disk is a volume, and {why}")
+        customise(wanted, disk, number, own, place.stop)
     if wanted.cloud_init is not None:
         place.step("cloud-init's disk is made")
-        any_arch = appliance_settings(place.settings, reading_profile(place.settings))
-        make_seed(wanted, folder / folders.SEED, request.name, number, settings=any_arch, stop=place.stop)
+        home.make_seed(seed_of(wanted, request.name, number))
     return True
 
 
-def _note(request: VmRequest, folder: Path, arch: Arch, number: str) -> VmNote:
+def _note(request: VmRequest, home: Home, arch: Arch) -> VmNote:
     import json
 
     return VmNote(
         digest=request.digest(),
         specification=json.dumps(request.specification(), sort_keys=True),
-        folder=os.fspath(folder),
-        files=" ".join(name for name in folders.NAMES if (folder / name).exists()),
-        image=os.fspath(request.image),
+        folder=os.fspath(home.folder),
+        pool=home.pool,
+        files=" ".join(home.names()),
+        image=str(request.image),
         arch=str(arch),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        number=number,
+        number=secrets.token_hex(16),
     )

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from orchestrator.domain.policy import CONTROL_CHANNEL
 from orchestrator.errors import GuestlaunchError
+from orchestrator.images.cidata import make_cidata
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
 from orchestrator.vm.customization import UNIT, Customization
 from orchestrator.vm.own_commands import run_tool
 
 _PORT = f"/dev/virtio-ports/{CONTROL_CHANNEL}"
-_SEED_BYTES = 4 << 20
 
 
 def unit_text(number: str) -> str:
@@ -51,24 +51,17 @@ def customise(wanted: Customization, disk: Path, number: str, settings: Settings
         unit.unlink(missing_ok=True)
 
 
-def make_seed(wanted: Customization, seed: Path, name: str, number: str, *, settings: Settings, stop: Stop) -> None:
-    """Make the disk by which cloud-init is told what to do.
+def seed_of(wanted: Customization, name: str, number: str) -> bytes:
+    """Return the disk by which cloud-init is told what to do.
 
     :param name: of the VM.
-    :raise WorkloadError: it cannot be made.
+    :raise GuestlaunchError: its data cannot be read, or are too much.
     """
     assert wanted.cloud_init is not None
-    meta = seed.with_name("meta-data")
+    meta = f"instance-id: {number}\nlocal-hostname: {wanted.hostname or name}\n"
     try:
-        meta.write_text(f"instance-id: {number}\nlocal-hostname: {wanted.hostname or name}\n")
-        with seed.open("xb") as file:
-            file.truncate(_SEED_BYTES)
-        command = ["guestfish", "--format=raw", "-a", os.fspath(seed), "run"]
-        command += [":", "mkfs", "vfat", "/dev/sda", "label:cidata", ":", "mount", "/dev/sda", "/"]
-        for source, target in ((wanted.cloud_init, "/user-data"), (meta, "/meta-data")):
-            command += [":", "upload", os.fspath(source), target]
-        run_tool("cannot make cloud-init's disk", command, seed, settings, stop)
+        return make_cidata({"user-data": wanted.cloud_init.read_bytes(), "meta-data": meta.encode()})
     except OSError as error:
-        raise GuestlaunchError("cannot make cloud-init's disk", seed, error.strerror or error) from error
-    finally:
-        meta.unlink(missing_ok=True)
+        raise GuestlaunchError("cannot read", wanted.cloud_init, error.strerror or error) from error
+    except ValueError as error:
+        raise GuestlaunchError("cannot make cloud-init's disk of", wanted.cloud_init, error) from error

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-from orchestrator.domain.model import Backing, Channel, Disk, DiskBus, Domain, FileSource
+from orchestrator.domain.model import Backing, Channel, Disk, DiskBus, Domain
 from orchestrator.domain.policy import CONTROL_CHANNEL
 from orchestrator.settings import Settings
-from orchestrator.vm.folder import DISK, NVRAM, SEED
+from orchestrator.vm.home import Home
 from orchestrator.vm.image import VmImage
 from orchestrator.vm.note import VmNote
 from orchestrator.vm.request import VmRequest
@@ -19,30 +18,25 @@ AGENT_ALIAS = "channel1"  # libvirt's name for the second of the channels below
 MEMORY_MIB = 2048  # no profile, which is an appliance's, has enough for any system
 
 
-def describe(request: VmRequest, image: VmImage, note: VmNote, settings: Settings) -> Domain:
-    """Return the domain, for a folder that has its files.
+def describe(request: VmRequest, image: VmImage, note: VmNote, home: Home, settings: Settings) -> Domain:
+    """Return the domain, whose files may have to be made yet.
 
     :param settings: with the profile of the image's architecture.
     :raise GuestlaunchError: the host lacks what is needed.
     """
-    folder = Path(note.folder)
     settings = replace(settings, memory_mib=request.memory_mib or MEMORY_MIB, vcpus=request.vcpus or settings.vcpus)
-    planned = plan_domain(Wish(name=request.name, boot=BootSource.DISK, disks=(folder / DISK,)), settings)
-    assert planned.loader is not None  # the profile is one with UEFI
-    backing = None if request.copy else Backing(path=str(image.path), format=image.format)
+    backing = None if request.copy else Backing(path=str(image.path), format=image.format, pooled=bool(home.pool))
     disks = [
         Disk(
-            source=FileSource(path=str(folder / DISK)), format="qcow2", described=True, bus=DiskBus.VIRTIO,
+            source=home.source(home.disk), format="qcow2", described=True, bus=DiskBus.VIRTIO,
             backing=backing, boot_order=1,
         )
     ]  # fmt: skip
-    if SEED in note.files.split():
-        seed = FileSource(path=str(folder / SEED))
-        disks.append(Disk(source=seed, format="raw", bus=DiskBus.VIRTIO, readonly=True))
+    if home.seed in note.files.split():
+        disks.append(Disk(source=home.source(home.seed), format="raw", bus=DiskBus.VIRTIO, readonly=True))
+    planned = plan_domain(Wish(name=request.name, boot=BootSource.DISK), settings, tuple(disks))
     return replace(
-        planned,
-        disks=tuple(disks),
-        loader=replace(planned.loader, nvram=str(folder / NVRAM), template=None),
+        home.described(planned),
         channels=tuple(Channel(name=name, path=None, kept=True) for name in (CONTROL_CHANNEL, AGENT_CHANNEL)),
         interface=request.interface(),
         metadata=note.metadata(),

@@ -1,7 +1,7 @@
 """VMs described in a file (TOML), as values: a table for each, with the keys that requests have.
 
 [vm.web1]                        the name; libvirt's as well
-image = "debian-12.qcow2"        from the file's folder
+image = "debian-12.qcow2"        from the file's folder; or a volume of a storage pool: "vol=POOL/VOLUME"
 size = "20G"                     bytes, or with M, G or T
 memory_mib = 2048
 vcpus = 2
@@ -24,9 +24,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.domain.model import Arch
 from orchestrator.errors import UsageError, nearest
 from orchestrator.vm.customization import Customization
-from orchestrator.vm.request import ReadySign, VmRequest, size_of
+from orchestrator.vm.request import PoolVolume, ReadySign, VmRequest, image_of, size_of
 
 _PURPOSE = "cannot use the description"
 
@@ -122,6 +123,17 @@ def _copies(value: object, folder: Path) -> tuple[tuple[Path, str], ...]:
     return tuple((_path(source, folder), _text(target, folder)) for source, target in value)  # type: ignore[attr-defined]
 
 
+def _image(value: object, folder: Path) -> Path | PoolVolume:
+    return image_of(_text(value, folder), folder)
+
+
+def _arch(value: object, _folder: Path) -> Arch:
+    try:
+        return Arch(str(value))
+    except ValueError:
+        raise ValueError(f"one of {', '.join(Arch)}") from None
+
+
 def _bytes(value: object, folder: Path) -> int:
     return _whole(value, folder) if isinstance(value, int) else size_of(_text(value, folder))
 
@@ -143,8 +155,9 @@ _CUSTOMIZATION: Mapping[str, Callable[[object, Path], object]] = {
     "cloud_init": _path,
 }
 _KEYS: Mapping[str, Callable[[object, Path], object]] = {
-    "image": _path,
+    "image": _image,
     "image_format": _text,
+    "arch": _arch,
     "copy": _flag,
     "size": _bytes,
     "memory_mib": _whole,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from orchestrator import __version__
 from orchestrator.channel.ring import ConsoleRing
@@ -86,7 +85,7 @@ class VmStart:
         return noted
 
     @contextlib.contextmanager
-    def recorded(self, connection: Connection, *, image: Path, created: bool) -> Iterator[None]:
+    def recorded(self, connection: Connection, *, image: str, created: bool) -> Iterator[None]:
         """Write a record of what is done in the context, whatever becomes of it."""
         error: GuestlaunchError | None = None
         try:
@@ -101,7 +100,7 @@ class VmStart:
             )
 
     def _record(
-        self, connection: Connection, error: GuestlaunchError | None, *, image: Path, created: bool
+        self, connection: Connection, error: GuestlaunchError | None, *, image: str, created: bool
     ) -> LaunchRecord:
         domain, boot, recorder = self.domain, self._boot, self.recorder
         recorder.unseen(Phase.STAGE, "its files were there")
@@ -141,7 +140,7 @@ class VmStart:
             vm=VmBootRecord(
                 name=self.request.name,
                 created=created,
-                image=str(image),
+                image=image,
                 customised=self.customised,
                 told_by=boot.ready_by if boot is not None else None,
                 boot_entry=boot.boot_entry if boot is not None else None,

@@ -93,9 +93,6 @@ def make_disk(request: VmRequest, image: VmImage, folder: Path, stop: Stop) -> P
     :raise DiskError: it cannot be made.
     """
     disk, size = folder / DISK, request.size_bytes
-    if size is not None and size < image.size:
-        why = f"the image is a disk of {image.size} bytes, and would be cut off at {size}"
-        raise DiskError("cannot make the disk", request.image, why, "give a larger --size, or none")
     source = ["-f", image.format, os.fspath(image.path)]
     if request.copy:
         _qemu_img(["convert", "-q", *source, "-O", "qcow2", os.fspath(disk)], image.path, stop)
@@ -106,6 +103,19 @@ def make_disk(request: VmRequest, image: VmImage, folder: Path, stop: Stop) -> P
         _qemu_img([*base, *([str(size)] if size is not None else [])], image.path, stop)
     disk.chmod(0o600)
     return disk
+
+
+def make_seed(folder: Path, data: bytes) -> None:
+    """Make the disk for cloud-init.
+
+    :raise DiskError: it cannot be written.
+    """
+    seed = folder / SEED
+    try:
+        with seed.open("xb") as file:
+            file.write(data)
+    except OSError as error:
+        raise DiskError("cannot make the disk", seed, error.strerror or error) from error
 
 
 def make_nvram(request: VmRequest, firmware: Firmware, folder: Path, settings: Settings) -> Path:

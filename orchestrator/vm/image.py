@@ -16,8 +16,8 @@ from typing import Any
 from orchestrator import files
 from orchestrator.domain.model import Arch
 from orchestrator.errors import CapabilityError, DiskError
-from orchestrator.images.header import BadImageError, Header
-from orchestrator.images.reading import read_header
+from orchestrator.images.header import BadImageError, Header, Read
+from orchestrator.images.reading import parse_header
 from orchestrator.remembered import Remembered
 
 LOOK = Path(__file__).with_name("inspect_loaders.py")
@@ -30,11 +30,15 @@ _ESP_TYPES = {0xEE, 0xEF}  # of a GPT's protective table, and of an EFI system p
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmImage:
-    """An image that a VM can be made of. Sizes are in bytes; `size` is the virtual one."""
+    """An image that a VM can be made of. Sizes are in bytes; `size` is the virtual one.
+
+    :ivar here: it is a file of this host's that can be read, so that an appliance can look into it.
+    """
 
     path: Path
     format: str
     size: int
+    here: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,22 +58,41 @@ def read_image(path: Path, image_format: str | None, *, copied: bool) -> VmImage
     try:
         descriptor = files.open_image(path)
         try:
-            header = read_header(descriptor, image_format)
-            start = os.pread(descriptor, 2 * _SECTOR, 0) if header.format == "raw" else b""
+            size = os.lseek(descriptor, 0, os.SEEK_END)
+            header = told_header(path, _reading(descriptor), size, image_format, copied=copied)
         finally:
             os.close(descriptor)
-    except BadImageError as error:
-        raise DiskError(_PURPOSE, path, error) from error
     except OSError as error:
         raise DiskError(_PURPOSE, path, error.strerror or error) from error
-    if image_format is None:
-        _check_told(path, header, start)
-    if header.format not in BACKING_FORMATS and not copied:
-        raise DiskError(_PURPOSE, path, f"no overlay goes over {header.format}", "--copy makes a copy")
     return VmImage(path=path, format=header.format, size=header.size)
 
 
-def _check_told(path: Path, header: Header, start: bytes) -> None:
+def _reading(descriptor: int) -> Read:
+    """Return what reads a file's bytes, wherever it is asked to."""
+
+    def read(offset: int, length: int) -> bytes:
+        return os.pread(descriptor, length, offset) if 0 <= offset < 1 << 62 else b""
+
+    return read
+
+
+def told_header(subject: Path | str, read: Read, size: int, image_format: str | None, *, copied: bool) -> Header:
+    """Return the header of an image of `size` bytes as it is stored, which `read(offset, length)` returns.
+
+    :raise DiskError: as `read_image`.
+    """
+    try:
+        header = parse_header(read, size, image_format)
+    except BadImageError as error:
+        raise DiskError(_PURPOSE, subject, error) from error
+    if image_format is None:
+        _check_told(subject, header, read(0, 2 * _SECTOR) if header.format == "raw" else b"")
+    if header.format not in BACKING_FORMATS and not copied:
+        raise DiskError(_PURPOSE, subject, f"no overlay goes over {header.format}", "--copy makes a copy")
+    return header
+
+
+def _check_told(path: Path | str, header: Header, start: bytes) -> None:
     """Refuse what a header alone cannot decide.
 
     :raise DiskError: the user has to give the format.
@@ -125,7 +148,7 @@ def architecture(path: Path, loaders: Loaders, wanted: Arch | None, *, by_entry:
         hint = "leave --profile out, and the image decides" if bootable else ""
         raise CapabilityError(_PURPOSE, path, f"its UEFI loader is for {there}, and not for {wanted}", hint)
     if len(bootable) > 1:
-        raise CapabilityError(_PURPOSE, path, f"it boots on {' and '.join(sorted(bootable))}", "--profile chooses")
+        raise CapabilityError(_PURPOSE, path, f"it boots on {' and '.join(sorted(bootable))}", "--arch chooses")
     if bootable:
         return bootable.pop()
     raise _without_loader(path, loaders, others)

@@ -11,6 +11,7 @@ from orchestrator.errors import NotFoundError, UsageError
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.stored import DomainState, StoredDomain
 from orchestrator.vm import folder as folders
+from orchestrator.vm.home import home_of
 from orchestrator.vm.note import VmNote, note_of
 
 
@@ -34,7 +35,7 @@ class KnownVm:
             "created": note.created,
             "ready": note.ready or None,
             "ready_ms": int(note.ready_ms) if note.ready_ms else None,
-            "files": [str(path) for path in note.paths],
+            "files": list(note.paths),
             "specification": note.asked,
         }
 
@@ -84,9 +85,9 @@ def delete(connection: Connection, name: str, parent: Path, *, force: bool, tell
             if not force:
                 raise UsageError("cannot delete VM", name, "it runs", f"guestlaunch vm stop {name}, or --force")
             found.domain.destroy()
-        found.domain.undefine()
-        own = Path(found.note.folder)
-        _tell_left(own, folders.clear(own, [*found.note.files.split(), folders.KNOWN_HOSTS]), tell)
+        home = home_of(found.note, connection)
+        found.domain.undefine(nvram=bool(found.note.pool))
+        _tell_left(home.folder, home.clear(found.note.files.split()), tell)
 
 
 def _tell_left(folder: Path, left: list[str], tell: Callable[[str], None]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+import os
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from orchestrator.domain.model import Metadata
@@ -18,6 +18,8 @@ class VmNote:
     """What a VM's domain says of it.
 
     :ivar folder: where its files are; `files` are their names there: these are removed with it, and nothing else.
+    :ivar pool: the storage pool whose volumes the files are, if they are no files of that folder.
+    :ivar made: empty as long as they are being made.
     :ivar specification: what it was asked to be, as JSON; `digest` is that of it.
     :ivar number: by which the readiness record of its own is known.
     :ivar ready: it was ready once: by what, and after how many milliseconds.
@@ -33,6 +35,8 @@ class VmNote:
     number: str
     ready: str = ""
     ready_ms: str = ""
+    pool: str = ""
+    made: str = ""
 
     def metadata(self) -> Metadata:
         """Return it as libvirt keeps it."""
@@ -41,9 +45,9 @@ class VmNote:
         )
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """The files that were made for it."""
-        return tuple(Path(self.folder, name) for name in self.files.split())
+    def paths(self) -> tuple[str, ...]:
+        """The files that were made for it; volumes as POOL/VOLUME."""
+        return tuple(os.path.join(self.pool or self.folder, name) for name in self.files.split())  # noqa: PTH118 - see above
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -55,6 +59,7 @@ def note_of(domain: StoredDomain) -> VmNote | None:
     """Return what a domain says of a VM of ours; None for anybody else's."""
     said = domain.metadata(NAMESPACE)
     known = {field.name for field in fields(VmNote)}
-    if said is None or not known - {"ready", "ready_ms"} <= said.keys():
+    needed = {field.name for field in fields(VmNote) if field.default is MISSING}
+    if said is None or not needed <= said.keys():
         return None
     return VmNote(**{key: value for key, value in said.items() if key in known})

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from orchestrator.domain.model import Interface, InterfaceKind
+from orchestrator.domain.model import Arch, Interface, InterfaceKind
 from orchestrator.errors import UsageError
 from orchestrator.vm.customization import Customization
 
 _UNITS = {"": 1, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_VOLUME = "vol="
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,54}")
 
 
@@ -28,11 +29,23 @@ class ReadySign(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolVolume:
+    """A volume of a storage pool of libvirt's, as an image."""
+
+    pool: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{_VOLUME}{self.pool}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VmRequest:
     """One VM. Paths are absolute.
 
-    :ivar image: what its disk is made of, which stays as it is.
+    :ivar image: what its disk is made of, which stays as it is. The disk of a volume's is a volume of the same pool.
     :ivar image_format: the image's; None where its header is to tell.
+    :ivar arch: which architecture the image is for, where that cannot be looked up, or there are several.
     :ivar copy: the disk is a copy of the image, not an overlay over it.
     :ivar size_bytes: how large the disk is to be; as large as the image if None.
     :ivar nvram: the firmware's variables to begin with; the firmware's own if None.
@@ -42,8 +55,9 @@ class VmRequest:
     """
 
     name: str
-    image: Path
+    image: Path | PoolVolume
     image_format: str | None = None
+    arch: Arch | None = None
     copy: bool = False
     size_bytes: int | None = None
     memory_mib: int | None = None
@@ -62,6 +76,9 @@ class VmRequest:
         if _NAME.fullmatch(self.name) is None:
             why = "letters, digits, dots, dashes and underscores, at most 55, the first one a letter or digit"
             raise UsageError("bad name of a VM", self.name, why)
+        if isinstance(self.image, PoolVolume) and self.nvram is not None:
+            why = "libvirt makes the variables of a VM whose disk is in a storage pool"
+            raise UsageError("cannot use", f"--nvram {self.nvram}", why)
         self.interface()
         self.customization.check()
 
@@ -84,7 +101,7 @@ class VmRequest:
     def specification(self) -> dict[str, object]:
         """Return what makes it this VM and no other, JSON-ready: all but how it is waited for."""
         said = asdict(self)
-        said |= said.pop("customization")
+        said |= {"image": str(self.image), **said.pop("customization")}
         told = {key: value for key, value in said.items() if key not in {"ready", "timeout_s"}}
         return {key: _plain(value) for key, value in told.items() if value not in {None, ()}}
 
@@ -96,6 +113,19 @@ class VmRequest:
     def awaited(self) -> ReadySign:
         """What is waited for: of a disk that got the readiness unit, that unit's word."""
         return ReadySign.RECORD if self.ready is ReadySign.ANY and self.customization.offline else self.ready
+
+
+def image_of(text: str, folder: Path) -> Path | PoolVolume:
+    """Return the image that a text names: vol=POOL/VOLUME, as virt-install has it, or a file from a folder.
+
+    :raise ValueError: it begins like a volume, and is none.
+    """
+    if not text.startswith(_VOLUME):
+        return folder / Path(text).expanduser()
+    pool, slash, name = text.removeprefix(_VOLUME).partition("/")
+    if not pool or not slash or not name or "/" in name:
+        raise ValueError(f"a file, or {_VOLUME}POOL/VOLUME")
+    return PoolVolume(pool=pool, name=name)
 
 
 def size_of(text: str) -> int:

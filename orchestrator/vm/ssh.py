@@ -26,16 +26,20 @@ _GREETING = b"SSH-"
 
 @contextlib.contextmanager
 def reached(
-    domain: StoredDomain, note: VmNote, deadline_s: float, stopped: Callable[[], bool]
+    domain: StoredDomain, note: VmNote, deadline_s: float, stopped: Callable[[], bool], *, here: bool = True
 ) -> Iterator[tuple[str, int]]:
     """Yield address and port of a VM's ssh server, once it answers.
 
-    :raise CapabilityError: it has no network.
+    :param here: it runs on this host.
+    :raise CapabilityError: it has no network, or none that leads here.
     :raise DeadlineError: it does not answer in time.
     """
     network = str(note.asked.get("network", "user"))
     if network == "none":
         raise CapabilityError("cannot reach VM", domain.name, "it has no network", "guestlaunch vm console joins it")
+    if network == "user" and not here:
+        why = "QEMU's own network is behind the host where it runs"
+        raise CapabilityError("cannot reach VM", domain.name, why, "guestlaunch vm console joins it")
     if network != "user":
         address = _leased(domain)
         await_greeting(address, _SSH, domain.name, deadline_s, stopped)
@@ -97,6 +101,9 @@ def command(note: VmNote, address: str, port: int, user: str | None, words: tupl
     """
     asked = note.asked
     known = Path(note.folder) / KNOWN_HOSTS
+    if note.pool:  # else it is there
+        with contextlib.suppress(OSError):
+            known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     options = [f"HostKeyAlias={note.number}", f"UserKnownHostsFile={known}", "StrictHostKeyChecking=accept-new"]
     line = ["ssh", "-p", str(port), *(part for option in options for part in ("-o", option))]
     for key in asked.get("ssh_keys", []):

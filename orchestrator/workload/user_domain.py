@@ -50,28 +50,26 @@ class Wish:
     disks: Sequence[Path] = ()
 
 
-def plan_domain(wish: Wish, settings: Settings) -> Domain:
+def plan_domain(wish: Wish, settings: Settings, disks: tuple[Disk, ...] | None = None) -> Domain:
     """Return the domain for a wish; nothing is made, not even its variable store.
 
+    On another host, its libvirt chooses QEMU and firmware.
+
+    :param disks: instead of the wish's own.
     :raise GuestlaunchError: a file is missing or does not fit, or the host lacks what is needed.
     """
     profile = load_profile(settings.profile)
     here = _is_here(settings.connect)
-    kernel, initrd, cmdline = _payload(wish, settings, profile, here=here)
+    if disks is None:
+        kernel, initrd, cmdline = _payload(wish, settings, profile, here=here)
+        disks = tuple(_disk(path, here=here) for path in wish.disks)
+    else:
+        kernel, initrd, cmdline = None, None, ""
     root = _root(settings, profile) if wish.boot is BootSource.APPLIANCE else None
-    host = host_arch()
+    host = host_arch() if here else profile.arch
     if host is None:
         raise CapabilityError("cannot launch", "this host", "its arch is neither aarch64 nor x86_64")
-    emulator = find_emulator(profile.arch, native=host)
-    loader = None
-    if profile.firmware is FirmwareKind.UEFI:
-        firmware = find_firmware(profile.arch, profile.machine, formats=flash_formats())
-        loader = Loader(
-            code=firmware.code,
-            template=firmware.nvram_template,
-            code_format=firmware.code_format,
-            nvram_format=firmware.nvram_format,
-        )
+    emulator = find_emulator(profile.arch, native=host) if here else ""
     domain = design(
         wish.name,
         str(uuid.uuid4()),
@@ -90,12 +88,24 @@ def plan_domain(wish: Wish, settings: Settings) -> Domain:
             initrd=None if initrd is None else str(initrd),
             cmdline=cmdline,
             aslr=settings.guest_aslr,
-            loader=loader,
-            disks=tuple(_disk(path, here=here) for path in wish.disks),
+            loader=_loader(profile, here=here) if profile.firmware is FirmwareKind.UEFI else None,
+            disks=disks,
             root=root,
         ),
     )
     return replace(domain, kept=wish.boot is not BootSource.APPLIANCE)
+
+
+def _loader(profile: Profile, *, here: bool) -> Loader:
+    if not here:
+        return Loader(code="")
+    firmware = find_firmware(profile.arch, profile.machine, formats=flash_formats())
+    return Loader(
+        code=firmware.code,
+        template=firmware.nvram_template,
+        code_format=firmware.code_format,
+        nvram_format=firmware.nvram_format,
+    )
 
 
 def _is_here(uri: str | None) -> bool:

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.model import Arch
+from orchestrator.hypervisor.emulator import host_arch
 from tests.conftest import TOP
 from tests.hosts import ACCEL
-from tests.install_tree import make_disk, make_esp_disk
-from tests.libvirt_daemons import program, running
+from tests.install_tree import make_disk, make_esp_disk, make_removable_disk
+from tests.libvirt_daemons import as_another_host, program, running
 from tests.records import seen
 from tests.running import Guestlaunch, Result
 from tests.varstore import write_boot_entry
@@ -188,6 +189,42 @@ def test_interruptions(bench: Bench) -> None:
     (bench.made / "one" / "disk.qcow2").touch()
     assert "there is no domain" in bench.delete().ok().stderr
     assert bench.left() == []
+
+
+def test_a_vm_on_another_host(bench: Bench, state_dir: Path) -> None:
+    """Its disk and cloud-init's are volumes of the image's pool there; they are removed with it, and nothing else."""
+    pool, data = bench.folder / "pool", bench.folder / "user-data"
+    pool.mkdir()
+    data.write_text("#cloud-config\n")
+    arch = host_arch() or Arch.X86_64
+    make_removable_disk(pool / "base.img", state_dir / "appliances", arch, _SYSTEM)
+    bench.virsh("pool-create-as", "tests", "dir", "--target", pool)
+    try:
+        before = hashlib.sha256((pool / "base.img").read_bytes()).hexdigest()
+        uri = as_another_host(bench.uri, bench.folder)
+        words = ["vm", "create", "one", "-c", uri, "--image", "vol=tests/base.img", "--memory-mib", "512"]
+        words += ["--network", "none", "--folder", str(bench.made), "--start", "auto", "--json"]
+        assert "--arch says it" in bench.guestlaunch(*words).error_line
+        words += ["--arch", str(arch)]
+        assert "a file of this host" in bench.guestlaunch(*words, "--hostname", "h").error_line
+        made = bench.guestlaunch(*words, "--cloud-init", data).json()
+        assert (made["how"], made["timeline"]["vm"]["told_by"]) == ("created", "the system's record")
+        volumes = ["base.img", "one-seed.img", "one.qcow2"]
+        assert sorted(path.name for path in pool.iterdir()) == volumes
+        fish = ["run", ":", "mount-ro", "/dev/sda", "/", ":", "cat", "/user-data", ":", "vfs-label", "/dev/sda"]
+        seen = bench.guestlaunch("guestfish", "--", "--ro", "--format=raw", "-a", pool / "one-seed.img", *fish).ok()
+        assert seen.stdout.split() == ["#cloud-config", "cidata"]
+        assert "already there" in bench.guestlaunch(*words[:-3], *words[-2:], "--cloud-init", data).ok().stdout
+        said = bench.guestlaunch("vm", "show", "one", "-c", uri, "--json").json()
+        assert said["files"] == ["tests/one.qcow2", "tests/one-seed.img"]
+        nvram = Path(bench.virsh("dumpxml", "one").partition("<nvram")[2].partition(">")[2].partition("<")[0])
+        assert nvram.exists()
+        bench.guestlaunch("vm", "delete", "one", "-c", uri, "--folder", bench.made, "--force").ok()
+        assert [path.name for path in pool.iterdir()] == ["base.img"]
+        assert (bench.left(), nvram.exists()) == ([], False)
+        assert hashlib.sha256((pool / "base.img").read_bytes()).hexdigest() == before
+    finally:
+        bench.virsh("pool-destroy", "tests")
 
 
 def test_what_no_vm_is_made_of(bench: Bench) -> None:

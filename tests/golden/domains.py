@@ -26,6 +26,7 @@ from orchestrator.domain.model import (
     Profile,
     Rom,
     Share,
+    VolumeSource,
 )
 from orchestrator.domain.policy import BootFiles, Machine, Ports, appliance_root, design
 from orchestrator.domain.profiles import load_profile, profile_names
@@ -222,6 +223,17 @@ def virtual_machine(interface: Interface) -> Domain:
     )
 
 
+def virtual_machine_elsewhere() -> Domain:
+    """Return one on another host, whose libvirt chooses QEMU and firmware; its disks are volumes."""
+    vm = virtual_machine(Interface(kind=InterfaceKind.USER))
+    overlay = replace(
+        vm.disks[0],
+        source=VolumeSource(pool="default", volume="vm.qcow2"),
+        backing=Backing(path="/pool/base.img", format="raw", pooled=True),
+    )
+    return replace(vm, emulator="", loader=Loader(code=""), disks=(overlay,))
+
+
 def kernel_run() -> Domain:
     """Return a kernel that is tried, with all that it can be told."""
     made = design(
@@ -297,6 +309,7 @@ def all_domains() -> dict[str, Domain]:
             (InterfaceKind.BRIDGE, "b0"),
         )
     }
+    domains["vm-elsewhere"] = virtual_machine_elsewhere()
     uefi = plain(load_profile("aarch64-uefi"), fw_cfg_dma=True)
     domains["aarch64-uefi-rom"] = replace(uefi, loader=None, rom=Rom(code="/cache/code, 1.fd", variables="/cache/v.fd"))
     for name in profile_names():

@@ -199,6 +199,6 @@ def test_choices_are_all_made() -> None:
     assert {d.profile.arch for d in domains} == set(type(domains[0].profile.arch))
     assert {d.profile.firmware for d in domains} == set(type(domains[0].profile.firmware))
     assert {d.bus for d in disks} == set(type(disks[0].bus))
-    assert {type(d.source).__name__ for d in disks} == {"FileSource", "NetworkSource"}
-    assert {d.source.block_device for d in disks if not isinstance(d.source, NetworkSource)} == {True, False}
+    assert {type(d.source).__name__ for d in disks} == {"FileSource", "NetworkSource", "VolumeSource"}
+    assert {d.source.block_device for d in disks if isinstance(d.source, FileSource)} == {True, False}
     assert {d.channels == () for d in domains} == {True, False}

@@ -30,11 +30,6 @@ IMAGE = os.environ.get("IMAGE")
 RUNS = int(os.environ.get("RUNS", "3"))
 READY_S = 900.0
 SIZE_GIB, MEMORY_MIB, VCPUS, CPU = 4, 1024, 2, os.environ.get("CPU", "cortex-a57")
-# "uefi" alone is the build with Secure Boot, which refuses an image whose loader nobody signed.
-FIRMWARE = (
-    "loader=/usr/share/AAVMF/AAVMF_CODE.fd,loader.readonly=yes,loader.type=pflash,"
-    "nvram.template=/usr/share/AAVMF/AAVMF_VARS.fd"
-)
 PORT = "org.guestlaunch.control.0"
 USER_DATA = f"#cloud-config\nruncmd:\n- [sh, -c, 'echo guestlaunch-ready >/dev/virtio-ports/{PORT}']\n"
 
@@ -85,8 +80,8 @@ class Bench:
             overlay = f"path={disk},size={SIZE_GIB},format=qcow2,backing_store={self._image},backing_format=qcow2"
             command = [
                 "virt-install", "--connect", self._uri, "--name", "other", "--import", "--arch", "aarch64", "--machine",
-                "virt", "--boot", FIRMWARE, "--virt-type", "qemu", "--memory", str(MEMORY_MIB), "--vcpus", str(VCPUS),
-                "--cpu", CPU, "--osinfo", "debian11", "--network", "user", "--graphics", "none",
+                "virt", "--boot", "uefi", "--virt-type", "qemu", "--memory", str(MEMORY_MIB), "--vcpus", str(VCPUS),
+                "--cpu", CPU, "--osinfo", "detect=on,require=off", "--network", "user", "--graphics", "none",
                 "--noautoconsole", "--disk", overlay,
                 "--cloud-init", f"user-data={self._data}", "--channel",
                 f"unix,source.mode=connect,source.path={path},target.type=virtio,target.name={PORT}",

@@ -179,11 +179,14 @@ def ssh(*, name: str, settings: Settings, user: str | None, timeout_s: float, co
     from orchestrator.vm import ssh as way
     from orchestrator.workload.tools import run
 
-    with stopping() as (asked, came), found(settings, name) as (_, there):
+    with stopping() as (asked, came), found(settings, name) as (connection, there):
         if not there.domain.is_active:
             raise UsageError("cannot reach VM", name, "it is off", f"guestlaunch vm start {name}")
         try:
-            with way.reached(there.domain, there.note, timeout_s, lambda: asked.requested) as (address, port):
+            waiting = way.reached(
+                there.domain, there.note, timeout_s, lambda: asked.requested, here=connection.is_local
+            )
+            with waiting as (address, port):
                 return run(way.command(there.note, address, port, user, command), os.environ)
         except GuestlaunchError:
             if came:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # libvirt comes with it
         "guestlaunch vm create vm1 --image debian-12.qcow2 --user me --ssh-key ~/.ssh/id_ed25519.pub --install nginx",
         "guestlaunch vm create vm1 --image disk.img --nvram disk.img.nvram.fd      (of guestlaunch install)",
         "guestlaunch vm create vm1 --image debian-12.qcow2 --network network=default --ready agent",
+        "guestlaunch vm create vm1 -c qemu+ssh://host/system --image vol=default/debian-12.qcow2 --arch aarch64",
         "guestlaunch vm create -f vms.toml",
     )
 )
@@ -53,6 +54,10 @@ def create(
 
     Before it boots, an appliance of its architecture changes on its disk what you want: hostname, user, keys, packages,
     files, commands. That takes no cloud-init, and works for another architecture than the host's.
+
+    An image that is a volume of a storage pool may be on another host (-c): the disk is a volume of that pool, too, and
+    libvirt makes the firmware's variables. No appliance looks into what is there: --arch says what it is for, and
+    --cloud-init has it change itself.
 
     It is ready when it says so itself (the line guestlaunch-ready on the virtio-serial port
     org.guestlaunch.control.0, which a disk that is customised gets a systemd unit for), when its guest agent is there,

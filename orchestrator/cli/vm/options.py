@@ -14,11 +14,12 @@ from orchestrator.cli.install import size_option
 from orchestrator.cli.main import PROGRAM
 from orchestrator.cli.options import collected
 from orchestrator.cli.progress import shown
+from orchestrator.domain.model import Arch
 from orchestrator.errors import UsageError
 from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.vm.customization import Customization
-from orchestrator.vm.request import ReadySign, VmRequest
+from orchestrator.vm.request import PoolVolume, ReadySign, VmRequest, image_of
 
 if TYPE_CHECKING:  # libvirt comes with it
     from orchestrator.hypervisor.connection import Connection
@@ -58,10 +59,22 @@ def _request(**given: Any) -> dict[str, Any]:  # noqa: ANN401 - the options belo
     return {
         **given,
         "customization": wanted,
-        "image": _absolute(image),
+        "image": None if image is None else _image(image),
+        "arch": Arch(given["arch"]) if given["arch"] else None,
         "nvram": _absolute(nvram),
         "ready": ReadySign(given["ready"]),
     }
+
+
+def _image(text: str) -> Path | PoolVolume:
+    """Return the image that is named.
+
+    :raise UsageError: it is no name of a volume.
+    """
+    try:
+        return image_of(text, Path.cwd())
+    except ValueError as error:
+        raise UsageError("cannot understand", f"--image {text}", f"not {error}") from error
 
 
 def _absolute(path: Path | None) -> Path | None:
@@ -82,8 +95,15 @@ def _copied(text: str) -> tuple[Path, str]:
 request_options: Callable[[Any], Any] = collected(
     "said",
     _request,
-    click.option("--image", metavar="FILE", type=_FILE, help="What its disk is made of; it stays so."),
+    click.option(
+        "--image", metavar="FILE|vol=POOL/VOLUME",
+        help="What its disk is made of, which stays so: a file, or a volume of a storage pool of libvirt's.",
+    ),
     click.option("--image-format", metavar="FORMAT", help="The image's; what its header says, if that is certain."),
+    click.option(
+        "--arch", type=click.Choice([str(arch) for arch in Arch]),
+        help="Which architecture it is for, where no appliance can look into it, or where it is for several.",
+    ),
     click.option("--copy", is_flag=True, help="Its disk is a copy of the image, not an overlay over it."),
     size_option("How large its disk is; as large as the image by default."),
     click.option(

@@ -91,8 +91,14 @@ def test_ssh_has_its_options_before_or_after_the_name(monkeypatch: pytest.Monkey
         return ["true"]
 
     vm = SimpleNamespace(domain=SimpleNamespace(is_active=True), note=NOTE)
-    monkeypatch.setattr(commands, "found", lambda *_: contextlib.nullcontext((None, vm)))
-    monkeypatch.setattr(ssh, "reached", lambda *given: contextlib.nullcontext(("127.0.0.1", int(given[2]))))
+    connection = SimpleNamespace(is_local=True)
+    monkeypatch.setattr(commands, "found", lambda *_: contextlib.nullcontext((connection, vm)))
+
+    def reached(*given: object, here: bool) -> contextlib.AbstractContextManager[tuple[str, int]]:
+        assert here
+        return contextlib.nullcontext(("127.0.0.1", int(str(given[2]).removesuffix(".0"))))
+
+    monkeypatch.setattr(ssh, "reached", reached)
     monkeypatch.setattr(ssh, "command", command)
     for words in ("vm1 --user me --timeout 9 -- ls --user -l", "--user me --timeout 9 vm1 -- ls --user -l"):
         assert invoke(["vm", "ssh", *words.split()]) == 0

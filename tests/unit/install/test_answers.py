@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import email
+import json
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from orchestrator.appliance.initrd import read_cpio
-from orchestrator.errors import LocationError, UsageError
-from orchestrator.install.answers import Answers, archive, arguments, with_last_scripts, with_late_command
+from orchestrator.errors import GuestlaunchError, LocationError, UsageError
+from orchestrator.install.answers import (
+    Answers,
+    archive,
+    arguments,
+    seed,
+    with_last_commands,
+    with_last_scripts,
+    with_late_command,
+)
 from orchestrator.install.tree import Family
 
 NUMBER = "ab" * 16
@@ -44,6 +55,39 @@ def test_both_ends_of_a_kickstart() -> None:
     assert "%onerror --interpreter=/bin/sh\nset -- 1\nrecord $1\n%end" in text
 
 
+def test_both_ends_of_an_autoinstallation() -> None:
+    """The user's own user data are whole, and a second part has the record behind their commands."""
+    own = '#cloud-config\nautoinstall:\n  version: 1\n  late-commands: ["a: ü"]\n'
+    whole = email.message_from_bytes(with_last_commands(own, "#!/bin/sh\nrecord $1\n"))
+    theirs, ours = cast("list[email.message.Message]", whole.get_payload())
+    assert [part.get_content_type() for part in (theirs, ours)] == ["text/cloud-config"] * 2
+    assert cast("bytes", theirs.get_payload(decode=True)).decode() == own
+    assert (theirs["Merge-Type"], ours["Merge-Type"]) == (None, "dict(recurse_array,no_replace)+list(append)")
+    head, _, text = cast("bytes", ours.get_payload(decode=True)).decode().partition("\n")
+    assert head == "#cloud-config"
+    said = json.loads(text)["autoinstall"]
+    assert said["late-commands"] == [["sh", "-c", "#!/bin/sh\nrecord $1\n", "record", "0"]]
+    assert [command[-1] for command in said["error-commands"]] == ["1", "poweroff"]
+
+
+def test_the_disk_of_an_autoinstallation(tmp_path: Path) -> None:
+    """It is there only if there are answers on it, and they are cloud-init's."""
+    data = tmp_path / "user-data"
+    data.write_text("#cloud-config\nautoinstall: {version: 1}\n")
+    answers = Answers(autoinstall=data)
+    answers.check(Family.UBUNTU)
+    disk = seed(answers, NUMBER)
+    assert disk is not None
+    assert f"instance-id: {NUMBER}\n".encode() in disk
+    assert seed(Answers(), NUMBER) is None
+    data.write_text("version: 1\n")
+    with pytest.raises(UsageError, match="does not begin with #cloud-config"):
+        answers.check(Family.UBUNTU)
+    data.write_bytes(b"#cloud-config\n" + bytes(9 << 20))
+    with pytest.raises(GuestlaunchError, match="at most 8 MiB"):
+        seed(answers, NUMBER)
+
+
 def test_what_is_in_the_archive(tmp_path: Path) -> None:
     """The record with its number, the answers, and files under their own names, with their rights."""
     preseed, program = tmp_path / "answers.cfg", tmp_path / "run"
@@ -74,6 +118,8 @@ def test_arguments_that_the_user_has_not_given() -> None:
     assert arguments(Answers(preseed=some), "") == ("auto=true", "priority=critical")
     assert arguments(Answers(preseed=some), "priority=low a") == ("auto=true",)
     assert arguments(Answers(kickstart=some), "") == ("inst.ks=file:/ks.cfg",)
+    assert arguments(Answers(autoinstall=some), "") == ("autoinstall", "ds=nocloud")
+    assert arguments(Answers(autoinstall=some), "ds=none") == ("autoinstall",)
     assert arguments(Answers(), "a b") == ()
 
 
@@ -83,6 +129,8 @@ def test_arguments_that_the_user_has_not_given() -> None:
         (Answers(preseed=Path("/p"), kickstart=Path("/k")), Family.DEBIAN, "exclude each other"),
         (Answers(preseed=Path("/p")), Family.ANACONDA, "cannot use"),
         (Answers(kickstart=Path("/k")), Family.DEBIAN, "cannot use"),
+        (Answers(autoinstall=Path("/a")), Family.DEBIAN, "cannot use"),
+        (Answers(kickstart=Path("/k"), autoinstall=Path("/a")), Family.UBUNTU, "exclude each other"),
         (Answers(preseed=Path("/p"), inject=[Path("/x/preseed.cfg")]), Family.DEBIAN, "cannot inject"),
         (Answers(inject=[Path("/a/f"), Path("/b/f")]), Family.DEBIAN, "cannot inject"),
     ],

@@ -92,6 +92,24 @@ def test_what_cannot_be_made(settings: Settings, firmware: Path, tmp_path: Path)
     assert not list(tmp_path.glob("d.img*"))
 
 
+def test_the_disk_that_only_the_installer_needs(settings: Settings, firmware: Path, tmp_path: Path) -> None:
+    """It goes in any case; one that was killed left it, and the next removes it."""
+    assert firmware.exists()
+    request = InstallRequest(location="x", disks=(tmp_path / "d.img",), size_bytes=1 << 20)
+    child = os.fork()
+    if not child:
+        with run._made(request, settings, None, print, b"killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert request.seed.read_bytes() == b"killed"
+    with run._made(request, settings, None, print):
+        assert not request.seed.exists()
+    with run._made(request, settings, None, print, b"seed") as keep:
+        assert request.seed.read_bytes() == b"seed"
+        keep()
+    assert sorted(path.name for path in tmp_path.glob("d.img*")) == ["d.img", "d.img.nvram.fd"]
+
+
 def killed(settings: Settings, request: InstallRequest, definition: run.Definition | None) -> list[str]:
     """Leave what an installation leaves that is killed once all is made; return what it told."""
     told: list[str] = []

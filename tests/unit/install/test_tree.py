@@ -114,6 +114,18 @@ def test_content_of_opensuse(tmp_path: Path) -> None:
     assert found.digests[found.kernel].value == SUM
 
 
+@pytest.mark.parametrize(("name", "arch"), [("arm64", Arch.AARCH64), ("amd64", Arch.X86_64)])
+def test_ubuntus_live_discs(tmp_path: Path, name: str, arch: Arch) -> None:
+    """By what the disc says of itself; its checksums are none that prove anything."""
+    info = f'Ubuntu-Server 24.04.1 LTS "Noble Numbat" - Release {name} (20240827)\n'
+    found = tree(tmp_path, {".disk/info": info, "casper/vmlinuz": "k", "casper/initrd": "i", "md5sum.txt": ""})
+    assert (found.family, found.arch, found.kernel) == (Family.UBUNTU, arch, "casper/vmlinuz")
+    assert (found.name, found.digests) == ('Ubuntu-Server 24.04.1 LTS "Noble Numbat"', {})
+    (tmp_path / ".disk/info").write_text("Ubuntu - Release riscv64 (1)")
+    with pytest.raises(LocationError, match="no tree that is known"):
+        tree(tmp_path, {})
+
+
 def test_no_tree(tmp_path: Path) -> None:
     """What says nothing of itself is none."""
     with pytest.raises(LocationError, match="no tree that is known"):

@@ -10,24 +10,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from orchestrator.errors import ConnectionLostError, StoppedError
+from orchestrator.domain.model import Arch, Metadata
+from orchestrator.errors import ConnectionLostError, GuestlaunchError, StoppedError, UsageError
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
-from orchestrator.vm import create, customise, folder
+from orchestrator.vm import create, customise, folder, home
 from orchestrator.vm.customization import Customization
 from orchestrator.vm.image import Loaders
 from orchestrator.vm.note import VmNote
-from orchestrator.vm.request import VmRequest
+from orchestrator.vm.request import PoolVolume, VmRequest
 
 STEPS = (
     "the image is looked at",
+    "libvirt is given it",
     "its disk is made",
     "an appliance changes what is on its disk",
     "cloud-init's disk is made",
-    "libvirt is given it",
     "QEMU starts",
     "the firmware runs",
     "its kernel boots",
@@ -35,15 +37,17 @@ STEPS = (
 
 
 class PretendedLibvirt:
-    """One domain, its guest, and the connection to both.
+    """One domain, its guest, the connection to both, and a storage pool with an image.
 
     :ivar there: whether it is stored; `runs` whether it does.
     :ivar speaks: whether it says that it is ready.
     """
 
-    name, uri, exit_code = "one", "qemu:///session", None
+    name, uri, exit_code, is_local = "one", "qemu:///session", None, True
 
     def __init__(self) -> None:
+        self.volumes = {"base.img": bytes(450) + b"\xef" + bytes(59) + b"\x55\xaa"}
+        self.kvm = False
         self.there = self.runs = self.speaks = False
         self.lost, self.exited = threading.Event(), threading.Event()
         self.note: VmNote | None = None
@@ -95,16 +99,67 @@ class PretendedLibvirt:
         """End it."""
         self.runs = False
 
-    def undefine(self) -> None:
-        """Forget it."""
+    def undefine(self, *, nvram: bool = False) -> None:
+        """Forget it. Variables in a folder are ours to remove."""
+        assert self.note is not None
+        assert nvram is bool(self.note.pool)
         self.there = False
 
-    def set_metadata(self, _metadata: object) -> None:
-        """Take that it is ready."""
+    def set_metadata(self, metadata: Metadata) -> None:
+        """Take what is noted."""
+        self.note = VmNote(**dict(metadata.attributes))
+
+    def pool(self, name: str) -> PretendedLibvirt:
+        """Return the pool."""
+        assert name == "default"
+        return self
+
+    def offers_kvm(self, _arch: str) -> bool:
+        """Tell whether there is KVM."""
+        return self.kvm
+
+    def find(self, name: str) -> PretendedVolume | None:
+        """Return a volume."""
+        return PretendedVolume(name, self.volumes) if name in self.volumes else None
+
+    def make(self, name: str, xml: str) -> PretendedVolume:
+        """Make a volume."""
+        assert f"<name>{name}</name>" in xml
+        assert name not in self.volumes
+        self.volumes[name] = b""
+        return PretendedVolume(name, self.volumes)
 
     def versions(self, _emulator: object) -> SimpleNamespace:
         """Return none."""
         return SimpleNamespace(libvirt=None, qemu=None)
+
+
+class PretendedVolume:
+    """One volume of those that are there."""
+
+    def __init__(self, name: str, volumes: dict[str, bytes]) -> None:
+        self._name, self._volumes = name, volumes
+        self.path = f"/pool/{name}"
+
+    def is_file(self) -> bool:
+        """Tell that it is."""
+        return True
+
+    def stored_bytes(self) -> int:
+        """Return how long it is."""
+        return len(self._volumes[self._name])
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return what is in it."""
+        return self._volumes[self._name][offset : offset + length]
+
+    def fill(self, data: bytes) -> None:
+        """Fill it."""
+        self._volumes[self._name] = data
+
+    def delete(self) -> None:
+        """Remove it."""
+        del self._volumes[self._name]
 
 
 class Making:
@@ -129,7 +184,7 @@ class Making:
     def place(self, step: Callable[[str, Stop], None], stop: Stop) -> create.VmPlace:
         """Return where it is made."""
         return create.VmPlace(
-            settings=self.settings, uri="qemu:///session", parent=self.vms, stop=stop,
+            settings=self.settings, uri=self.libvirt.uri, parent=self.vms, stop=stop,
             step=lambda text: step(text, stop), tell=self.told.append,
         )  # fmt: skip
 
@@ -147,9 +202,9 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Making:
     def connected(*_: object) -> Iterator[PretendedLibvirt]:
         yield libvirt
 
-    def describe(_request: object, _image: object, note: VmNote, _settings: object) -> SimpleNamespace:
+    def describe(_request: object, _image: object, note: VmNote, _home: object, settings: Settings) -> SimpleNamespace:
         libvirt.note = note
-        return SimpleNamespace(emulator=None, accel="tcg", memory_mib=1, vcpus=1, cpu=None, disks=())
+        return SimpleNamespace(emulator=None, accel=settings.accel, memory_mib=1, vcpus=1, cpu=None, disks=())
 
     def run(stop: Stop) -> None:
         if stop.requested:
@@ -162,15 +217,11 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Making:
     def change(_wanted: object, _disk: object, _number: object, _settings: object, stop: Stop) -> None:
         run(stop)
 
-    def make_seed(_wanted: object, seed: Path, *_: object, stop: Stop, **__: object) -> None:
-        seed.touch()
-        run(stop)
-
     monkeypatch.setattr(create, "connected", connected)
     monkeypatch.setattr(create, "describe", describe)
     monkeypatch.setattr(create, "domain_xml", lambda _: "")
-    monkeypatch.setattr(create, "flash_formats", lambda: ("raw",))
-    monkeypatch.setattr(create, "find_firmware", lambda *_, **__: None)
+    monkeypatch.setattr(home, "flash_formats", lambda: ("raw",))
+    monkeypatch.setattr(home, "find_firmware", lambda *_, **__: None)
     monkeypatch.setattr(create, "reading_profile", lambda settings: settings.profile)
     monkeypatch.setattr(
         create, "read_loaders", lambda *_: Loaders(partitions=1, programs={"/EFI/BOOT/BOOTAA64.EFI": "aarch64"})
@@ -181,7 +232,6 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Making:
         folder, "make_nvram", lambda _request, _firmware, place, _settings: (place / "nvram.fd").touch()
     )
     monkeypatch.setattr(customise, "customise", change)
-    monkeypatch.setattr(customise, "make_seed", make_seed)
     return Making(tmp_path, libvirt)
 
 
@@ -223,17 +273,95 @@ def test_killed_at_each_step(making: Making, when: str) -> None:
         if text == when:
             raise ConnectionLostError("killed", "one", "test")  # what was made stays then, too
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folder, "clear", lambda *_: [])
-        with pytest.raises(ConnectionLostError):
-            making(step)
+    with pytest.raises(ConnectionLostError):
+        making(step)
     libvirt.speaks = True
-    domain, begun = libvirt.there, bool(making.left())
+    domain, whole = libvirt.there, libvirt.note is not None and bool(libvirt.note.made)
     made = making()
-    assert made.how == ("went on" if domain else "created")
-    word = "goes on with the first boot" if domain else "starts over" if begun else ""
+    assert made.how == ("went on" if whole else "created")
+    word = "goes on with the first boot" if whole else "starts over" if domain else ""
     assert [word in line for line in making.told] == [True] * bool(word)
     assert making.left() == ["disk.qcow2", "nvram.fd", "one", "seed.img"]
+
+
+class Elsewhere(Making):
+    """The same on another host, of a volume of its storage pool, which is changed by its own cloud-init."""
+
+    def __init__(self, base: Path, libvirt: PretendedLibvirt) -> None:
+        super().__init__(base, libvirt)
+        data = base / "user-data"
+        self.request = replace(
+            self.request, image=PoolVolume(pool="default", name="base.img"), arch=Arch.X86_64,
+            customization=Customization(cloud_init=data),
+        )  # fmt: skip
+        self.settings = replace(self.settings, accel="auto")
+        libvirt.uri, libvirt.is_local = "qemu+ssh://host/system", False
+
+    def left(self) -> list[str]:
+        """Return the volumes that are left, but for the image."""
+        return sorted([*self.libvirt.volumes.keys() - {"base.img"}, *super().left()])
+
+
+@pytest.fixture
+def elsewhere(making: Making, tmp_path: Path) -> Elsewhere:
+    """One VM to be made there."""
+    return Elsewhere(tmp_path, making.libvirt)
+
+
+def test_a_volume_of_a_storage_pool(elsewhere: Elsewhere) -> None:
+    """Disk and seed are volumes of that pool, and noted so; KVM is there if libvirt says so; stopped, nothing stays."""
+
+    def step(text: str, stop: Stop) -> None:
+        if text == "its kernel boots" and not elsewhere.libvirt.speaks:
+            stop.request("signal SIGINT")
+
+    with pytest.raises(StoppedError):
+        elsewhere(step)
+    assert (elsewhere.left(), elsewhere.libvirt.there) == ([], False)
+    elsewhere.libvirt.speaks = elsewhere.libvirt.kvm = True
+    made = elsewhere(step)
+    assert (made.note.paths, made.note.arch) == (("default/one.qcow2", "default/one-seed.img"), "x86_64")
+    assert made.record is not None
+    assert made.record.accel == "kvm"
+    assert elsewhere.left() == ["one-seed.img", "one.qcow2"]
+    assert b"local-hostname: one\n" in elsewhere.libvirt.volumes["one-seed.img"]
+
+
+def test_killed_while_volumes_are_made(elsewhere: Elsewhere) -> None:
+    """Whoever finds the domain knows by its note which volumes are ours."""
+
+    def step(text: str, _: Stop) -> None:
+        if text == "cloud-init's disk is made":
+            raise ConnectionLostError("killed", "one", "test")
+
+    with pytest.raises(ConnectionLostError):
+        elsewhere(step)
+    assert elsewhere.left() == ["one.qcow2"]
+    elsewhere.libvirt.speaks = True
+    assert elsewhere().how == "created"
+    assert elsewhere.told == ["one: its creation was interrupted; what it made is removed, and it starts over"]
+    elsewhere.libvirt.there = False
+    with pytest.raises(UsageError, match=r"default/one\.qcow2: there is a volume of that name"):
+        elsewhere()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"arch": None}, "which architecture it is for cannot be looked up there"),
+        ({"customization": Customization(hostname="h")}, "has to be a file of this host"),
+        ({"image": Path("/image")}, "its image and its disk are files of this host"),
+        ({"image": PoolVolume(pool="default", name="gone")}, "storage pool default has none of that name"),
+        ({"nvram": Path("/nvram")}, "libvirt makes the variables"),
+        ({"size_bytes": 1}, "would be cut off at 1"),
+    ],
+)
+def test_what_is_refused_elsewhere(elsewhere: Elsewhere, change: dict[str, Any], why: str) -> None:
+    """What would need a file of this host, or a guess; in one line, and before anything is made."""
+    elsewhere.request = replace(elsewhere.request, **change)
+    with pytest.raises(GuestlaunchError, match=why):
+        elsewhere()
+    assert (elsewhere.left(), elsewhere.libvirt.there) == ([], False)
 
 
 def test_a_signal_that_another_thread_took(making: Making) -> None:
