@@ -58,9 +58,9 @@ def system_daemon(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]
         pytest.skip("a system libvirtd needs the superuser")
     if Path("/run/libvirt/libvirt-sock").exists():
         pytest.skip("this host runs its own libvirtd, which must not be disturbed")
-    folder.mkdir()
     with locked_file(_ALONE, seconds=_ALONE_SECONDS) as alone:
         assert alone, "another test has its system libvirtd for too long"
+        folder.mkdir()
         yield from _system_daemon(folder)
     shutil.rmtree(folder)
 

@@ -14,7 +14,7 @@ import click
 from orchestrator.cli.kernel.terminal import ESCAPE, SIGNAL_BASE, raw_terminal, stopping
 from orchestrator.cli.main import PROGRAM
 from orchestrator.cli.options import collected, examples, json_option, print_json, settings_options, verbose_option
-from orchestrator.domain.model import Arch
+from orchestrator.domain.model import Arch, GraphicsKind
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.install.answers import Answers
 from orchestrator.install.request import InstallRequest
@@ -70,6 +70,7 @@ def _request(**given: Any) -> InstallRequest:  # noqa: ANN401 - the options belo
         answers=answers,
         verify=not given["unverified"],
         keyrings=tuple(path.absolute() for path in given["keyrings"]),
+        graphics=None if given["graphics"] == "none" else GraphicsKind(given["graphics"]),
         network=not given["no_network"],
         timeout_s=given["timeout_s"],
         boot_timeout_s=given["boot_timeout_s"],
@@ -105,6 +106,10 @@ _options = collected(
     click.option("--unverified", is_flag=True, help="Take a tree that nothing speaks for, too."),
     click.option(
         "--keyring", "keyrings", metavar="FILE", type=_FILE, multiple=True, help="Keys one of which must have signed."
+    ),
+    click.option(
+        "--graphics", type=click.Choice([*map(str, GraphicsKind), "none"]), default="none", show_default=True,
+        help="Installer and system have a display as well; how to look at it is said.",
     ),
     click.option("--no-network", is_flag=True, help="Neither installer nor system has a network."),
     click.option(
@@ -156,7 +161,8 @@ def install(
     that all went well, any other number that it did not. A system without a login prompt on its serial port may write
     the line guestlaunch-ready to the virtio-serial port org.guestlaunch.control.0.
 
-    On a terminal, the installer has it; Ctrl-] ends the installation.
+    On a terminal, the installer has it; Ctrl-] ends the installation. With --graphics there is a display as well, at a
+    unix socket of the user's own.
     """
     request.check()
     from orchestrator.install.run import carry_out

@@ -5,13 +5,16 @@ Elements libvirt has words for. What it lacks is in `arguments`, where things si
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
 from orchestrator.domain.layout import (
+    DISPLAY_SLOT,
     NETWORK_SLOT,
     RNG_SLOT,
     SERIAL_SLOT,
     SHARE_SLOT,
+    USB_SLOT,
     Controller,
     DiskPlace,
     Layout,
@@ -25,6 +28,7 @@ from orchestrator.domain.model import (
     DiskBus,
     Domain,
     FileSource,
+    Graphics,
     Interface,
     InterfaceKind,
     NetworkSource,
@@ -51,20 +55,27 @@ def devices_element(domain: Domain, layout: Layout) -> ET.Element:
             devices.append(disk_element(disk, i, place))
     for controller in layout.controllers:
         devices.append(controller_element(controller))
-    devices.append(usb_element())
+    devices.append(usb_element(of_use=domain.graphics is not None))
     devices.append(virtio_serial_element())
     if domain.share is not None:
         devices.append(share_element(domain.share))
-    if domain.console_path is not None or domain.kept:
-        devices.append(serial_element(domain.console_path, domain.profile.arch))
-    if domain.interface is not None:
-        devices.append(interface_element(domain.interface))
-    for number, channel in enumerate(domain.channels, start=1):
-        devices.append(channel_element(channel, number))
+    devices.extend(_joined_elements(domain))
     devices.append(memballoon_element())
     if domain.rng:
         devices.append(rng_element())
     return devices
+
+
+def _joined_elements(domain: Domain) -> Iterator[ET.Element]:
+    """Yield the devices that somebody is at the other end of: console, network, ports, display."""
+    if domain.console_path is not None or domain.kept:
+        yield serial_element(domain.console_path, domain.profile.arch)
+    if domain.interface is not None:
+        yield interface_element(domain.interface)
+    for number, channel in enumerate(domain.channels, start=1):
+        yield channel_element(channel, number)
+    if domain.graphics is not None:
+        yield from display_elements(domain.graphics)
 
 
 def disk_element(disk: Disk, index: int, place: DiskPlace) -> ET.Element:
@@ -178,9 +189,31 @@ def controller_element(controller: Controller) -> ET.Element:
     return element
 
 
-def usb_element() -> ET.Element:
-    """Return the `<controller>` that keeps libvirt from adding USB."""
-    return ET.Element("controller", type="usb", index="0", model="none")
+def usb_element(*, of_use: bool) -> ET.Element:
+    """Return the `<controller>` of USB, or the one that keeps libvirt from adding any."""
+    element = ET.Element("controller", type="usb", index="0", model="qemu-xhci" if of_use else "none")
+    if of_use:
+        element.append(pci_element(PciAddress(slot=USB_SLOT)))
+    return element
+
+
+def display_elements(graphics: Graphics) -> list[ET.Element]:
+    """Return the elements of a display, and of what is typed and pointed at there.
+
+    It is looked at by a unix socket, which only its user or libvirt's clients get at: a port would be everybody's.
+    """
+    shown = ET.Element("graphics", type=graphics.kind.value)
+    listens = {"type": "socket"} | ({"socket": graphics.path} if graphics.path is not None else {})
+    ET.SubElement(shown, "listen", listens)
+    video = ET.Element("video")
+    ET.SubElement(video, "model", type="virtio", heads="1", primary="yes")
+    video.append(pci_element(PciAddress(slot=DISPLAY_SLOT)))
+    return [
+        ET.Element("input", type="tablet", bus="usb"),
+        ET.Element("input", type="keyboard", bus="usb"),
+        shown,
+        video,
+    ]
 
 
 def share_element(share: Share) -> ET.Element:

@@ -15,6 +15,8 @@ from orchestrator.errors import CapabilityError, DiskError
 from orchestrator.values import dataclass
 
 # 0x01-0x07 stay free: QEMU puts devices from a user's own -device arguments there, before it sees ours.
+DISPLAY_SLOT = 0x01  # of domains with a display, which have no such arguments; firmware looks for it there
+USB_SLOT = 0x05
 PANIC_SLOT = 0x06  # of kernels that are tried, which have no such arguments
 SHARE_SLOT = 0x07
 SERIAL_SLOT = 0x08

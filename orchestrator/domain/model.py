@@ -41,6 +41,13 @@ class InterfaceKind(StrEnum):
     BRIDGE = "bridge"  # one of the host's
 
 
+class GraphicsKind(StrEnum):
+    """How the display of a user's own domain is looked at."""
+
+    VNC = "vnc"
+    SPICE = "spice"
+
+
 class DiskBus(StrEnum):
     """Bus that a disk is attached to."""
 
@@ -210,6 +217,14 @@ class Interface:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Graphics:
+    """A display, with a keyboard and a tablet: `path` is the unix socket to look at it; None has libvirt make one."""
+
+    kind: GraphicsKind
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
     """What libvirt keeps of a domain for us: one element in a namespace of our own, with attributes."""
 
@@ -322,5 +337,6 @@ class Domain:
     share: Share | None = None
     panic_device: bool = False  # the guest's kernel can tell QEMU that it panicked
     interface: Interface | None = None  # of a user's own domain, which others change, too
+    graphics: Graphics | None = None
     metadata: Metadata | None = None
     privileges: Privileges | None = None  # where they are not libvirt's daemon's, or the user's own

@@ -74,8 +74,11 @@ class Answers:
                 raise UsageError("cannot inject", name, "the initrd gets another file of that name")
 
 
-def arguments(answers: Answers, cmdline: str) -> tuple[str, ...]:
-    """Return the arguments that the installer needs to find its answers, but for those of which the user has a say."""
+def arguments(answers: Answers, cmdline: str, serial: str | None = None) -> tuple[str, ...]:
+    """Return the arguments that the installer needs to find its answers, but for those of which the user has a say.
+
+    :param serial: the kernel's name of the console, where there is a display as well.
+    """
     given = {word.partition("=")[0] for word in split_words(cmdline)}
     ours: tuple[str, ...] = ()
     if answers.preseed is not None:
@@ -84,6 +87,8 @@ def arguments(answers: Answers, cmdline: str) -> tuple[str, ...]:
         ours = (f"inst.ks=file:/{_KICKSTART}",)
     elif answers.autoinstall is not None:  # without the former it asks before it writes to a disk
         ours = ("autoinstall", "ds=nocloud")
+    if serial is not None:
+        ours += ("console=tty0", f"console={serial}")
     return tuple(word for word in ours if word.partition("=")[0] not in given)
 
 

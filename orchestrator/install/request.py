@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.domain.model import Arch
+from orchestrator.domain.model import Arch, GraphicsKind
 from orchestrator.errors import UsageError
 from orchestrator.install.answers import Answers
 
@@ -22,6 +22,7 @@ class InstallRequest:
     :ivar cmdline: what the user wants on the installer's command line.
     :ivar verify: refuse what no checksum, package or signature speaks for.
     :ivar keyrings: keys that may sign for a tree; the distributions' own if empty.
+    :ivar graphics: installer and system have a display as well.
     :ivar network: the installer and the system have a network, by user-mode networking.
     :ivar timeout_s: how long the installer may take, and `boot_timeout_s` the first boot.
     :ivar keep: leave what was made if the installation fails.
@@ -37,6 +38,7 @@ class InstallRequest:
     answers: Answers = field(default_factory=Answers)
     verify: bool = True
     keyrings: tuple[Path, ...] = ()
+    graphics: GraphicsKind | None = None
     network: bool = True
     timeout_s: float = 7200.0
     boot_timeout_s: float = 600.0

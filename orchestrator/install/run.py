@@ -18,7 +18,7 @@ from orchestrator.errors import CapabilityError, DiskError, GuestlaunchError, Us
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.firmware.nvram import keep_nvram
 from orchestrator.hypervisor.pflash import flash_formats
-from orchestrator.install.answers import arguments, seed
+from orchestrator.install.answers import seed
 from orchestrator.install.media import Media, get_media
 from orchestrator.install.request import InstallRequest
 from orchestrator.install.steps import DONE, FirstBootStep, InstallationFacts, InstallerStep
@@ -107,14 +107,15 @@ def carry_out(
     request.answers.check(media.tree.family)
     settings = settings_for(media.tree.arch, settings)
     tell(f"{media.tree.name}, {media.tree.arch}: {_SPOKEN_FOR[str(media.verification)]}")
-    added = arguments(request.answers, request.cmdline)
-    if added:
-        tell(f"added to the installer's command line: {' '.join(added)}")
     made = InstallationFacts(
         request=request, settings=settings, media=media, number=secrets.token_hex(16), attached=attached
     )
+    if made.arguments:
+        tell(f"added to the installer's command line: {' '.join(made.arguments)}")
+    if made.graphics is not None:
+        tell(f"its display, once it runs: remote-viewer {made.graphics.kind}+unix://{made.graphics.path}")
     making = _made(request, settings, definition, tell, seed(request.answers, made.number))
-    with making as keep, Runner(settings, Kind.INSTALL) as runner, terminal():
+    with making as keep, _display(made), Runner(settings, Kind.INSTALL) as runner, terminal():
         installer = InstallerStep(made)
         steps = [runner.carry_out(installer, stop, console=console, tell=tell)]
         if _done(steps[0]):
@@ -137,6 +138,16 @@ _SPOKEN_FOR = {
 
 def _done(record: LaunchRecord) -> bool:
     return record.install is not None and record.install.verdict == DONE
+
+
+@contextlib.contextmanager
+def _display(made: InstallationFacts) -> Iterator[None]:
+    """Leave nothing of the display's socket."""
+    try:
+        yield
+    finally:
+        if made.graphics is not None and made.graphics.path is not None:
+            Path(made.graphics.path).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.domain.model import Domain, Loader
+from orchestrator.domain.model import Domain, Graphics, Loader
 from orchestrator.errors import GuestlaunchError
 from orchestrator.firmware.descriptors import Firmware
 from orchestrator.hypervisor.guest import Guest
@@ -32,10 +32,12 @@ class KeptMachine:
     """What both steps have in common.
 
     :ivar nvram: the firmware's variables, which stay.
+    :ivar graphics: their display, if they have one.
     """
 
     firmware: Firmware
     nvram: Path
+    graphics: Graphics | None = None
 
     @property
     def loader(self) -> Loader:
@@ -57,6 +59,11 @@ class InstallerStart(KernelStart):
     ) -> None:  # fmt: skip
         super().__init__(run, attached, spec, context, recorder)
         self._machine = machine
+
+    def stage(self) -> tuple[Domain, Place]:
+        """Make directories, initrd and sockets."""
+        domain, place = super().stage()
+        return replace(domain, graphics=self._machine.graphics), place
 
     def _make_loader(self, place: Place) -> Loader:
         del place
@@ -85,7 +92,8 @@ class DiskStart(ColdStart):
         """Make directories and sockets."""
         place = make_place(self._spec.settings, self._context, self._owned)
         domain = describe(self._spec, place, loader=self._machine.loader, root=None, verbatim=True)
-        return replace(domain, trace_path=None, restarts=True, panic_device=True), place
+        more = replace(domain, graphics=self._machine.graphics, panic_device=True)
+        return replace(more, trace_path=None, restarts=True), place
 
     def boot(self, place: Place) -> DiskBoot:
         """Return what follows it, and tell the recorder what cannot be seen of it."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from orchestrator.domain.model import Disk, Network
+from orchestrator.domain.model import Disk, Graphics, Network
+from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import GuestlaunchError
 from orchestrator.install.answers import archive, arguments
 from orchestrator.install.media import Media
@@ -46,6 +48,20 @@ class InstallationFacts:
     media: Media
     number: str
     attached: Attached
+
+    @property
+    def graphics(self) -> Graphics | None:
+        """The display, at a socket of this installation's own."""
+        kind = self.request.graphics
+        if kind is None:
+            return None
+        return Graphics(kind=kind, path=os.fspath(self.settings.runtime_dir / f"display-{self.number[:12]}"))
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What is added to the installer's command line."""
+        serial = None if self.request.graphics is None else load_profile(self.settings.profile).console
+        return arguments(self.request.answers, self.request.cmdline, serial)
 
     def step_record(self, step: InstallStep, verdict: str) -> InstallStepRecord:
         """Return what a record says of a step."""
@@ -89,7 +105,7 @@ class InstallerStep:
         run = KernelRequest(
             kernel=media.kernel,
             initrds=(media.initrd,),
-            cmdline=" ".join([*arguments(request.answers, request.cmdline), *filter(None, [request.cmdline])]),
+            cmdline=" ".join([*made.arguments, *filter(None, [request.cmdline])]),
             disks=(*((disk, False) for disk in request.disks), *media_disks),
             timeout_s=request.timeout_s,
         )
@@ -104,7 +120,7 @@ class InstallerStep:
             plan=replace(planned.plan, initrd_bytes=joined_size(run.initrds, own)),
         )
         assert planned.plan.firmware is not None  # the profile is one with UEFI
-        self.machine = KeptMachine(firmware=planned.plan.firmware, nvram=request.kept_nvram)
+        self.machine = KeptMachine(firmware=planned.plan.firmware, nvram=request.kept_nvram, graphics=made.graphics)
         return self.plan_made.plan
 
     def start(self, spec: LaunchSpec, context: LaunchContext, recorder: Recorder) -> InstallerStart:

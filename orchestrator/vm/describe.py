@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.domain.model import Backing, Channel, Disk, DiskBus, Domain
+from orchestrator.domain.model import Backing, Channel, Disk, DiskBus, Domain, Graphics
 from orchestrator.domain.policy import CONTROL_CHANNEL
 from orchestrator.settings import Settings
 from orchestrator.vm.home import Home
@@ -39,5 +39,6 @@ def describe(request: VmRequest, image: VmImage, note: VmNote, home: Home, setti
         home.described(planned),
         channels=tuple(Channel(name=name, path=None, kept=True) for name in (CONTROL_CHANNEL, AGENT_CHANNEL)),
         interface=request.interface(),
+        graphics=None if request.graphics is None else Graphics(kind=request.graphics),
         metadata=note.metadata(),
     )

@@ -6,6 +6,7 @@ size = "20G"                     bytes, or with M, G or T
 memory_mib = 2048
 vcpus = 2
 network = "user"
+graphics = "vnc"
 hostname = "web1"
 user = "me"
 ssh_keys = ["~/.ssh/id_ed25519.pub"]
@@ -24,7 +25,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.domain.model import Arch
+from orchestrator.domain.model import Arch, GraphicsKind
 from orchestrator.errors import UsageError, nearest
 from orchestrator.vm.customization import Customization
 from orchestrator.vm.request import PoolVolume, ReadySign, VmRequest, image_of, size_of
@@ -134,6 +135,13 @@ def _arch(value: object, _folder: Path) -> Arch:
         raise ValueError(f"one of {', '.join(Arch)}") from None
 
 
+def _graphics(value: object, _folder: Path) -> GraphicsKind:
+    try:
+        return GraphicsKind(str(value))
+    except ValueError:
+        raise ValueError(f"one of {', '.join(GraphicsKind)}") from None
+
+
 def _bytes(value: object, folder: Path) -> int:
     return _whole(value, folder) if isinstance(value, int) else size_of(_text(value, folder))
 
@@ -163,6 +171,7 @@ _KEYS: Mapping[str, Callable[[object, Path], object]] = {
     "memory_mib": _whole,
     "vcpus": _whole,
     "network": _text,
+    "graphics": _graphics,
     "nvram": _path,
     "ready": _sign,
     "timeout_s": _seconds,

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from orchestrator.domain.model import Arch, Interface, InterfaceKind
+from orchestrator.domain.model import Arch, GraphicsKind, Interface, InterfaceKind
 from orchestrator.errors import UsageError
 from orchestrator.vm.customization import Customization
 
@@ -48,6 +48,7 @@ class VmRequest:
     :ivar arch: which architecture the image is for, where that cannot be looked up, or there are several.
     :ivar copy: the disk is a copy of the image, not an overlay over it.
     :ivar size_bytes: how large the disk is to be; as large as the image if None.
+    :ivar graphics: it has a display, to be looked at so.
     :ivar nvram: the firmware's variables to begin with; the firmware's own if None.
     :ivar network: user, none, network=NAME or bridge=NAME.
     :ivar customization: what is changed on its disk before it boots.
@@ -63,6 +64,7 @@ class VmRequest:
     memory_mib: int | None = None
     vcpus: int | None = None
     network: str = "user"
+    graphics: GraphicsKind | None = None
     nvram: Path | None = None
     customization: Customization = field(default_factory=Customization)
     ready: ReadySign = ReadySign.ANY

@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from orchestrator.domain.model import Domain, Network
+from orchestrator.domain.model import Domain, Graphics, Network
 from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import CapabilityError, UsageError
 from orchestrator.install.request import InstallRequest
@@ -69,7 +69,8 @@ def installed_domain(name: str, request: InstallRequest, settings: Settings) -> 
     planned = plan_domain(Wish(name=name, boot=BootSource.DISK, disks=request.disks), settings)
     assert planned.loader is not None  # systems are installed under UEFI
     loader = replace(planned.loader, nvram=os.fspath(request.kept_nvram), template=None)
-    return replace(planned, loader=loader, network=Network() if request.network else None)
+    graphics = None if request.graphics is None else Graphics(kind=request.graphics)
+    return replace(planned, loader=loader, network=Network() if request.network else None, graphics=graphics)
 
 
 def _connected(settings: Settings) -> contextlib.AbstractContextManager[Connection]:

@@ -205,7 +205,7 @@ def test_a_vm_on_another_host(bench: Bench, state_dir: Path) -> None:
         words = ["vm", "create", "one", "-c", uri, "--image", "vol=tests/base.img", "--memory-mib", "512"]
         words += ["--network", "none", "--folder", str(bench.made), "--start", "auto", "--json"]
         assert "--arch says it" in bench.guestlaunch(*words).error_line
-        words += ["--arch", str(arch)]
+        words += ["--arch", str(arch), "--graphics", "vnc"]
         assert "a file of this host" in bench.guestlaunch(*words, "--hostname", "h").error_line
         made = bench.guestlaunch(*words, "--cloud-init", data).json()
         assert (made["how"], made["timeline"]["vm"]["told_by"]) == ("created", "the system's record")
@@ -214,8 +214,10 @@ def test_a_vm_on_another_host(bench: Bench, state_dir: Path) -> None:
         fish = ["run", ":", "mount-ro", "/dev/sda", "/", ":", "cat", "/user-data", ":", "vfs-label", "/dev/sda"]
         seen = bench.guestlaunch("guestfish", "--", "--ro", "--format=raw", "-a", pool / "one-seed.img", *fish).ok()
         assert seen.stdout.split() == ["#cloud-config", "cidata"]
-        assert "already there" in bench.guestlaunch(*words[:-3], *words[-2:], "--cloud-init", data).ok().stdout
+        again = [word for word in words if word != "--json"]
+        assert "already there" in bench.guestlaunch(*again, "--cloud-init", data).ok().stdout
         said = bench.guestlaunch("vm", "show", "one", "-c", uri, "--json").json()
+        assert bench.virsh("domdisplay", "one").startswith("vnc+unix:///")
         assert said["files"] == ["tests/one.qcow2", "tests/one-seed.img"]
         nvram = Path(bench.virsh("dumpxml", "one").partition("<nvram")[2].partition(">")[2].partition("<")[0])
         assert nvram.exists()

@@ -16,6 +16,8 @@ from orchestrator.domain.model import (
     FileSource,
     FirmwareKind,
     FwCfgFile,
+    Graphics,
+    GraphicsKind,
     Interface,
     InterfaceKind,
     Loader,
@@ -310,6 +312,9 @@ def all_domains() -> dict[str, Domain]:
         )
     }
     domains["vm-elsewhere"] = virtual_machine_elsewhere()
+    displays = (Graphics(kind=GraphicsKind.VNC), Graphics(kind=GraphicsKind.SPICE, path="/launch/display"))
+    user = virtual_machine(Interface(kind=InterfaceKind.USER))
+    domains |= {f"vm-{display.kind}": replace(user, graphics=display) for display in displays}
     uefi = plain(load_profile("aarch64-uefi"), fw_cfg_dma=True)
     domains["aarch64-uefi-rom"] = replace(uefi, loader=None, rom=Rom(code="/cache/code, 1.fd", variables="/cache/v.fd"))
     for name in profile_names():

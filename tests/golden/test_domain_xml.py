@@ -17,6 +17,7 @@ from orchestrator.domain.model import (
     Domain,
     FileSource,
     FwCfgFile,
+    Graphics,
     Incoming,
     Interface,
     Loader,
@@ -71,6 +72,7 @@ MADE_OF_VALUES = {
     "backing",
     "interface",
     "metadata",
+    "graphics",
 }
 
 
@@ -183,6 +185,7 @@ def shown() -> set[tuple[type, str]]:
         Backing,
         Interface,
         Metadata,
+        Graphics,
     ],
 )
 def test_every_field_shows(kind: type, shown: set[tuple[type, str]]) -> None:

@@ -82,7 +82,7 @@ class Bench:
                 "virt-install", "--connect", self._uri, "--name", "other", "--import", "--arch", "aarch64", "--machine",
                 "virt", "--boot", "uefi", "--virt-type", "qemu", "--memory", str(MEMORY_MIB), "--vcpus", str(VCPUS),
                 "--cpu", CPU, "--osinfo", "detect=on,require=off", "--network", "user", "--graphics", "none",
-                "--noautoconsole", "--controller", "type=scsi,model=virtio-scsi", "--disk", overlay,
+                "--noautoconsole", "--disk", overlay,
                 "--cloud-init", f"user-data={self._data}", "--channel",
                 f"unix,source.mode=connect,source.path={path},target.type=virtio,target.name={PORT}",
             ]  # fmt: skip

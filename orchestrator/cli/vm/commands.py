@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import click
@@ -65,8 +66,8 @@ def list_(*, settings: Settings, as_json: bool) -> int:
 @json_option
 def show(*, name: str, settings: Settings, as_json: bool) -> int:
     """Show a VM: how it is, what it was made of, its files."""
-    with found(settings, name) as (_, there):
-        said = there.to_json()
+    with found(settings, name) as (connection, there):
+        said, uri = there.to_json(), connection.uri
     if as_json:
         print_json(said)
         return 0
@@ -74,6 +75,8 @@ def show(*, name: str, settings: Settings, as_json: bool) -> int:
     click.echo(f"{said['name']}: {said['state']}, {said['arch']}, {said['uuid']}")
     click.echo(f"made of     {said['image']}, {said['created']}")
     click.echo(f"first ready {said['ready'] or 'never'}{took}")
+    if said["specification"].get("graphics"):
+        click.echo(f"display     virt-viewer -c {shlex.quote(uri)} {name}")
     for path in said["files"]:
         click.echo(f"file        {path}")
     return 0

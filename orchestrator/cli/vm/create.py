@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,3 +128,5 @@ def _tell(made: list[Created], *, as_json: bool, one: bool) -> None:
         took = f"ready after {duration(event['launch_ns'])}" if event["launch_ns"] else "not waited for"
         told = f", told by {vm.note.ready}" if event["launch_ns"] else ""
         click.echo(f"{vm.name}: {vm.how} on {vm.uri}, {took}{told}")
+        if vm.note.asked.get("graphics"):
+            click.echo(f"{vm.name}: its display: virt-viewer -c {shlex.quote(vm.uri)} {vm.name}")

@@ -14,7 +14,7 @@ from orchestrator.cli.install import size_option
 from orchestrator.cli.main import PROGRAM
 from orchestrator.cli.options import collected
 from orchestrator.cli.progress import shown
-from orchestrator.domain.model import Arch
+from orchestrator.domain.model import Arch, GraphicsKind
 from orchestrator.errors import UsageError
 from orchestrator.program import complain
 from orchestrator.settings import Settings
@@ -60,6 +60,7 @@ def _request(**given: Any) -> dict[str, Any]:  # noqa: ANN401 - the options belo
         **given,
         "customization": wanted,
         "image": None if image is None else _image(image),
+        "graphics": None if given["graphics"] == "none" else GraphicsKind(given["graphics"]),
         "arch": Arch(given["arch"]) if given["arch"] else None,
         "nvram": _absolute(nvram),
         "ready": ReadySign(given["ready"]),
@@ -108,6 +109,10 @@ request_options: Callable[[Any], Any] = collected(
     size_option("How large its disk is; as large as the image by default."),
     click.option(
         "--network", metavar="KIND", default="user", show_default=True, help="user, none, network=NAME, bridge=NAME."
+    ),
+    click.option(
+        "--graphics", type=click.Choice([*map(str, GraphicsKind), "none"]), default="none", show_default=True,
+        help="It has a display: virt-viewer shows it, by a socket that libvirt's clients alone get at.",
     ),
     click.option(
         "--nvram", metavar="FILE", type=_FILE,

@@ -121,6 +121,8 @@ def test_arguments_that_the_user_has_not_given() -> None:
     assert arguments(Answers(autoinstall=some), "") == ("autoinstall", "ds=nocloud")
     assert arguments(Answers(autoinstall=some), "ds=none") == ("autoinstall",)
     assert arguments(Answers(), "a b") == ()
+    assert arguments(Answers(), "", "ttyAMA0") == ("console=tty0", "console=ttyAMA0")
+    assert arguments(Answers(), "console=ttyS3", "ttyAMA0") == ()
 
 
 @pytest.mark.parametrize(

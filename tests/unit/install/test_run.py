@@ -12,14 +12,14 @@ from typing import Any, ClassVar, Self, cast
 
 import pytest
 
-from orchestrator.domain.model import Arch
+from orchestrator.domain.model import Arch, Graphics, GraphicsKind
 from orchestrator.errors import DiskError, FirmwareError, UsageError
 from orchestrator.install import run, unfinished
 from orchestrator.install.answers import Answers
 from orchestrator.install.digest import Verification
 from orchestrator.install.media import Media
 from orchestrator.install.request import InstallRequest
-from orchestrator.install.steps import FirstBootStep, InstallerStep, InstallStep
+from orchestrator.install.steps import FirstBootStep, InstallationFacts, InstallerStep, InstallStep
 from orchestrator.install.tree import Family, Tree
 from orchestrator.kernel.start import Attached
 from orchestrator.launch.stop import Stop
@@ -108,6 +108,23 @@ def test_the_disk_that_only_the_installer_needs(settings: Settings, firmware: Pa
         assert request.seed.read_bytes() == b"seed"
         keep()
     assert sorted(path.name for path in tmp_path.glob("d.img*")) == ["d.img", "d.img.nvram.fd"]
+
+
+def test_a_display(settings: Settings, tmp_path: Path) -> None:
+    """Its socket is where only its user gets, and goes; the kernel has it as a console, too, before the serial one."""
+    request = InstallRequest(location="x", disks=(tmp_path / "d.img",), graphics=GraphicsKind.VNC)
+    facts = InstallationFacts(
+        request=request, settings=settings, media=cast("Media", None), number="ab" * 16, attached=Attached()
+    )
+    socket = settings.runtime_dir / f"display-{'ab' * 6}"
+    assert facts.graphics == Graphics(kind=GraphicsKind.VNC, path=str(socket))
+    assert facts.arguments == ("console=tty0", "console=ttyAMA0")
+    settings.runtime_dir.mkdir()
+    with run._display(facts):
+        socket.touch()
+    assert not socket.exists()
+    without = replace(facts, request=replace(request, graphics=None))
+    assert (without.graphics, without.arguments) == (None, ())
 
 
 def killed(settings: Settings, request: InstallRequest, definition: run.Definition | None) -> list[str]:

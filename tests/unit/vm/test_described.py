@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.domain.model import Arch
+from orchestrator.domain.model import Arch, GraphicsKind
 from orchestrator.errors import UsageError
 from orchestrator.vm.customization import Customization
 from orchestrator.vm.described import load_requests
@@ -22,6 +22,7 @@ size = "2G"
 memory_mib = 512
 vcpus = 2
 network = "none"
+graphics = "spice"
 nvram = "/n"
 hostname = "h"
 user = "u"
@@ -47,7 +48,8 @@ def test_every_key(tmp_path: Path) -> None:
     one, two, three = load_requests(path)
     assert one == VmRequest(
         name="one", image=tmp_path / "i", image_format="raw", arch=Arch.X86_64, copy=True, size_bytes=2 << 30,
-        memory_mib=512, vcpus=2, network="none", nvram=Path("/n"), ready=ReadySign.LOGIN, timeout_s=9.0,
+        memory_mib=512, vcpus=2, graphics=GraphicsKind.SPICE, network="none", nvram=Path("/n"),
+        ready=ReadySign.LOGIN, timeout_s=9.0,
         customization=Customization(
             hostname="h", user="u", ssh_keys=(tmp_path / "k",), run=("date",), install=("a",),
             copy_in=((tmp_path / "f", "/srv"),), cloud_init=tmp_path / "c",
@@ -69,6 +71,7 @@ def test_every_key(tmp_path: Path) -> None:
         ("[vm.a]\nimage = 'i'\nvcpus = true", "expected a whole number above 0"),
         ("[vm.a]\nimage = 'vol=a'", "expected a file, or vol=POOL/VOLUME"),
         ("[vm.a]\nimage = 'i'\narch = 'arm'", "expected one of aarch64, x86_64"),
+        ("[vm.a]\nimage = 'i'\ngraphics = 'x11'", "expected one of vnc, spice"),
         ("[vm.a]\nimage = ''", "expected a text that is not empty"),
         ("[vm.a]\nimage = 'i'\nsize = '2X'", "expected a number of bytes, or with M, G or T"),
         ("[vm.a]\nimage = 'i'\ncopy = 'yes'", "expected true or false"),

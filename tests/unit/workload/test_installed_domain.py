@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.domain.model import Loader
+from orchestrator.domain.model import Graphics, GraphicsKind, Loader
 from orchestrator.errors import CapabilityError, UsageError
 from orchestrator.install.request import InstallRequest
 from orchestrator.install.unfinished import held
@@ -115,5 +115,7 @@ def test_what_is_defined(
     definition.forget()
     assert connection.list_names() == ["taken"]
     definition.forget()  # somebody else may have been quicker
-    alone = installed_domain.installed_domain("vm", replace(request, network=False), settings)
+    shown = replace(request, network=False, graphics=GraphicsKind.VNC)
+    alone = installed_domain.installed_domain("vm", shown, settings)
+    assert alone.graphics == Graphics(kind=GraphicsKind.VNC)
     assert cast("Any", alone).network is None
