@@ -10,7 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from orchestrator.domain.layout import NETWORK_SLOT, PANIC_SLOT, TARGETS_PER_SCSI, DiskPlace, Layout, PciAddress
+from orchestrator.domain.layout import (
+    NETWORK_SLOT,
+    PANIC_SLOT,
+    TARGETS_PER_SCSI,
+    DiskPlace,
+    Layout,
+    PciAddress,
+    lay_out_beside,
+)
 from orchestrator.domain.model import Arch, DiskBus, Domain, Loader, Network, Privileges, Rom
 from orchestrator.domain.passthrough import (
     device_properties,
@@ -31,6 +39,9 @@ _SECOND_FLASH = 64 << 20
 # The id of the disk that stands at the first disk's place in a template (2026-11-25): a disk that is plugged in makes
 # eleven events for udev and a scan, looking again at one that is known makes two.
 SLOT = "slot"
+
+# Cache modes that a device tells its guest of: it has no write cache then.
+WITHOUT_WRITE_CACHE = frozenset({"writethrough", "directsync"})
 
 # QEMU's trace events that date a launch: the fw_cfg transfer, which files it is of, guestfsd's port and launch flag.
 # Some 80 lines a boot.
@@ -61,7 +72,7 @@ def qemu_arguments(domain: Domain, layout: Layout) -> list[str]:
     arguments += _memory_arguments(domain) + _incoming_arguments(domain)
     if domain.slot:
         arguments += _slot_arguments()
-    arguments += _told_arguments(domain)
+    arguments += _later_arguments(domain) + _told_arguments(domain)
     arguments += _rom_arguments(domain.rom)
     if domain.network is not None:
         arguments += _network_arguments(domain.network)
@@ -138,6 +149,26 @@ def _slot_arguments() -> list[str]:
     drive = f"id={SLOT},if=none,driver=null-co,size=1M,read-zeroes=on"
     properties = {"driver": "scsi-hd", **scsi_properties(DiskPlace(bus=DiskBus.SCSI)), "id": SLOT, "drive": SLOT}
     return ["-global", "virtio-scsi-device.hotplug=off", "-drive", drive, *_device_arguments(properties)]
+
+
+def _later_arguments(domain: Domain) -> list[str]:
+    """Return the arguments for devices on the PCI bus behind which a clone's disks are put once it runs.
+
+    A device there can only be added when QEMU starts, and the guest sees it when it is told to look. A disk that was
+    behind it at once would not be locked (`orchestrator.launch.clone.restore`).
+    """
+    layout, arguments = lay_out_beside(domain.later, domain.profile.arch), []
+    for controller in layout.controllers[1:]:
+        device = {"driver": "virtio-scsi-pci-non-transitional", "id": f"scsi{controller.index}"}
+        arguments += _device_arguments(device | pci_properties(controller.pci))
+    for i, (disk, place) in enumerate(zip(domain.later, layout.places, strict=True)):
+        if place.pci is not None:
+            empty = [("id", f"later{i}"), ("if", "none"), ("driver", "null-co"), ("size", "1M"), ("read-zeroes", "on")]
+            empty += [("read-only", "on")] if disk.readonly else []
+            empty += [("cache", disk.cache)] if disk.cache in WITHOUT_WRITE_CACHE else []
+            properties = device_properties(disk, i, place) | {"drive": f"later{i}"}
+            arguments += ["-drive", join_options(empty), *_device_arguments(properties)]
+    return arguments
 
 
 def _incoming_arguments(domain: Domain) -> list[str]:

@@ -7,13 +7,14 @@ its first disk is put behind a disk that the template has already, the slot, whe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.domain.arguments import SLOT
+from orchestrator.domain.arguments import SLOT, WITHOUT_WRITE_CACHE
 from orchestrator.domain.cmdline import split_words
-from orchestrator.domain.layout import TARGETS_PER_SCSI, DiskPlace, lay_out
+from orchestrator.domain.layout import DiskPlace, lay_out_beside, takes_slots
 from orchestrator.domain.model import Arch, Channel, Disk, DiskBus, Domain, FirmwareKind, Handed, Incoming, Network, Ram
 from orchestrator.domain.passthrough import (
     device_properties,
@@ -24,6 +25,7 @@ from orchestrator.domain.passthrough import (
 )
 from orchestrator.domain.policy import GUESTFSD_CHANNEL
 from orchestrator.domain.xml import disk_xml
+from orchestrator.errors import DiskError
 from orchestrator.values import dataclass
 
 GATE_WORD = "guestlaunch.gate=1"
@@ -41,7 +43,6 @@ _LATE_WORDS = (
 _LATE_KERNEL_WORDS = ("quiet", "debug", "loglevel", "ignore_loglevel")
 # The option ROM that QEMU adds to x86 machines which it hands a kernel, with fw_cfg DMA.
 _KERNEL_ROM = "linuxboot_dma.bin"
-_SLOT_NODE = "slot-disk"
 # libguestfs's one user network, and what QEMU's DHCP server says in it: address, mask, gateway, name server.
 _USER_NET = "169.254.0.0/16"
 _USER_ADDRESS = "169.254.2.15,255.255.0.0,169.254.2.2,169.254.2.3"
@@ -62,7 +63,6 @@ _UNSEEN_KINDS = {
         for kind in ("", "-non-transitional")
     ),
 }
-_WITHOUT_WRITE_CACHE = frozenset({"writethrough", "directsync"})
 
 Command = tuple[str, dict[str, Any]]
 
@@ -106,9 +106,19 @@ def stranger(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def to_look_for(network: Network | None, arguments: Sequence[str]) -> bool:
+def to_look_for(network: Network | None, arguments: Sequence[str], disks: tuple[Disk, ...]) -> bool:
     """Tell whether a clone has devices that its template had not, for which its guest must look."""
-    return network is not None or any(word in {"-device", "--device"} for word in arguments)
+    return network is not None or takes_slots(disks) or any(word in {"-device", "--device"} for word in arguments)
+
+
+def disk_words(disks: tuple[Disk, ...], arch: Arch) -> tuple[str, ...]:
+    """Return what a guest at its gate is told of the disks: how many there are on which controller, and on none."""
+    layout = lay_out_beside(disks, arch)
+    counts = Counter(place.controller if place.bus is DiskBus.SCSI else -1 for place in layout.places)
+    words = [f"guestlaunch.disks={counts[0]}", f"guestlaunch.slot={fits_slot(disks):d}"]
+    words += [f"guestlaunch.more={one.pci.slot:02x}:{counts[one.index]}" for one in layout.controllers[1:]]
+    words += [f"guestlaunch.virtio={counts[-1]}"] if counts[-1] else []
+    return tuple(words)
 
 
 def network_words(network: Network | None) -> tuple[str, ...]:
@@ -130,27 +140,37 @@ def _late(word: str, *, for_kernel: bool) -> str | None:
     return key + equals + value if key in _LATE_WORDS else None
 
 
-def as_template(domain: Domain, ram: str) -> Domain:
+def as_template(domain: Domain, ram: str, *, slots: bool = False) -> Domain:
     """Return the domain that is saved at its gate, with its memory in the file `ram`.
 
     :param domain: as it would boot for a tool without disks; its guestfsd channel is joined to nothing.
+    :param slots: its clones are to have PCI slots for disks (`takes_slots`): no virtio disk may be there before them,
+        or their kernel's names would begin with vdb, and guestfsd takes names as they are for numbers.
     """
+    bus = DiskBus.SCSI if slots else DiskBus.VIRTIO
     return replace(
         domain,
         cmdline=f"{domain.cmdline} {GATE_WORD}",
         channels=(Channel(name=GUESTFSD_CHANNEL, path=None), *_others(domain)),
-        # Not SCSI (2026-11-24): the kernel is to call the first disk that is plugged in sda, as in a cold launch.
+        # Not SCSI if it can be helped (2026-11-24): the kernel is to call the disks sda, sdb ... as in a cold launch.
         # Not libvirt's either (2026-11-26): it would have a clone open its image anew when the state is there, which
         # a QEMU without privileges cannot do.
-        disks=tuple(replace(disk, bus=DiskBus.VIRTIO, alias=None, described=False) for disk in domain.disks[-1:]),
+        disks=tuple(replace(disk, bus=bus, alias=None, described=False) for disk in domain.disks[-1:]),
         ram=Ram(path=ram, private=False),
         slot=True,
+        root_apart=slots,
         network=None,
     )
 
 
 def as_clone(
-    template: Domain, *, ram: str, firmware: str, network: Network | None = None, extra_args: tuple[str, ...] = ()
+    template: Domain,
+    *,
+    ram: str,
+    firmware: str,
+    network: Network | None = None,
+    disks: tuple[Disk, ...] = (),
+    extra_args: tuple[str, ...] = (),
 ) -> Domain:
     """Return a domain that continues where the template was saved.
 
@@ -162,6 +182,7 @@ def as_clone(
     :param network: the tool's. Of its card the state knows nothing, so that it is as it was made; the guest finds it
         when it is told to look. So one template serves tools with a network and without, and only those that asked
         for one have a card (2026-11-26).
+    :param disks: the tool's, for which PCI devices are made where they need any.
     :param extra_args: the user's own, which `stranger` has nothing against.
     """
     arm = template.profile.arch is Arch.AARCH64
@@ -180,6 +201,7 @@ def as_clone(
         ram=Ram(path=ram, private=True),
         incoming=incoming,
         network=network,
+        later=disks if takes_slots(disks) else (),
         extra_args=extra_args,
     )
 
@@ -188,13 +210,15 @@ def _others(domain: Domain) -> tuple[Channel, ...]:
     return tuple(channel for channel in domain.channels if channel.name != GUESTFSD_CHANNEL)
 
 
-def misfit(disks: tuple[Disk, ...]) -> str | None:
-    """Return why disks cannot be plugged into a clone, None when they can: it has one SCSI controller for them."""
+def misfit(disks: tuple[Disk, ...], arch: Arch) -> str | None:
+    """Return why disks cannot be added to a clone, None when they can."""
     for disk in disks:
-        if disk.bus is not DiskBus.SCSI:
-            return f"a disk on the {disk.bus} bus cannot be plugged in"
-    if len(disks) > TARGETS_PER_SCSI:
-        return f"{len(disks)} disks are more than the template's controller takes"
+        if disk.bus is DiskBus.SATA:
+            return f"a disk on the {disk.bus} bus cannot be added later"
+    try:
+        lay_out_beside(disks, arch)
+    except DiskError as error:
+        return f"{error.what}: {error.why}"
     return None
 
 
@@ -206,8 +230,8 @@ def fits_slot(disks: tuple[Disk, ...]) -> bool:
     if not disks:
         return False
     first = disks[0]
-    own = (first.readonly, first.serial, first.logical_block_size, first.physical_block_size)
-    return own == (False, None, None, None) and first.cache not in _WITHOUT_WRITE_CACHE
+    own = (first.bus, first.readonly, first.serial, first.logical_block_size, first.physical_block_size)
+    return own == (DiskBus.SCSI, False, None, None, None) and first.cache not in WITHOUT_WRITE_CACHE
 
 
 def empty_slot() -> Plug:
@@ -226,24 +250,31 @@ def plugs(
     :param handed: by number of the disk: its files, where QEMU was given them.
     :raise DiskError: one still asks for throw-away writes, or has no file for its secret.
     """
-    paths, slot, handed = dict(secret_paths), fits_slot(disks), handed or {}
-    return tuple(
-        _fill(disk, paths, handed.get(i, ())) if slot and i == 0 else _plug(disk, i, place, paths, handed.get(i, ()))
-        for i, (disk, place) in enumerate(zip(disks, lay_out(disks, arch).places, strict=True))
-    )
+    paths, places, handed = dict(secret_paths), lay_out_beside(disks, arch).places, handed or {}
+    steps = []
+    for i, (disk, place) in enumerate(zip(disks, places, strict=True)):
+        given = handed.get(i, ())
+        if i == 0 and fits_slot(disks):
+            steps.append(_fill(SLOT, disk, i, paths, given))
+        elif place.pci is not None:
+            steps.append(_fill(f"disk{i}", disk, i, paths, given))
+        else:
+            steps.append(_plug(disk, i, place, paths, given))
+    return tuple(steps)
 
 
-def _fill(disk: Disk, secret_paths: dict[str, str], handed: tuple[Handed, ...]) -> Plug:
-    """Return how to put a disk behind the slot: QEMU changes what is behind a device by this property."""
+def _fill(device: str, disk: Disk, index: int, secret_paths: dict[str, str], handed: tuple[Handed, ...]) -> Plug:
+    """Return how to put a disk behind a device that is there: QEMU changes what is behind it by this property."""
     if disk.snapshot:
-        raise snapshot_error(disk, 0)
-    value = {"path": f"/machine/peripheral/{SLOT}", "property": "drive", "value": _SLOT_NODE}
-    drive = _drive(disk, 0, secret_paths, handed, f",node-name={_SLOT_NODE}")
+        raise snapshot_error(disk, index)
+    node = f"{device}-disk"
+    value = {"path": f"/machine/peripheral/{device}", "property": "drive", "value": node}
+    drive = _drive(disk, index, secret_paths, handed, f",node-name={node}")
     return Plug(commands=(*drive, ("qom-set", value)))
 
 
 def _plug(disk: Disk, index: int, place: DiskPlace, secret_paths: dict[str, str], handed: tuple[Handed, ...]) -> Plug:
-    if native(disk) and not handed:
+    if native(disk) and not handed and place.controller == 0:  # libvirt knows of no other controller
         return Plug(xml=disk_xml(disk, index, place))
     device = ("device_add", device_properties(disk, index, place))
     return Plug(commands=(*_drive(disk, index, secret_paths, handed), device))

@@ -9,6 +9,7 @@ Turning the addresses into XML or QEMU arguments is left to others.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from orchestrator.domain.model import Arch, Disk, DiskBus
 from orchestrator.errors import CapabilityError, DiskError
@@ -24,6 +25,7 @@ RNG_SLOT = 0x09
 NETWORK_SLOT = 0x0A
 SCSI_SLOT = 0x0B  # of the first virtio-scsi controller, which every domain has
 _LAST_SLOT = 0x1E  # q35 keeps 0x1f for its own LPC, SATA and SMBus functions
+_ROOTS_INDEX = 1  # of the SCSI controller that a template's root may have
 
 TARGETS_PER_SCSI = 256  # virtio-scsi's targets 0-255, one disk each
 _PORTS_PER_SATA = 6  # ich9-ahci
@@ -111,6 +113,44 @@ def lay_out(disks: tuple[Disk, ...], arch: Arch) -> Layout:
                 place = DiskPlace(bus=disk.bus, controller=opened.index)
         runs.append(place)
     return Layout(controllers=tuple(controllers), places=_with_multifunction(runs))
+
+
+def lay_out_apart(disks: tuple[Disk, ...], arch: Arch) -> Layout:
+    """Return the layout of disks of which the last one, an appliance's root, leaves the slots behind others' free.
+
+    It is on a SCSI controller of its own, in the last slot: the kernel finds it after all that stands before it.
+    """
+    layout = lay_out(disks[:-1], arch)
+    own = Controller(bus=DiskBus.SCSI, index=_ROOTS_INDEX, pci=PciAddress(slot=_LAST_SLOT))
+    place = DiskPlace(bus=DiskBus.SCSI, controller=own.index)
+    return Layout(controllers=(*layout.controllers, own), places=(*layout.places, *((place,) if disks else ())))
+
+
+def takes_slots(disks: tuple[Disk, ...]) -> bool:
+    """Tell whether disks take PCI slots beside the first SCSI controller's: their own, or further controllers'."""
+    return any(disk.bus is not DiskBus.SCSI for disk in disks) or len(disks) > TARGETS_PER_SCSI
+
+
+def lay_out_beside(disks: tuple[Disk, ...], arch: Arch) -> Layout:
+    """Return the layout of a tool's disks in a clone, beside what its template has.
+
+    :raise CapabilityError: as `lay_out`; DiskError likewise, or a disk would be where the root's controller is.
+    """
+    layout = lay_out(disks, arch)
+    if not takes_slots(disks):
+        return layout
+    used = {one.pci.slot for one in layout.controllers} | {one.pci.slot for one in layout.places if one.pci is not None}
+    if _LAST_SLOT in used:
+        raise DiskError("too many disks", f"{len(disks)} of them", "the template's root stands in the last PCI slot")
+    return Layout(
+        controllers=tuple(replace(one, index=_beyond_root(one.bus, one.index)) for one in layout.controllers),
+        places=tuple(replace(one, controller=_beyond_root(one.bus, one.controller)) for one in layout.places),
+    )
+
+
+def _beyond_root(bus: DiskBus, index: int) -> int:
+    """Return the number of a controller where the root's has a number, too."""
+    return index + 1 if bus is DiskBus.SCSI and index >= _ROOTS_INDEX else index
 
 
 def describe(disk: Disk, index: int) -> str:

@@ -328,6 +328,8 @@ class Domain:
     extra_args: tuple[str, ...] = ()  # the user's own QEMU arguments, verbatim
     ram: Ram | None = None
     slot: bool = False  # the first disk's place is taken by a disk behind which the tool's is put later
+    root_apart: bool = False  # its one disk is on a controller of its own, so that PCI slots are free (`layout`)
+    later: tuple[Disk, ...] = ()  # disks whose PCI devices stand ready, with nothing behind them yet
     incoming: Incoming | None = None
     restarts: bool = False  # when its guest does; otherwise it ends then
     kept: bool = False  # a user's own domain: it restarts when its guest does, and has a console to connect to

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 from orchestrator.domain.arguments import qemu_arguments
 from orchestrator.domain.devices import devices_element, disk_element
-from orchestrator.domain.layout import DiskPlace, lay_out
+from orchestrator.domain.layout import DiskPlace, lay_out, lay_out_apart
 from orchestrator.domain.model import Accel, Arch, Disk, Domain, Loader, Metadata
 from orchestrator.errors import UsageError
 from orchestrator.files import NOT_IN_XML
@@ -29,7 +29,7 @@ def domain_xml(domain: Domain) -> str:
     :raise DiskError: a disk cannot be described (throw-away writes without overlay, secret not stored, too many).
     :raise CapabilityError: a disk's bus does not exist for the arch.
     """
-    layout = lay_out(domain.disks, domain.profile.arch)
+    layout = (lay_out_apart if domain.root_apart else lay_out)(domain.disks, domain.profile.arch)
     root = ET.Element("domain", type="kvm" if domain.accel is Accel.KVM else "qemu")
     root.append(_name_element(domain.name))
     ET.SubElement(root, "uuid").text = domain.uuid

@@ -13,6 +13,7 @@ from orchestrator.channel.console import Console
 from orchestrator.channel.control import Control
 from orchestrator.domain.cloning import split_cmdline
 from orchestrator.domain.cmdline import fix_cmdline
+from orchestrator.domain.layout import takes_slots
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest
@@ -66,6 +67,11 @@ class LaunchSpec:
         """Whether QEMU is to trace: to date the launch, or because nothing else would tell guestfsd from firmware."""
         return self.settings.measure or Phase.GUESTFSD not in self.markers
 
+    @property
+    def slots(self) -> bool:
+        """Whether its disks take slots of the PCI bus, for which a template must have left room."""
+        return self.request.slots or takes_slots(self.plan.disks)
+
     def without_tool(self, *, attached: bool = False) -> LaunchSpec:
         """Return what a template is made from: the same without anything that a clone is given later.
 
@@ -86,6 +92,7 @@ class LaunchSpec:
             extra_args=self.request.extra_args if attached else (),
             start_paused=False,
             cwd="/",
+            slots=self.slots,
         )
         return replace(self, request=request, plan=replace(self.plan, disks=()))
 

@@ -86,7 +86,7 @@ def describe_template(
     """
     # There is no other disk that the initrd could take for the root: finding it by UUID is safe.
     bare = spec.without_tool(attached=attached)
-    return as_template(describe(bare, place, loader=loader, root=appliance_root(root)), ram)
+    return as_template(describe(bare, place, loader=loader, root=appliance_root(root)), ram, slots=spec.slots)
 
 
 def describe_clone(spec: LaunchSpec, place: Place, template: Template, *, root: str, loader: Loader | None) -> Domain:
@@ -96,8 +96,14 @@ def describe_clone(spec: LaunchSpec, place: Place, template: Template, *, root: 
     """
     ram, firmware = str(template.ram), str(template.firmware)
     domain = describe_template(spec, place, ram=ram, root=root, loader=loader, attached=True)
-    request = spec.request
-    return as_clone(domain, ram=ram, firmware=firmware, network=request.network, extra_args=request.extra_args)
+    return as_clone(
+        domain,
+        ram=ram,
+        firmware=firmware,
+        network=spec.request.network,
+        disks=spec.plan.disks,
+        extra_args=spec.request.extra_args,
+    )
 
 
 def _privileges(spec: LaunchSpec) -> Privileges | None:

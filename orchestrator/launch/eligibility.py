@@ -50,7 +50,7 @@ def why_not_warm(spec: LaunchSpec) -> str | None:
         (request.start_paused, "the guest is to wait for a debugger"),
     )
     why = appliance_unfit(plan.appliance) or settings_unfit(settings)
-    why = why or next((why for applies, why in checks if applies), None) or misfit(plan.disks)
+    why = why or next((why for applies, why in checks if applies), None) or misfit(plan.disks, plan.profile.arch)
     if why is None and confined(settings.confine, settings.connect):
         from orchestrator.hypervisor.handing import chain_of  # here: only a confined QEMU is handed anything
 
@@ -80,6 +80,8 @@ def template_facts(spec: LaunchSpec) -> Facts:
         "root": str(plan.appliance.root.resolve()),
     }
     facts |= {f"{name}_digest": plan.appliance.manifest.files[name].digest for name in FILES}
+    if spec.slots:
+        facts["slots"] = "free"
     if plan.firmware is not None:
         facts |= {"firmware": identity(plan.firmware.code), "nvram": identity(plan.firmware.nvram_template)}
     if plan.accel is Accel.KVM:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from orchestrator.domain.cloning import (
     Command,
     Plug,
+    disk_words,
     empty_slot,
     fits_slot,
     network_words,
@@ -207,9 +208,8 @@ def open_gate(guest: Guest, place: Place, spec: LaunchSpec) -> None:
         # QEMU changes the back end of a port only while the guest runs.
         guest.join_channel(GUESTFSD_ALIAS, spec.request.guestfsd_path)
     disks, network = spec.plan.disks, spec.request.network
-    slot = fits_slot(disks)
-    words = (*split_cmdline(spec.cmdline)[1], f"guestlaunch.disks={len(disks)}", f"guestlaunch.slot={slot:d}")
-    if to_look_for(network, spec.request.extra_args):
+    words = (*split_cmdline(spec.cmdline)[1], *disk_words(disks, spec.plan.profile.arch))
+    if to_look_for(network, spec.request.extra_args, disks):
         words = (*words, "guestlaunch.pci=1", *network_words(network))
     place.control.say(f"open {os.urandom(_ENTROPY_BYTES).hex()} {' '.join(words)}", _SAY_SECONDS)
 

@@ -29,6 +29,7 @@ class LaunchRequest:
     :ivar console: True when the client's stdin/stdout carry the serial console.
     :ivar extra_args: the user's own QEMU arguments (`guestfs_config`), verbatim.
     :ivar start_paused: `-S` was asked for (libguestfs's gdb setting).
+    :ivar slots: of a launch without its disks: these took slots of the PCI bus.
     """
 
     kernel: str
@@ -46,6 +47,7 @@ class LaunchRequest:
     extra_args: tuple[str, ...] = ()
     start_paused: bool = False
     cwd: str = "/"
+    slots: bool = False
 
 
 def from_json(values: Mapping[str, Any]) -> LaunchRequest:

@@ -223,9 +223,11 @@ class Pool:
         now_s = time.monotonic()
         template = store.find(kept.spec.settings.state_dir, kept.facts)
         past = template is not None and outdated(template) is not None
+        # No launch will come for a clone, and it would keep the template from being removed; or none could take it.
+        unwanted = past or (template is not None and kept.spec.slots)
         with self._changed:
-            if past:
-                kept.wanted = 0  # no launch will come for them, and they keep the template from being removed
+            if unwanted:
+                kept.wanted = 0
             every = [clone for one in self._kinds.values() for clone in one.ready]
             ready, wanted = len(kept.ready), kept.wanted
         step = next_step(

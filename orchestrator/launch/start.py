@@ -96,7 +96,8 @@ def choose_start(
     if pool is not None:
         network = spec.request.network
         # A clone that is kept ready cannot have joined the socket of a tool that has not come yet.
-        waits = (network is None or network.stream_path is None) and not spec.request.extra_args
+        # Nor has it PCI devices for disks that are not known yet.
+        waits = (network is None or network.stream_path is None) and not spec.request.extra_args and not spec.slots
         pool.want(spec if waits else spec.without_tool(), facts)
         clone = pool.take(spec, facts) if waits else None
         if clone is not None:

@@ -270,7 +270,7 @@ def kernel_run_by_virtiofs() -> Domain:
     return replace(kernel_run(), share=Share(path="/home/me/tests", tag="guestlaunch", socket="/launch/share"))
 
 
-def template(profile: Profile) -> Domain:
+def template(profile: Profile, *, slots: bool = False) -> Domain:
     """Return what is saved at its gate, to be cloned."""
     booting = design(
         f"template-{profile.name}",
@@ -291,12 +291,35 @@ def template(profile: Profile) -> Domain:
         Ports(control_path="/launch/control", console_path="/launch/console"),
     )
     booting = replace(booting, trace_path="/launch/trace.log")
-    return as_template(booting, "/templates/a, b/ram")
+    return as_template(booting, "/templates/a, b/ram", slots=slots)
 
 
 def clone(profile: Profile) -> Domain:
     """Return what goes on where that was saved."""
     return as_clone(template(profile), ram="/templates/a, b/ram", firmware="/templates/a, b/firmware")
+
+
+def clone_for_virtio(profile: Profile) -> Domain:
+    """Return one for disks of which some are no SCSI disks."""
+    return as_clone(
+        template(profile, slots=True),
+        ram="/templates/a, b/ram",
+        firmware="/templates/a, b/firmware",
+        disks=(
+            Disk(source=FileSource(path="/images/s0.img"), format="raw"),
+            Disk(
+                source=FileSource(path="/images/v.img"), format="raw", bus=DiskBus.VIRTIO, serial="v, 1", readonly=True
+            ),
+            Disk(source=FileSource(path="/images/s1.img"), format="raw", cache="directsync"),
+            Disk(
+                source=FileSource(path="/images/w.img"),
+                format="raw",
+                bus=DiskBus.VIRTIO,
+                cache="writethrough",
+                readonly=True,
+            ),
+        ),
+    )
 
 
 def all_domains() -> dict[str, Domain]:
@@ -317,6 +340,8 @@ def all_domains() -> dict[str, Domain]:
     domains |= {f"vm-{display.kind}": replace(user, graphics=display) for display in displays}
     uefi = plain(load_profile("aarch64-uefi"), fw_cfg_dma=True)
     domains["aarch64-uefi-rom"] = replace(uefi, loader=None, rom=Rom(code="/cache/code, 1.fd", variables="/cache/v.fd"))
+    domains["aarch64-uefi-template-slots"] = template(load_profile("aarch64-uefi"), slots=True)
+    domains["aarch64-uefi-clone-virtio"] = clone_for_virtio(load_profile("aarch64-uefi"))
     for name in profile_names():
         profile = load_profile(name)
         domains |= {

@@ -62,6 +62,7 @@ MADE_OF_VALUES = {
     "rom",
     "network",
     "disks",
+    "later",
     "channels",
     "ram",
     "incoming",

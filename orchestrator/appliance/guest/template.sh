@@ -73,8 +73,11 @@ echo 4 >/proc/sys/kernel/printk
 : >/run/guestlaunch.boot_id
 mount -o bind /run/guestlaunch.boot_id /proc/sys/kernel/random/boot_id
 # guestfsd has udev settle for each link, and then leaves the root out.
+while read -r device place _; do
+	[ "$place" != / ] || root=${device##*/}
+done </proc/mounts
 for link in /dev/disk/by-path/*; do
-	case $(readlink "$link") in */vd*) rm "$link" ;; esac
+	case $(readlink "$link") in */"$root"*) rm "$link" ;; esac
 done
 # guestfsd asks in each session which options lvs has, and of all that LVM does, saying that takes the longest.
 [ -n "$unprepared" ] || lvm lvs --help >/run/guestlaunch.lvs-help 2>/dev/null || : >/run/guestlaunch.lvs-help

@@ -12,6 +12,7 @@ from orchestrator.domain.cloning import (
     GATE_WORD,
     as_clone,
     as_template,
+    disk_words,
     empty_slot,
     fits_slot,
     misfit,
@@ -21,7 +22,7 @@ from orchestrator.domain.cloning import (
     stranger,
     to_look_for,
 )
-from orchestrator.domain.layout import TARGETS_PER_SCSI, lay_out
+from orchestrator.domain.layout import TARGETS_PER_SCSI, lay_out, lay_out_beside
 from orchestrator.domain.model import (
     Accel,
     Arch,
@@ -51,6 +52,7 @@ from orchestrator.domain.xml import domain_xml
 from orchestrator.errors import DiskError
 
 USERS = Disk(source=FileSource(path="/a"), format="raw")
+VIRTIO = dataclasses.replace(USERS, bus=DiskBus.VIRTIO)
 HTTPS = NetworkSource(driver="https", options=(("url", "u"),), secrets=(("password-secret", "hush"),))
 
 
@@ -142,7 +144,7 @@ def test_a_clone_has_the_network_that_was_asked_for(network: Network | None) -> 
 def test_what_can_be_added_to_a_saved_guest(arguments: tuple[str, ...], strange: str | None, looks: bool) -> None:
     """What only the host sees, and devices on the bus where the guest can look for more."""
     assert stranger(arguments) == strange
-    assert to_look_for(None, arguments) is looks
+    assert to_look_for(None, arguments, (USERS,)) is looks
 
 
 def test_what_a_guest_is_told_of_its_network() -> None:
@@ -172,7 +174,7 @@ def test_the_root_takes_no_disks_place(arch: Arch) -> None:
     template = as_template(booting("aarch64-uefi" if arch is Arch.AARCH64 else "x86_64-ovmf"), "/ram")
     layout = lay_out(template.disks, arch)
     most = (USERS,) * TARGETS_PER_SCSI
-    assert misfit(most) is None
+    assert misfit(most, arch) is None
     assert [disk.bus for disk in template.disks] == [DiskBus.VIRTIO]
     assert layout.places[0].pci is not None
     assert layout.places[0].pci.slot > layout.controllers[0].pci.slot
@@ -206,15 +208,62 @@ def test_split_cmdline(cmdline: str, booted: str, late: tuple[str, ...]) -> None
     [
         ((), None),
         ((USERS,) * 30, None),
-        ((USERS,) * (TARGETS_PER_SCSI + 1), f"{TARGETS_PER_SCSI + 1} disks"),
-        ((USERS, dataclasses.replace(USERS, bus=DiskBus.VIRTIO)), "virtio bus"),
+        ((USERS,) * (TARGETS_PER_SCSI + 1), None),
+        ((USERS, VIRTIO), None),
+        ((VIRTIO,) * 8 * 18, None),
+        ((VIRTIO,) * (8 * 18 + 1), "last PCI slot"),
+        ((VIRTIO,) * (8 * 19 + 1), "PCI root bus is full"),
         ((dataclasses.replace(USERS, bus=DiskBus.SATA), USERS), "sata bus"),
     ],
 )
 def test_misfit(disks: tuple[Disk, ...], why: str | None) -> None:
-    """What a clone's one SCSI controller cannot take is said."""
-    said = misfit(disks)
+    """What cannot be added to a clone is said."""
+    said = misfit(disks, Arch.X86_64)
     assert (said is None) if why is None else (said is not None and why in said)
+
+
+@pytest.mark.parametrize("profile", ["aarch64-uefi", "x86_64-bare"])
+def test_virtio_disks_have_devices_of_their_own(profile: str) -> None:
+    """The template's root makes room for their slots; what libvirt knows of is the same in the clone.
+
+    Their devices are there from the start, with nothing behind them but what says the same of write protection and
+    cache; SCSI disks behind them are on a controller that comes after them.
+    """
+    readonly = dataclasses.replace(VIRTIO, readonly=True, cache="writethrough", serial="s")
+    disks = (USERS, VIRTIO, readonly, USERS)
+    template = as_template(booting(profile), "/ram", slots=True)
+    clone = as_clone(template, ram="/ram", firmware="/firmware", disks=disks)
+    assert devices(clone) == devices(template)
+    arguments = [text for text in domain_xml(clone).splitlines() if "later" in text or "disk256" in text]
+    assert sum("null-co" in text for text in arguments) == 2
+    (protected,) = [text for text in arguments if "read-only=on" in text]
+    assert "cache=writethrough" in protected
+    places = lay_out_beside(disks, clone.profile.arch).places
+    slots = {place.pci.slot for place in places if place.pci is not None}
+    (root,) = [line for line in arguments if "disk256" in line and "scsi-hd" in line]
+    assert "scsi1.0" in root
+    assert [place.controller for place in places if place.pci is None] == [0, 2]
+    assert slots == {0x0C}
+    assert as_clone(template, ram="/ram", firmware="/f", disks=(USERS,)).later == ()
+
+
+def test_virtio_disks_are_put_behind_their_devices() -> None:
+    """As the first disk is behind the slot, when the guest runs; one on a controller of QEMU's own is plugged in so."""
+    first, second, third = plugs((USERS, VIRTIO, USERS), Arch.AARCH64, ())
+    assert first.commands[-1][1]["path"] == "/machine/peripheral/slot"
+    change = ("qom-set", {"path": "/machine/peripheral/disk1", "property": "drive", "value": "disk1-disk"})
+    assert second.commands[-1] == change
+    name, properties = third.commands[-1]
+    assert (name, properties["bus"], properties["scsi-id"]) == ("device_add", "scsi2.0", 0)
+    assert not fits_slot((VIRTIO, USERS))
+
+
+def test_what_a_guest_is_told_of_its_disks() -> None:
+    """How many on its first controller, on others by their slots, and by themselves."""
+    assert disk_words((USERS,) * 3, Arch.AARCH64) == ("guestlaunch.disks=3", "guestlaunch.slot=1")
+    said = ("guestlaunch.disks=0", "guestlaunch.slot=0", "guestlaunch.more=0d:2", "guestlaunch.virtio=1")
+    assert disk_words((VIRTIO, USERS, USERS), Arch.AARCH64) == said
+    assert to_look_for(None, (), (VIRTIO,))
 
 
 HOSTILE = ["/a,b=c", "/a'b", '/a"b', "/a\\b", "/a\nb", "/a\tb c", "/ü&<>", '/\\"\\\\n"', "/a,,b;#%s$()"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +21,14 @@ from orchestrator.launch import eligibility
 from orchestrator.launch.context import LaunchSpec
 from orchestrator.launch.eligibility import template_facts, why_not_warm
 from orchestrator.launch.plan import Plan
-from orchestrator.launch.request import LaunchRequest
+from orchestrator.launch.request import LaunchRequest, from_json
 from orchestrator.settings import Settings
 from orchestrator.template.model import key_of
 
 SETTINGS = Settings(state_dir=Path("/state"), runtime_dir=Path("/run/gl"))
 REQUEST = LaunchRequest(kernel="/a/kernel", initrd="/a/initrd", cmdline="panic=1 console=ttyS0 quiet TERM=linux")
 SCSI = Disk(source=FileSource(path="/a"))
+VIRTIO = dataclasses.replace(SCSI, bus=DiskBus.VIRTIO)
 
 
 def manifest(**changes: Any) -> Manifest:  # noqa: ANN401 - of any field
@@ -126,9 +128,8 @@ def test_an_ordinary_launch_can_be_warm(tmp_path: Path) -> None:
         ({}, {"extra_args": ("-device", "x")}, {}, "arguments of the user's own (-device x)"),
         ({}, {"start_paused": True}, {}, "debugger"),
         ({}, {}, {"connect": "qemu+ssh://host/system"}, "another host"),
-        ({"disks": (SCSI, dataclasses.replace(SCSI, bus=DiskBus.VIRTIO))}, {}, {}, "virtio bus"),
         ({"disks": (dataclasses.replace(SCSI, bus=DiskBus.SATA),)}, {}, {}, "sata bus"),
-        ({"disks": (SCSI,) * 257}, {}, {}, "257 disks"),
+        ({"disks": (VIRTIO,) * 150}, {}, {}, "last PCI slot"),
     ],
 )
 def test_what_no_template_can_serve(
@@ -162,6 +163,8 @@ def other_manifest(name: str) -> Manifest:
         ({}, {}, {"memory_mib": 2048}),
         ({}, {}, {"vcpus": 3}),
         ({}, {}, {"cpu": "max"}),
+        ({"disks": (SCSI, VIRTIO)}, {}, {}),
+        ({"disks": (SCSI,) * 257}, {}, {}),
     ],
 )
 def test_what_parts_templates(
@@ -193,6 +196,15 @@ def test_what_needs_no_template_of_its_own(
     request = dataclasses.replace(REQUEST, **on_request)
     settings = dataclasses.replace(SETTINGS, **on_settings)
     assert template_facts(spec(plan(tmp_path, **on_plan), request, settings)) == usual
+
+
+def test_what_is_left_of_virtio_disks(tmp_path: Path) -> None:
+    """A template is built from a launch without its disks: that they took PCI slots is remembered."""
+    whole = spec(plan(tmp_path, disks=(VIRTIO,)))
+    bare = whole.without_tool()
+    kept = from_json(json.loads(json.dumps(dataclasses.asdict(bare.request))))
+    again = spec(plan(tmp_path, disks=()), kept)
+    assert template_facts(whole) == template_facts(bare) == template_facts(again)
 
 
 @pytest.mark.parametrize("name", ["qemu", "code", "vars"])
