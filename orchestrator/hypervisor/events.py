@@ -71,8 +71,10 @@ _STOPPED = (
     StopReason.FAILED,
     StopReason.SNAPSHOT,
 )
-# Those of QEMU's that somebody reads: a port of the guest's that opens or closes, a disk that fails it, a panic.
-QMP_EVENTS = frozenset({"VSERPORT_CHANGE", "BLOCK_IO_ERROR", "GUEST_PANICKED"})
+MIGRATION = "MIGRATION"
+# Those of QEMU's that somebody reads: a port of the guest's that opens or closes, a disk that fails it, a panic, a
+# state that is saved or loaded.
+QMP_EVENTS = frozenset({"VSERPORT_CHANGE", "BLOCK_IO_ERROR", "GUEST_PANICKED", MIGRATION})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
