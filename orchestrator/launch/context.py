@@ -106,6 +106,7 @@ class LaunchContext:
     :ivar connect: returns this process's connection to libvirt for some settings, opening it when need be.
     :ivar claim: has a path removed if this process dies (`orchestrator.hypervisor.embed.Root.claim`).
     :ivar emit: takes events for the log.
+    :ivar prepare_log: gets the log ready beside what the caller does; returns what waits for that.
     :ivar console: descriptors that the guest's serial console is relayed (from, to).
     :ivar client_pid: the process that asked for the launch.
     """
@@ -115,6 +116,7 @@ class LaunchContext:
     connect: Callable[[Settings], Connection]
     claim: Claim
     emit: Callable[..., None]
+    prepare_log: Callable[[], Callable[[], object]] = lambda: lambda: None
     console: tuple[int, int] | None = None
     client_pid: int | None = None
 

@@ -224,8 +224,9 @@ class Launch:
         self._connection = _there(self._start).connect()
 
     def _create(self) -> None:
-        """Have QEMU started, paused."""
+        """Have QEMU started, paused. Meanwhile the log is got ready, as the guest is to find nobody busy."""
         self.recorder.begin(Phase.CREATE, "orchestrator")
+        self._owned.callback(self.context.prepare_log())
         self._guest = _there(self._start).create(_there(self._connection), _there(self._domain))
 
     def _prepare(self) -> None:
@@ -251,7 +252,7 @@ class Launch:
             self._tell()
 
     def _tell(self) -> None:
-        """Log what was started and why so; the guest boots meanwhile, and structlog is imported."""
+        """Log what was started and why so; the guest boots meanwhile."""
         plan, start = _there(self.spec).plan, _there(self._start)
         firmware, confinement = plan.firmware, _there(self._guest).confinement
         changed = [f"{c.before or 'nothing'} -> {c.after or 'dropped'}: {c.reason}" for c in plan.changes]

@@ -243,6 +243,7 @@ class Launcher:
             connect=self._connection,
             claim=self._claim,
             emit=self.log.emit,
+            prepare_log=self.log.prepare_beside,
             console=console,
             client_pid=client_pid,
         )

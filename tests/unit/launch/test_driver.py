@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.domain.model import Accel
+from orchestrator.domain.model import Accel, Domain
 from orchestrator.errors import (
     ConnectionLostError,
     DeadlineError,
@@ -25,11 +25,12 @@ from orchestrator.errors import (
     QemuExitedError,
     StoppedError,
 )
+from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.events import EventSource
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.launch import lifecycle, template_build
 from orchestrator.launch.clone import Clone
-from orchestrator.launch.context import LaunchContext, LaunchSpec
+from orchestrator.launch.context import LaunchContext, LaunchSpec, Place
 from orchestrator.launch.gate import Rehearsal
 from orchestrator.launch.launch import Launch
 from orchestrator.launch.launcher import Launcher
@@ -455,3 +456,34 @@ def test_the_pool_hears_when_a_launch_is_ready_and_over(settings: Settings, *, d
         )
         launch.run()
     assert told == ["gl-standby"] * times
+
+
+def test_the_log_is_ready_when_the_guest_runs(settings: Settings) -> None:
+    """What that takes is done beside libvirt's start of QEMU, and not while the guest's markers come."""
+    did: list[str] = []
+
+    class Told(FakeStart):
+        def create(self, connection: Connection, domain: Domain) -> Guest:
+            did.append("create")
+            return super().create(connection, domain)
+
+        def run(self, guest: Guest, place: Place) -> None:
+            did.append("run")
+            super().run(guest, place)
+
+    def prepare() -> Callable[[], None]:
+        did.append("prepare")
+        return lambda: did.append("prepared")
+
+    nothing: Any = None
+    with Stop() as stop:
+        launch = Launch(
+            REQUEST,
+            settings,
+            LaunchContext(stop=stop, connect=nothing, claim=nothing, emit=lambda *_, **__: None, prepare_log=prepare),
+            time.monotonic_ns(),
+            plan=lambda *_: PLAN,
+            choose=lambda spec, context, recorder, *_: Told(spec, context, recorder, dies),
+        )
+        launch.run()
+    assert did == ["prepare", "create", "run", "prepared"]
