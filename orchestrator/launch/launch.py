@@ -224,10 +224,12 @@ class Launch:
         self._connection = _there(self._start).connect()
 
     def _create(self) -> None:
-        """Have QEMU started, paused. Meanwhile the log is got ready, as the guest is to find nobody busy."""
+        """Have QEMU started, paused. Meanwhile the log is got ready for a clone, which is at its gate at once."""
+        start = _there(self._start)
         self.recorder.begin(Phase.CREATE, "orchestrator")
-        self._owned.callback(self.context.prepare_log())
-        self._guest = _there(self._start).create(_there(self._connection), _there(self._domain))
+        if start.kind is Start.WARM:
+            self._owned.callback(self.context.prepare_log())
+        self._guest = start.create(_there(self._connection), _there(self._domain))
 
     def _prepare(self) -> None:
         self._fw_cfg = _there(self._start).prepare(_there(self._guest), _there(self._place))

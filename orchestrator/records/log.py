@@ -1,7 +1,7 @@
 """The event log: structlog JSON lines to a file or standard error, one write a line.
 
-structlog is imported while libvirt starts the first guest, or with the first event: its import costs the launch
-nothing.
+structlog is imported with the first event, which comes after the guest was started, or for a clone while libvirt
+starts QEMU: its import costs the launch nothing.
 """
 
 from __future__ import annotations

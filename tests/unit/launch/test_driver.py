@@ -458,8 +458,9 @@ def test_the_pool_hears_when_a_launch_is_ready_and_over(settings: Settings, *, d
     assert told == ["gl-standby"] * times
 
 
-def test_the_log_is_ready_when_the_guest_runs(settings: Settings) -> None:
-    """What that takes is done beside libvirt's start of QEMU, and not while the guest's markers come."""
+@pytest.mark.parametrize("kind", [Start.WARM, Start.COLD])
+def test_the_log_is_ready_when_a_clone_runs(settings: Settings, kind: Start) -> None:
+    """What that takes is done beside libvirt's start of QEMU, and not while its markers come; a boot leaves time."""
     did: list[str] = []
 
     class Told(FakeStart):
@@ -483,7 +484,8 @@ def test_the_log_is_ready_when_the_guest_runs(settings: Settings) -> None:
             LaunchContext(stop=stop, connect=nothing, claim=nothing, emit=lambda *_, **__: None, prepare_log=prepare),
             time.monotonic_ns(),
             plan=lambda *_: PLAN,
-            choose=lambda spec, context, recorder, *_: Told(spec, context, recorder, dies),
+            choose=lambda spec, context, recorder, *_: Told(spec, context, recorder, dies, kind),
         )
         launch.run()
-    assert did == ["prepare", "create", "run", "prepared"]
+    beside = kind is Start.WARM
+    assert did == [*["prepare"] * beside, "create", "run", *["prepared"] * beside]
