@@ -1,4 +1,4 @@
-"""Compiles the shared objects that guestlaunch brings along (orchestrator/compiled.py): python3 -m tools.objects.
+"""Compiles what guestlaunch brings along compiled (orchestrator/compiled.py): python3 -m tools.objects.
 
 Of each C file for each architecture, linked with nothing. What Debian 12's compilers make is what is in
 orchestrator/compiled.json, byte by byte: tests/unit/test_compiled.py makes it again.
@@ -19,12 +19,17 @@ TOP = Path(__file__).resolve().parents[1]
 FILE = TOP / "orchestrator/compiled.json"
 SOURCES = {
     "orchestrator.appliance/guest/prepared.c": TOP / "orchestrator/appliance/guest/prepared.c",
+    "orchestrator.appliance/guest/shortcuts.c": TOP / "orchestrator/appliance/guest/shortcuts.c",
     "orchestrator.workload/guest_arch.c": TOP / "orchestrator/workload/guest_arch.c",
 }
+PROGRAMS = {"shortcuts.c"}  # those that are started by themselves
 ARCHS = ("aarch64", "x86_64")
 VERSION = "12.2.0"  # of the compilers that made what is there
+SHARED = ("-shared", "-fPIC")
+# Nothing in it calls a C library's memcpy or memset; aligned for pages of 64 KiB it would be that large.
+STATIC = ("-static", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-Wl,-z,max-page-size=4096")
 FLAGS = (
-    "-shared", "-fPIC", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-nostdlib", "-s",
+    "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-nostdlib", "-s",
     # Nothing that depends on who compiles it, or that nobody reads.
     "-fno-ident", "-fno-asynchronous-unwind-tables", "-fno-stack-protector", "-Wl,--build-id=none,-z,noseparate-code",
 )  # fmt: skip
@@ -39,7 +44,8 @@ def compiled(source: Path, arch: str) -> bytes:
     """Return the shared object made of a C file."""
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made.so"
-        subprocess.run([compiler_for(arch), *FLAGS, "-o", made, source], check=True)
+        kind = STATIC if source.name in PROGRAMS else SHARED
+        subprocess.run([compiler_for(arch), *kind, *FLAGS, "-o", made, source], check=True)
         return made.read_bytes()
 
 

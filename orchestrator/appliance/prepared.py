@@ -1,4 +1,4 @@
-"""The library that has a template's guestfsd read Augeas's lenses before it is held (guest/prepared.c)."""
+"""What is compiled of an appliance: the library by which guestfsd reads Augeas's lenses early, and the shortcuts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from pathlib import Path
 from orchestrator.compiled import our_object
 from orchestrator.domain.model import Arch
 
-NAME = "prepared.so"
-_PACKAGE, _SOURCE = "orchestrator.appliance", "guest/prepared.c"
+NAME, SHORTCUTS = "prepared.so", "shortcuts"
+_PACKAGE = "orchestrator.appliance"
 _FOLDER = "usr/lib/guestlaunch"
 
 
 def add_prepared(root: Path, arch: Arch) -> None:
-    """Add the library to an appliance's root directory.
+    """Add the library (guest/prepared.c) and the program (guest/shortcuts.c) to an appliance's root directory.
 
-    :raise CapabilityError: it was made of another source than is here.
+    :raise CapabilityError: one was made of another source than is here.
     """
-    target = root / _FOLDER / NAME
-    target.write_bytes(our_object(_PACKAGE, _SOURCE, arch, purpose="cannot prepare guestfsd"))
-    target.chmod(0o644)
+    for name, source, mode in ((NAME, "guest/prepared.c", 0o644), (SHORTCUTS, "guest/shortcuts.c", 0o755)):
+        target = root / _FOLDER / name
+        target.write_bytes(our_object(_PACKAGE, source, arch, purpose="cannot prepare guestfsd"))
+        target.chmod(mode)

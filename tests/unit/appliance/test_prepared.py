@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.appliance.prepared import NAME, add_prepared
+from orchestrator.appliance.prepared import NAME, SHORTCUTS, add_prepared
 from orchestrator.domain.model import Arch
 
 # Augeas, but for that it does nothing: it tells what it is called with, and each handle is another number.
@@ -132,7 +132,29 @@ def test_it_takes_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
     monkeypatch.setenv("CC", "no-such-cc")
     root = root_of(tmp_path)
     add_prepared(root, arch)
-    head = (root / "usr/lib/guestlaunch" / NAME).read_bytes()[:20]
-    assert head[:4] == b"\x7fELF"
-    assert int.from_bytes(head[18:20], "little") == machine
+    for name in (NAME, SHORTCUTS):
+        head = (root / "usr/lib/guestlaunch" / name).read_bytes()[:20]
+        assert head[:4] == b"\x7fELF"
+        assert int.from_bytes(head[18:20], "little") == machine
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "output", "error"),
+    [
+        ("udevadm settle -E {here}", 0, "", ""),
+        ("/usr/sbin/ls -d {here}", 0, "{here}\n", ""),
+        ("ls --nonsense", 2, "", "ls: unrecognized option '--nonsense'"),
+        ("lvm lvs", 127, "", ""),
+        ("lvm lvs --help", 127, "", ""),
+    ],
+)
+def test_shortcuts(tmp_path: Path, command: str, status: int, output: str, error: str) -> None:
+    """A device that is there is not waited for; else the real program is started by its own name, if it is there."""
+    root = root_of(tmp_path)
+    add_prepared(root, native())
+    words = command.format(here=tmp_path).split()
+    shortcuts = root / "usr/lib/guestlaunch" / SHORTCUTS
+    done = subprocess.run(words, executable=shortcuts, env={"LC_ALL": "C"}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (status, output.format(here=tmp_path))
+    assert done.stderr.startswith(error)
