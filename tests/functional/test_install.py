@@ -103,9 +103,20 @@ def test_a_system_that_is_installed_and_boots(bench: Bench, site: str, tree: Pat
 
 
 def test_an_installer_that_fails(bench: Bench, tree: Path) -> None:
-    """By its own word: nothing boots, and nothing is left."""
-    said = bench(tree, answers="record=3")
+    """By its own word: nothing boots, and nothing is left, not the disk that told it what to do, nor its display."""
+    console, data, media = bench.folder / "console.log", bench.folder / "user-data", tree / "images/pxeboot"
+    data.write_text("#cloud-config\nautoinstall: {version: 1}\n")
+    more = ["--autoinstall", os.fspath(data), "--graphics", "vnc", "--console", os.fspath(console)]
+    words = bench.words(tree, *more, answers="cat /proc/cmdline; grep -a -o 'Merge-Type.*' /dev/sdb; record=3")
+    words[1:3] = ["--kernel", os.fspath(media / "vmlinuz"), "--initrd", os.fspath(media / "initrd.img")]
+    said = bench.guestlaunch(*words)
     assert said.status == 1, str(said)
+    kept = console.read_bytes()
+    assert b"autoinstall ds=nocloud console=tty0 console=ttyAMA0" in kept
+    assert b"Merge-Type: dict(recurse_array,no_replace)+list(append)\r\n" in kept
+    display = Path(said.stderr.partition("remote-viewer vnc+unix://")[2].partition("\n")[0])
+    assert display.parent.is_dir()
+    assert not display.exists()
     assert "the installer failed: phase workload: its record says status 3" in said.stderr
     assert "  | " in said.stderr  # the console's tail
     assert [step["outcome"] for step in bench.steps()] == ["failure"]
