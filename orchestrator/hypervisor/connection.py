@@ -24,7 +24,7 @@ from orchestrator.errors import CapabilityError, DeadlineError, GuestlaunchError
 from orchestrator.hypervisor import bounded, confinement, embed
 from orchestrator.hypervisor.binding import libvirt
 from orchestrator.hypervisor.emulator import emulator_version
-from orchestrator.hypervisor.failure import translate
+from orchestrator.hypervisor.failure import Code, code_of, translate
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.hypervisor.process import Adoption, Process, adopting, read_pid
 from orchestrator.hypervisor.routing import EventRouter
@@ -195,13 +195,14 @@ class Connection:
         return StoragePool(self._handle, found)
 
     def offers_kvm(self, arch: str) -> bool:
-        """Tell whether libvirt says that KVM is there for guests of an architecture."""
+        """Tell whether libvirt says that KVM is there for guests of an architecture, of whose QEMU alone it is asked."""
         try:
-            text = self._handle.getCapabilities()
+            self._handle.getDomainCapabilities(None, arch, None, "kvm")
         except libvirt.libvirtError as failure:
+            if code_of(failure) in {Code.INVALID_ARG, Code.CONFIG_UNSUPPORTED, Code.NO_SUPPORT}:
+                return False
             raise translate(failure, "cannot ask for capabilities", self.uri) from failure
-        root = ET.fromstring(text)  # noqa: S314 - libvirt's own
-        return root.find(f"guest/arch[@name='{arch}']/domain[@type='kvm']") is not None
+        return True
 
     def list_names(self) -> list[str]:
         """Return the names of all domains, running or stored, sorted."""

@@ -203,7 +203,7 @@ def test_a_vm_on_another_host(bench: Bench, state_dir: Path) -> None:
         before = hashlib.sha256((pool / "base.img").read_bytes()).hexdigest()
         uri = as_another_host(bench.uri, bench.folder)
         words = ["vm", "create", "one", "-c", uri, "--image", "vol=tests/base.img", "--memory-mib", "512"]
-        words += ["--network", "none", "--folder", str(bench.made), "--start", "auto", "--json"]
+        words += [*ACCEL, "--network", "none", "--folder", str(bench.made), "--start", "auto", "--json"]
         assert "--arch says it" in bench.guestlaunch(*words).error_line
         words += ["--arch", str(arch), "--graphics", "vnc"]
         assert "a file of this host" in bench.guestlaunch(*words, "--hostname", "h").error_line

@@ -59,11 +59,17 @@ def test_what_a_connection_has(connection: libvirt.virConnect) -> None:
     assert on.pool("default-pool").name == "default-pool"
     with pytest.raises(NotFoundError, match="cannot use storage pool: gone"):
         on.pool("gone")
-    kinds = {"x86_64": ("qemu", "kvm"), "aarch64": ("qemu",)}
-    guests = "".join(
-        f"<guest><arch name='{arch}'>{''.join(f'<domain type={kind!r}/>' for kind in said)}</arch></guest>"
-        for arch, said in kinds.items()
-    )
-    handle = SimpleNamespace(getCapabilities=lambda: f"<capabilities><host/>{guests}</capabilities>")
+
+    def said(_emulator: None, arch: str, _machine: None, kind: str) -> str:
+        assert kind == "kvm"
+        if arch == "x86_64":
+            return "<domainCapabilities/>"
+        error = libvirt.libvirtError("")
+        error.err = (8 if arch == "aarch64" else 38, 10, "KVM is not supported")  # type: ignore[attr-defined]
+        raise error
+
+    handle = SimpleNamespace(getDomainCapabilities=said)
     offering = Connection(cast("libvirt.virConnect", handle), "qemu+ssh://elsewhere/system", None)
-    assert [offering.offers_kvm(arch) for arch in ("x86_64", "aarch64", "riscv64")] == [True, False, False]
+    assert [offering.offers_kvm(arch) for arch in ("x86_64", "aarch64")] == [True, False]
+    with pytest.raises(GuestlaunchError, match="cannot ask for capabilities"):
+        offering.offers_kvm("riscv64")
