@@ -195,7 +195,7 @@ class Connection:
         return StoragePool(self._handle, found)
 
     def offers_kvm(self, arch: str) -> bool:
-        """Tell whether libvirt says that KVM is there for guests of an architecture, of whose QEMU alone it is asked."""
+        """Tell whether libvirt says that KVM is there for guests of an architecture; it looks at their QEMU alone."""
         try:
             self._handle.getDomainCapabilities(None, arch, None, "kvm")
         except libvirt.libvirtError as failure:
