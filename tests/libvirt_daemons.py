@@ -16,6 +16,7 @@ import pytest
 from orchestrator.locks import locked_file
 
 _ALONE = Path("/run/lock/guestlaunch-tests-libvirtd")
+_NOBODY = 65534
 _ALONE_SECONDS = 240.0
 
 
@@ -76,12 +77,29 @@ def _system_daemon(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]
         yield f"qemu+unix:///system?socket={folder}/libvirt-sock", process
 
 
+@contextlib.contextmanager
+def another_users_daemon(folder: Path) -> Iterator[str]:
+    """Run the session libvirtd of another user, who has no KVM, in a new folder: its URI."""
+    if os.getuid() != 0:
+        pytest.skip("another user's libvirtd needs the superuser")
+    run = folder / "run"
+    for path in (folder, run):
+        path.mkdir(mode=0o700)
+        os.chown(path, _NOBODY, _NOBODY)
+    environ = {key: os.fspath(folder) for key in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")}
+    environ["XDG_RUNTIME_DIR"] = os.fspath(run)
+    socket = run / "libvirt" / "libvirt-sock"
+    with running([program("libvirtd"), "-t", "0"], socket, environ=environ, user=_NOBODY):
+        yield f"qemu+unix:///session?socket={socket}"
+    shutil.rmtree(folder)
+
+
 def as_another_host(uri: str, folder: Path) -> str:
-    """Return the remote URI of a daemon on this host: what stands in for ssh leads to its socket."""
+    """Return the remote URI of a session daemon on this host: what stands in for ssh leads to its socket."""
     relay = folder / "ssh"
     relay.write_text(_RELAY.format(python=sys.executable, socket=uri.partition("socket=")[2]))
     relay.chmod(0o755)
-    return f"qemu+ssh://elsewhere/system?command={relay}"
+    return f"qemu+ssh://elsewhere/session?command={relay}"
 
 
 _RELAY = """#!{python}

@@ -59,8 +59,8 @@ class Settings:
     :ivar runtime_dir: where sockets are. By default $XDG_RUNTIME_DIR/guestlaunch where that directory is the user's
         own, else /run/guestlaunch for root and /tmp/guestlaunch-UID for others.
     :ivar profile: the kind of guest: its architecture, machine, firmware and CPU.
-    :ivar connect: the libvirt connection: qemu:///session, qemu:///system or, for `guestlaunch domain`, a remote one.
-        By default a private qemu:///embed, for which no daemon has to run.
+    :ivar connect: the libvirt connection: qemu:///session, qemu:///system or, for `guestlaunch domain` and `vm`, a
+        remote one. By default a private qemu:///embed, for which no daemon has to run.
     :ivar fw_cfg_dma: how the firmware gets kernel and initrd from QEMU: by fw_cfg's DMA interface (on) or a few bytes
         at a time (off).
     :ivar accel: the accelerator. `auto` takes KVM for a guest of the host's architecture once a probe guest has booted

@@ -19,7 +19,7 @@ from orchestrator.hypervisor.emulator import host_arch
 from tests.conftest import TOP
 from tests.hosts import ACCEL
 from tests.install_tree import make_disk, make_esp_disk, make_removable_disk
-from tests.libvirt_daemons import as_another_host, program, running
+from tests.libvirt_daemons import another_users_daemon, as_another_host, program, running
 from tests.records import seen
 from tests.running import Guestlaunch, Result
 from tests.varstore import write_boot_entry
@@ -191,42 +191,46 @@ def test_interruptions(bench: Bench) -> None:
     assert bench.left() == []
 
 
-def test_a_vm_on_another_host(bench: Bench, state_dir: Path) -> None:
+def test_a_vm_on_another_host(guestlaunch: Guestlaunch, open_folder: Path, state_dir: Path) -> None:
     """Its disk and cloud-init's are volumes of the image's pool there; they are removed with it, and nothing else."""
-    pool, data = bench.folder / "pool", bench.folder / "user-data"
-    pool.mkdir()
+    folder, data = open_folder / "e", open_folder / "user-data"
     data.write_text("#cloud-config\n")
     arch = host_arch() or Arch.X86_64
-    make_removable_disk(pool / "base.img", state_dir / "appliances", arch, _SYSTEM)
-    bench.virsh("pool-create-as", "tests", "dir", "--target", pool)
-    try:
-        before = hashlib.sha256((pool / "base.img").read_bytes()).hexdigest()
-        uri = as_another_host(bench.uri, bench.folder)
-        words = ["vm", "create", "one", "-c", uri, "--image", "vol=tests/base.img", "--memory-mib", "512"]
-        words += [*ACCEL, "--network", "none", "--folder", str(bench.made), "--start", "auto", "--json"]
-        assert "--arch says it" in bench.guestlaunch(*words).error_line
+    with another_users_daemon(folder) as local:
+        pool = folder / "pool"
+        pool.mkdir()
+        image = make_removable_disk(pool / "base.img", state_dir / "appliances", arch, _SYSTEM)
+        for path in (pool, image):
+            shutil.chown(path, "nobody")
+        before, uri = digest(image), as_another_host(local, open_folder)
+
+        def virsh(*words: str | Path) -> str:
+            command = ["virsh", "-q", "-c", local, *map(str, words)]
+            return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+        def vm(command: str, *words: str | Path) -> Result:
+            return guestlaunch("vm", command, "one", "-c", uri, *words)
+
+        virsh("pool-create-as", "tests", "dir", "--target", pool)
+        words: list[str | Path] = ["--image", "vol=tests/base.img", "--memory-mib", "512", "--network", "none"]
+        words += [*ACCEL, "--start", "auto"]
+        assert "--arch says it" in vm("create", *words).error_line
         words += ["--arch", str(arch), "--graphics", "vnc"]
-        assert "a file of this host" in bench.guestlaunch(*words, "--hostname", "h").error_line
-        made = bench.guestlaunch(*words, "--cloud-init", data).json()
+        assert "a file of this host" in vm("create", *words, "--hostname", "h").error_line
+        words += ["--cloud-init", data]
+        made = vm("create", *words, "--json").json()
         assert (made["how"], made["timeline"]["vm"]["told_by"]) == ("created", "the system's record")
-        volumes = ["base.img", "one-seed.img", "one.qcow2"]
-        assert sorted(path.name for path in pool.iterdir()) == volumes
-        fish = ["run", ":", "mount-ro", "/dev/sda", "/", ":", "cat", "/user-data", ":", "vfs-label", "/dev/sda"]
-        seen = bench.guestlaunch("guestfish", "--", "--ro", "--format=raw", "-a", pool / "one-seed.img", *fish).ok()
-        assert seen.stdout.split() == ["#cloud-config", "cidata"]
-        again = [word for word in words if word != "--json"]
-        assert "already there" in bench.guestlaunch(*again, "--cloud-init", data).ok().stdout
-        said = bench.guestlaunch("vm", "show", "one", "-c", uri, "--json").json()
-        assert bench.virsh("domdisplay", "one").startswith("vnc+unix:///")
-        assert said["files"] == ["tests/one.qcow2", "tests/one-seed.img"]
-        nvram = Path(bench.virsh("dumpxml", "one").partition("<nvram")[2].partition(">")[2].partition("<")[0])
+        assert sorted(path.name for path in pool.iterdir()) == ["base.img", "one-seed.img", "one.qcow2"]
+        assert b"local-hostname: one\n" in (pool / "one-seed.img").read_bytes()
+        assert "already there" in vm("create", *words).ok().stdout
+        assert vm("show", "--json").json()["files"] == ["tests/one.qcow2", "tests/one-seed.img"]
+        assert virsh("domdisplay", "one").startswith("vnc+unix:///")
+        nvram = Path(virsh("dumpxml", "one").partition("<nvram")[2].partition(">")[2].partition("<")[0])
         assert nvram.exists()
-        bench.guestlaunch("vm", "delete", "one", "-c", uri, "--folder", bench.made, "--force").ok()
+        vm("delete", "--force").ok()
         assert [path.name for path in pool.iterdir()] == ["base.img"]
-        assert (bench.left(), nvram.exists()) == ([], False)
-        assert hashlib.sha256((pool / "base.img").read_bytes()).hexdigest() == before
-    finally:
-        bench.virsh("pool-destroy", "tests")
+        assert (virsh("list", "--all", "--name").split(), nvram.exists()) == ([], False)
+        assert digest(image) == before
 
 
 def test_what_no_vm_is_made_of(bench: Bench) -> None:
