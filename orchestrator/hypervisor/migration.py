@@ -101,6 +101,7 @@ def load(guest: Guest, state: Path, deadline_s: float) -> None:
         # A QEMU that refuses the state closes the stream: the reason is with QEMU, asked for below.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             ours.sendfile(stream)
+        ours.close()  # a state that is cut off has an end, too
         _wait(guest, over, end, "cannot restore domain")
 
 
