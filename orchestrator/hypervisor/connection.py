@@ -150,12 +150,15 @@ class Connection:
         except libvirt.libvirtError as failure:
             raise translate(failure, "cannot undefine domain", name) from failure
 
-    def start(self, name: str, *, paused: bool = False) -> Guest:
+    def start(self, name: str, *, paused: bool = False, reset_nvram: bool = False) -> Guest:
         """Start a stored domain; it outlives this connection when a daemon runs it.
 
+        :param reset_nvram: libvirt makes its variables anew, where it has made them, and is 8.1 or newer.
         :raise NotFoundError: there is none of that name; otherwise as `create`.
         """
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
+        if reset_nvram:
+            flags |= getattr(libvirt, "VIR_DOMAIN_START_RESET_NVRAM", 0)
         try:
             domain = self._handle.lookupByName(name)
             _, emulator = _name_and_emulator(domain.XMLDesc(0))

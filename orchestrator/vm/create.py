@@ -178,7 +178,9 @@ def _found(request: VmRequest, place: VmPlace, domain: StoredDomain, note: VmNot
     place.tell(f"{request.name}: its creation was interrupted; it goes on with the first boot")
     domain.destroy()
     with contextlib.ExitStack() as stack:
-        _undone_unless_ready(stack, place, domain, note, home_of(note, connection))
+        home = home_for(request, connection, Path(note.folder))
+        _undone_unless_ready(stack, place, domain, note, home)
+        home.renew_nvram(_settings_of(note, place))
         record = _boot(request, place, domain, note, connection, created=True)
         stack.pop_all()
     return Created(name=request.name, uri=place.uri, how="went on", note=note, record=record)
@@ -253,12 +255,15 @@ def _remove(domain: StoredDomain, note: VmNote, home: Home) -> None:
 def _boot(
     request: VmRequest, place: VmPlace, domain: StoredDomain, note: VmNote, connection: Connection, *, created: bool
 ) -> LaunchRecord:
-    settings = replace(place.settings, profile=PROFILES[Arch(note.arch)])
-    boot = VmStart(request, settings, place.origin_ns)
+    boot = VmStart(request, _settings_of(note, place), place.origin_ns)
     with boot.recorded(connection, image=note.image, created=created):
         boot.until_ready(domain, note, connection, place.stop, place.step)
     assert boot.record is not None  # whatever became of it
     return boot.record
+
+
+def _settings_of(note: VmNote, place: VmPlace) -> Settings:
+    return replace(place.settings, profile=PROFILES[Arch(note.arch)])
 
 
 def start(vm: KnownVm, connection: Connection, place: VmPlace, ready: ReadySign, timeout_s: float) -> LaunchRecord:

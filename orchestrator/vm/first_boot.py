@@ -59,7 +59,7 @@ class VmStart:
             raise StoppedError("stopped", request.name, stop.reason)
         recorder.begin(Phase.CREATE, "our own clock")
         step("QEMU starts")
-        guest = connection.start(request.name, paused=True)
+        guest = connection.start(request.name, paused=True, reset_nvram=bool(note.pool) and not note.ready)
         recorder.begin(Phase.QEMU, "libvirt started QEMU, paused")
         sign = request.awaited
         boot = self._boot = VmBoot(recorder, self.settings, timeout_s=request.timeout_s, number=note.number, sign=sign)

@@ -119,11 +119,12 @@ def make_seed(folder: Path, data: bytes) -> None:
 
 
 def make_nvram(request: VmRequest, firmware: Firmware, folder: Path, settings: Settings) -> Path:
-    """Make the VM's variables: those that were given, or the firmware's own.
+    """Make the VM's variables, in place of what was there: those that were given, or the firmware's own.
 
     :raise FirmwareError: they cannot be read, or not be written.
     """
     cache = settings.state_dir / "cache" if request.nvram is None else None
+    (folder / NVRAM).unlink(missing_ok=True)
     keep_nvram(request.nvram or firmware.nvram_template, folder / NVRAM, cache=cache)
     return folder / NVRAM
 

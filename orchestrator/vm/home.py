@@ -57,6 +57,9 @@ class Home(Protocol):
     def make(self, image: VmImage, settings: Settings, stop: Stop) -> None:
         """Make its disk, and the firmware's variables unless that is libvirt's."""
 
+    def renew_nvram(self, settings: Settings) -> None:
+        """Make the firmware's variables anew, unless libvirt does: a boot that was cut off may have spoilt them."""
+
     def make_seed(self, data: bytes) -> None:
         """Make cloud-init's disk."""
 
@@ -101,12 +104,15 @@ class FolderHome:
 
     def make(self, image: VmImage, settings: Settings, stop: Stop) -> None:
         """See `Home`."""
-        request, _ = self._asked()
-        profile = load_profile(settings.profile)
         folders.make(self.folder, passable=self._passable)
-        folders.make_disk(request, image, self.folder, stop)
+        folders.make_disk(self._asked()[0], image, self.folder, stop)
+        self.renew_nvram(settings)
+
+    def renew_nvram(self, settings: Settings) -> None:
+        """See `Home`."""
+        profile = load_profile(settings.profile)
         firmware = find_firmware(profile.arch, profile.machine, formats=flash_formats())
-        folders.make_nvram(request, firmware, self.folder, settings)
+        folders.make_nvram(self._asked()[0], firmware, self.folder, settings)
 
     def make_seed(self, data: bytes) -> None:
         """See `Home`."""
@@ -179,6 +185,9 @@ class PoolHome:
             self._pool.make(self.disk, volume_xml(self.disk, size or image.size, "qcow2", backing))
         if stop.requested:
             raise StoppedError("stopped", request.name, stop.reason)
+
+    def renew_nvram(self, settings: Settings) -> None:
+        """See `Home`: a first boot that is begun again has libvirt do it."""
 
     def make_seed(self, data: bytes) -> None:
         """See `Home`."""

@@ -24,6 +24,7 @@ from orchestrator.vm.image import Loaders
 from orchestrator.vm.note import VmNote
 from orchestrator.vm.request import PoolVolume, VmRequest
 
+NVRAM = b"never switched on"
 STEPS = (
     "the image is looked at",
     "libvirt is given it",
@@ -67,9 +68,11 @@ class PretendedLibvirt:
         """Return it, if it is there."""
         return self if self.there else None
 
-    def start(self, _name: str, *, paused: bool) -> PretendedLibvirt:
-        """Start it."""
+    def start(self, _name: str, *, paused: bool, reset_nvram: bool) -> PretendedLibvirt:
+        """Start it; where libvirt has made the variables, it makes them anew for a first boot."""
         assert paused
+        assert self.note is not None
+        assert reset_nvram is (bool(self.note.pool) and not self.note.ready)
         self.runs = True
         return self
 
@@ -221,16 +224,14 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Making:
     monkeypatch.setattr(create, "describe", describe)
     monkeypatch.setattr(create, "domain_xml", lambda _: "")
     monkeypatch.setattr(home, "flash_formats", lambda: ("raw",))
-    monkeypatch.setattr(home, "find_firmware", lambda *_, **__: None)
+    monkeypatch.setattr(home, "find_firmware", lambda *_, **__: SimpleNamespace(nvram_template=NVRAM))
     monkeypatch.setattr(create, "reading_profile", lambda settings: settings.profile)
     monkeypatch.setattr(
         create, "read_loaders", lambda *_: Loaders(partitions=1, programs={"/EFI/BOOT/BOOTAA64.EFI": "aarch64"})
     )
     monkeypatch.setattr(create, "note_of", lambda _: libvirt.note)
     monkeypatch.setattr(folder, "make_disk", make_disk)
-    monkeypatch.setattr(
-        folder, "make_nvram", lambda _request, _firmware, place, _settings: (place / "nvram.fd").touch()
-    )
+    monkeypatch.setattr(folder, "keep_nvram", lambda source, target, **_: target.write_bytes(source))
     monkeypatch.setattr(customise, "customise", change)
     return Making(tmp_path, libvirt)
 
@@ -277,7 +278,10 @@ def test_killed_at_each_step(making: Making, when: str) -> None:
         making(step)
     libvirt.speaks = True
     domain, whole = libvirt.there, libvirt.note is not None and bool(libvirt.note.made)
+    if whole:
+        (making.vms / "one" / "nvram.fd").write_bytes(b"half a boot entry")
     made = making()
+    assert (making.vms / "one" / "nvram.fd").read_bytes() == NVRAM  # of a boot that was cut off, nothing is there
     assert made.how == ("went on" if whole else "created")
     word = "goes on with the first boot" if whole else "starts over" if domain else ""
     assert [word in line for line in making.told] == [True] * bool(word)
