@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ _HOME = "guestlaunch"
 _RECORD = f"{_HOME}/record"
 _PRESEED, _KICKSTART = "preseed.cfg", "ks.cfg"
 _SAY_DONE = f"sh /{_RECORD} 0"
-_LATE = re.compile(r"^[ \t]*(?:d-i|\S+)[ \t]+preseed/late_command[ \t]+string[ \t]*(.*)$", re.MULTILINE)
-_CLOUD_CONFIG = b"#cloud-config"
+# Of whatever owner, but not behind a #: the example that everybody starts from has one that is commented out.
+_LATE = re.compile(r"^[ \t]*[^\s#]\S*[ \t]+preseed/late_command[ \t]+string[ \t]*(.*)$", re.MULTILINE)
+_CLOUD_CONFIG = "#cloud-config"
 # Of the second part of cloud-init's user data: into what the first one says, at the ends of its lists.
 _MERGED = "dict(recurse_array,no_replace)+list(append)"
 _CONTINUED = re.compile(r"\\\n[ \t]*")
@@ -64,9 +66,6 @@ class Answers:
         for option, path, installer in given:
             if family not in {installer, Family.OTHER}:
                 raise UsageError("cannot use", f"{option} {path}", f"the tree's installer is that of {family}")
-        if self.autoinstall is not None and not _read(self.autoinstall).startswith(_CLOUD_CONFIG):
-            why = "it does not begin with #cloud-config, as cloud-init's user data do, with an autoinstall section"
-            raise UsageError("cannot use", f"--autoinstall {self.autoinstall}", why)
         taken = {_PRESEED: self.preseed, _KICKSTART: self.kickstart, _HOME: True}
         names = [path.name for path in self.inject]
         for name in names:
@@ -126,11 +125,12 @@ def seed(answers: Answers, number: str) -> bytes | None:
     """
     if answers.autoinstall is None:
         return None
-    meta = f"instance-id: {number}\n"
+    text, meta = _text(answers.autoinstall), f"instance-id: {number}\n"  # read once: it may be a pipe
+    if not text.startswith(_CLOUD_CONFIG):
+        why = "it does not begin with #cloud-config, as cloud-init's user data do, with an autoinstall section"
+        raise UsageError("cannot use", f"--autoinstall {answers.autoinstall}", why)
     try:
-        return make_cidata(
-            {"user-data": with_last_commands(_text(answers.autoinstall), _record(number)), "meta-data": meta.encode()}
-        )
+        return make_cidata({"user-data": with_last_commands(text, _record(number)), "meta-data": meta.encode()})
     except ValueError as error:
         raise GuestlaunchError("cannot make cloud-init's disk of", answers.autoinstall, error) from error
 
@@ -152,10 +152,13 @@ def with_last_commands(user_data: str, record: str) -> bytes:
 
 
 def with_late_command(preseed: str) -> str:
-    """Return a preseed file whose last command is the record; the user's own must have gone well before it."""
+    """Return a preseed file whose last command is the record; the user's own must have gone well before it.
+
+    Theirs is run by a shell of its own: it may end in `exit`, in `&` or in a comment.
+    """
     text = _CONTINUED.sub(" ", preseed.replace("\r\n", "\n"))
     theirs = [match[1].strip() for match in _LATE.finditer(text)]
-    command = f"{{ {theirs[-1].rstrip('; ')}; }} && {_SAY_DONE}" if theirs and theirs[-1] else _SAY_DONE
+    command = f"sh -c {shlex.quote(theirs[-1])} && {_SAY_DONE}" if theirs and theirs[-1] else _SAY_DONE
     kept = _LATE.sub("", text).rstrip("\n")
     return f"{kept}\nd-i preseed/late_command string {command}\n".lstrip("\n")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import email
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import cast
@@ -33,9 +35,9 @@ RECORD = "sh /guestlaunch/record 0"
         ("", RECORD),
         ("d-i a/b string c\n", RECORD),
         ("d-i preseed/late_command string\n", RECORD),
-        ("d-i preseed/late_command string in-target x; y;\n", f"{{ in-target x; y; }} && {RECORD}"),
-        ("d-i preseed/late_command string a; \\\n  b\nd-i z boolean true", f"{{ a;  b; }} && {RECORD}"),
-        ("d-i preseed/late_command string a\nd-i preseed/late_command string b\n", f"{{ b; }} && {RECORD}"),
+        ("d-i preseed/late_command string in-target x; y;\n", f"sh -c 'in-target x; y;' && {RECORD}"),
+        ("d-i preseed/late_command string a; \\\n  b\nd-i z boolean true", f"sh -c 'a;  b' && {RECORD}"),
+        ("d-i preseed/late_command string a\nd-i preseed/late_command string b\n", f"sh -c b && {RECORD}"),
     ],
 )
 def test_the_record_is_the_last_command(preseed: str, command: str) -> None:
@@ -45,6 +47,22 @@ def test_the_record_is_the_last_command(preseed: str, command: str) -> None:
     assert text.count("late_command") == 1
     for line in preseed.splitlines():
         assert "late_command" in line or line.strip(" \\") in text
+
+
+def test_a_late_command_that_is_commented_out() -> None:
+    """It stays so: Debian's example-preseed.txt has one that installs zsh."""
+    preseed = "#d-i preseed/late_command string apt-install zsh\n # d-i preseed/late_command string b\n"
+    text = with_late_command(preseed)
+    assert text == f"{preseed}d-i preseed/late_command string {RECORD}\n"
+
+
+@pytest.mark.parametrize(("theirs", "status"), [("exit 0", 0), ("true &", 0), ("true # so", 0), ("exit 3", 3)])
+def test_how_a_late_command_may_end(theirs: str, status: int) -> None:
+    """As the installer's shell runs it: what follows it is run if it went well."""
+    line = with_late_command(f"d-i preseed/late_command string {theirs}\n")
+    command = line.partition(" string ")[2].replace(RECORD, "echo recorded")
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=30)
+    assert (ran.returncode, ran.stdout) == (status, "" if status else "recorded\n")
 
 
 def test_both_ends_of_a_kickstart() -> None:
@@ -82,10 +100,23 @@ def test_the_disk_of_an_autoinstallation(tmp_path: Path) -> None:
     assert seed(Answers(), NUMBER) is None
     data.write_text("version: 1\n")
     with pytest.raises(UsageError, match="does not begin with #cloud-config"):
-        answers.check(Family.UBUNTU)
+        seed(answers, NUMBER)
     data.write_bytes(b"#cloud-config\n" + bytes(9 << 20))
     with pytest.raises(GuestlaunchError, match="at most 8 MiB"):
         seed(answers, NUMBER)
+
+
+def test_answers_from_a_pipe() -> None:
+    """As a shell makes them of `<(...)`: they can be read once."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as pipe:
+        pipe.write(b"#cloud-config\nautoinstall: {version: 1}\n")
+    answers = Answers(autoinstall=Path(f"/dev/fd/{reading}"))
+    answers.check(Family.UBUNTU)
+    disk = seed(answers, NUMBER)
+    os.close(reading)
+    assert disk is not None
+    assert base64.b64encode(b"#cloud-config\nautoinstall: {version: 1}\n") in disk
 
 
 def test_what_is_in_the_archive(tmp_path: Path) -> None:
