@@ -169,8 +169,8 @@ def _fetch(part: _Partial, tell: Tell, stop: Stop) -> bool:
             return False
         if not resumed:
             part.begin(response.headers)
-        length = response.headers.get("Content-Length")
-        total = None if length is None else part.size + int(length)
+        length = response.length  # None for what is no number as well
+        total = None if length is None else part.size + length
         done = part.size
         with part.path.open("ab") as out:
             while block := response.read(_BLOCK):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.appliance.probe import check_initrd, kernel_arch
+from orchestrator.domain.model import Arch
 from orchestrator.errors import LocationError
 from orchestrator.install.digest import Verification
 from orchestrator.install.package import unpacked
@@ -45,7 +46,7 @@ def get_media(request: InstallRequest, cache: Path, tell: Tell, stop: Stop) -> M
     :raise ApplianceError: they are no kernel, no initrd, or for another architecture than the tree says.
     """
     if request.files is not None:
-        return _named(*request.files)
+        return _named(*request.files, request.arch)
     source = open_source(request.location, cache, tell, stop, lambda name: unpacked(name, cache))
     tree = recognise(source, request.arch)
     verification = _verification(source, tree, request)
@@ -66,12 +67,15 @@ def get_media(request: InstallRequest, cache: Path, tell: Tell, stop: Stop) -> M
     )
 
 
-def _named(kernel: Path, initrd: Path) -> Media:
+def _named(kernel: Path, initrd: Path, wanted: Arch | None) -> Media:
     check_initrd(initrd)
+    arch = kernel_arch(kernel)
+    if wanted not in {None, arch}:
+        raise LocationError("cannot install", kernel, f"the kernel is for {arch}, and not for {wanted}")
     tree = Tree(
         family=Family.OTHER,
         name="files named by the user",
-        arch=kernel_arch(kernel),
+        arch=arch,
         kernel=str(kernel),
         initrd=str(initrd),
         told_by=str(kernel),

@@ -231,6 +231,21 @@ def _require(path: Path, name: str, digest: Digest | None) -> None:
         raise
 
 
+def _check_address(location: str) -> None:
+    """Refuse what is no address of a server.
+
+    :raise LocationError: it is none.
+    """
+    why = "it names no host"
+    try:
+        parts = urlsplit(location)
+        if parts.hostname and parts.port != 0:
+            return
+    except ValueError as error:
+        why = str(error)
+    raise LocationError("cannot use the location", location, why)
+
+
 def open_source(
     location: str, cache: Path, tell: download.Tell, stop: Stop, unpack: Callable[[str], TreeFolder]
 ) -> TreeSource:
@@ -245,6 +260,7 @@ def open_source(
         return unpack(rest)
     suite = suite_of(location)
     if colon and scheme in _SCHEMES:
+        _check_address(location)
         return TreeServer(location, suite.top if suite else location, cache, tell, stop)
     if colon and rest.startswith("//"):
         why = f"guestlaunch fetches by http and https, and not by {scheme}"

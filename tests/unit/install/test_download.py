@@ -12,7 +12,7 @@ import pytest
 from orchestrator.errors import LocationError, StoppedError
 from orchestrator.install import download
 from orchestrator.install.digest import digest
-from orchestrator.install.source import TreeServer
+from orchestrator.install.source import TreeServer, open_source
 from orchestrator.launch.stop import Stop
 
 CONTENT = bytes(range(256)) * 4096
@@ -23,6 +23,7 @@ class Site(http.server.ThreadingHTTPServer):
 
     :ivar breaks: after how many bytes each of the next answers ends.
     :ivar asked: what each request wanted of the file.
+    :ivar length: what it says of the file's length, if it is not the truth.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.breaks: list[int] = []
         self.asked: list[str | None] = []
         self.tag, self.content, self.status = '"1"', CONTENT, 200
+        self.length: str | None = None
 
     @property
     def url(self) -> str:
@@ -58,7 +60,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.send_error(404 if self.path != "/file" else site.status)
             return
         self.send_response(206 if begin else 200)
-        self.send_header("Content-Length", str(len(rest)))
+        self.send_header("Content-Length", site.length or str(len(rest)))
         self.send_header("ETag", site.tag)
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{len(site.content) - 1}/{len(site.content)}")
@@ -162,6 +164,19 @@ def test_a_server_that_refuses(site: Site, tmp_path: Path, stop: Stop, path: str
     site.status = status
     with pytest.raises(LocationError, match=why):
         download.download(f"{site.url}{path}", tmp_path / "file", lambda _: None, stop)
+
+
+def test_a_length_that_is_no_number(site: Site, tmp_path: Path, stop: Stop) -> None:
+    """It says nothing: the file ends with the connection."""
+    site.length, site.breaks = "many", [len(CONTENT)]
+    assert fetched(site, tmp_path, stop) == CONTENT
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "https://", "http://h:x/", "http://h:99999/", "http:/"])
+def test_what_is_no_address(address: str, tmp_path: Path, stop: Stop) -> None:
+    """It is refused, before anybody is asked."""
+    with pytest.raises(LocationError, match="cannot use the location"):
+        open_source(address, tmp_path, lambda _: None, stop, lambda _: pytest.fail("no package"))
 
 
 def test_a_tree_on_a_server(site: Site, tmp_path: Path, stop: Stop) -> None:

@@ -105,6 +105,8 @@ def test_files_that_the_user_names(tmp_path: Path, stop: Stop) -> None:
     request = InstallRequest(files=(kernel, initrd), disks=(Path("/d"),))
     found = media.get_media(request, tmp_path, lambda _: None, stop)
     assert (found.tree.arch, found.verification) == (Arch.AARCH64, Verification.NAMED)
+    with pytest.raises(LocationError, match="for aarch64, and not for x86_64"):
+        media.get_media(replace(request, arch=Arch.X86_64), tmp_path, lambda _: None, stop)
     initrd.write_bytes(b"nonsense")
     with pytest.raises(ApplianceError, match="cannot use the initrd"):
         media.get_media(request, tmp_path, lambda _: None, stop)
