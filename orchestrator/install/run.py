@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator import files
 from orchestrator.domain.model import Arch, FirmwareKind
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import CapabilityError, DiskError, GuestlaunchError, UsageError
@@ -211,12 +212,12 @@ def _forget(definition: Definition, tell: Callable[[str], None]) -> None:
 
 
 def _write_seed(path: Path, data: bytes) -> None:
-    """Write the disk for the installer's cloud-init.
+    """Write the disk for the installer's cloud-init, whose data may have passwords in them: nobody else may read it.
 
     :raise DiskError: it cannot be written.
     """
     try:
-        path.write_bytes(data)
+        files.write_whole(path, data)
     except OSError as error:
         raise DiskError("cannot make the disk", path, error.strerror or error) from error
 

@@ -28,7 +28,7 @@ from typing import Any
 from orchestrator.domain.model import Arch, GraphicsKind
 from orchestrator.errors import UsageError, nearest
 from orchestrator.vm.customization import Customization
-from orchestrator.vm.request import PoolVolume, ReadySign, VmRequest, image_of, size_of
+from orchestrator.vm.request import PoolVolume, ReadySign, VmRequest, image_of, path_of, size_of
 
 _PURPOSE = "cannot use the description"
 
@@ -101,7 +101,7 @@ def _seconds(value: object, _folder: Path) -> float:
 
 
 def _path(value: object, folder: Path) -> Path:
-    return folder / Path(_text(value, folder)).expanduser()
+    return path_of(_text(value, folder), folder)
 
 
 def _paths(value: object, folder: Path) -> tuple[Path, ...]:
@@ -135,11 +135,11 @@ def _arch(value: object, _folder: Path) -> Arch:
         raise ValueError(f"one of {', '.join(Arch)}") from None
 
 
-def _graphics(value: object, _folder: Path) -> GraphicsKind:
+def _graphics(value: object, _folder: Path) -> GraphicsKind | None:
     try:
-        return GraphicsKind(str(value))
+        return None if value == "none" else GraphicsKind(str(value))
     except ValueError:
-        raise ValueError(f"one of {', '.join(GraphicsKind)}") from None
+        raise ValueError(f"one of {', '.join(GraphicsKind)}, none") from None
 
 
 def _bytes(value: object, folder: Path) -> int:

@@ -106,14 +106,13 @@ def make_disk(request: VmRequest, image: VmImage, folder: Path, stop: Stop) -> P
 
 
 def make_seed(folder: Path, data: bytes) -> None:
-    """Make the disk for cloud-init.
+    """Make the disk for cloud-init, whose data may have passwords in them: nobody else may read it.
 
     :raise DiskError: it cannot be written.
     """
     seed = folder / SEED
     try:
-        with seed.open("xb") as file:
-            file.write(data)
+        files.write_whole(seed, data)
     except OSError as error:
         raise DiskError("cannot make the disk", seed, error.strerror or error) from error
 

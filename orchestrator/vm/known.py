@@ -13,6 +13,7 @@ from orchestrator.hypervisor.stored import DomainState, StoredDomain
 from orchestrator.vm import folder as folders
 from orchestrator.vm.home import home_of
 from orchestrator.vm.note import VmNote, note_of
+from orchestrator.vm.request import check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +73,10 @@ def delete(connection: Connection, name: str, parent: Path, *, force: bool, tell
 
     :param parent: below which folders of VMs are, for what a creation left that was killed.
     :param force: one that runs is ended first.
-    :raise UsageError: it runs, or is none of ours.
+    :raise UsageError: it runs, is none of ours, or none has such a name.
     :raise NotFoundError: there is nothing of it.
     """
+    check_name(name)  # of a folder, too: .. is none
     with folders.held(parent, name) as folder:
         if connection.stored(name) is None and folders.begun(folder):
             tell(f"{name}: there is no domain; what its creation left is removed")

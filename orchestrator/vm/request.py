@@ -75,9 +75,7 @@ class VmRequest:
 
         :raise UsageError: says which part of it.
         """
-        if _NAME.fullmatch(self.name) is None:
-            why = "letters, digits, dots, dashes and underscores, at most 55, the first one a letter or digit"
-            raise UsageError("bad name of a VM", self.name, why)
+        check_name(self.name)
         if isinstance(self.image, PoolVolume) and self.nvram is not None:
             why = "libvirt makes the variables of a VM whose disk is in a storage pool"
             raise UsageError("cannot use", f"--nvram {self.nvram}", why)
@@ -117,13 +115,31 @@ class VmRequest:
         return ReadySign.RECORD if self.ready is ReadySign.ANY and self.customization.offline else self.ready
 
 
+def check_name(name: str) -> None:
+    """Refuse what names no VM of ours: the name is that of a folder, too.
+
+    :raise UsageError: says what names them.
+    """
+    if _NAME.fullmatch(name) is None:
+        why = "letters, digits, dots, dashes and underscores, at most 55, the first one a letter or digit"
+        raise UsageError("bad name of a VM", name, why)
+
+
+def path_of(text: str, folder: Path) -> Path:
+    """Return the file that a text names from a folder; a ~ is as a shell has it, which leaves what is no user's."""
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError:
+        return folder / text
+
+
 def image_of(text: str, folder: Path) -> Path | PoolVolume:
     """Return the image that a text names: vol=POOL/VOLUME, as virt-install has it, or a file from a folder.
 
     :raise ValueError: it begins like a volume, and is none.
     """
     if not text.startswith(_VOLUME):
-        return folder / Path(text).expanduser()
+        return path_of(text, folder)
     pool, slash, name = text.removeprefix(_VOLUME).partition("/")
     if not pool or not slash or not name or "/" in name:
         raise ValueError(f"a file, or {_VOLUME}POOL/VOLUME")

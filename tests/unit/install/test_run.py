@@ -106,6 +106,7 @@ def test_the_disk_that_only_the_installer_needs(settings: Settings, firmware: Pa
         assert not request.seed.exists()
     with run._made(request, settings, None, print, b"seed") as keep:
         assert request.seed.read_bytes() == b"seed"
+        assert request.seed.stat().st_mode & 0o777 == 0o600
         keep()
     assert sorted(path.name for path in tmp_path.glob("d.img*")) == ["d.img", "d.img.nvram.fd"]
 

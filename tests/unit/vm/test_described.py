@@ -35,6 +35,7 @@ ready = "login"
 timeout_s = 9
 [vm.two]
 image = "/i"
+graphics = "none"
 size = 4096
 [vm.three]
 image = "vol=default/base.img"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from orchestrator.errors import UsageError
 from orchestrator.vm import folder as folders
+from orchestrator.vm import known
+
+if TYPE_CHECKING:
+    from orchestrator.hypervisor.connection import Connection
 
 
 def test_only_what_was_made_is_removed(tmp_path: Path) -> None:
@@ -21,6 +27,26 @@ def test_only_what_was_made_is_removed(tmp_path: Path) -> None:
     (own / "notes").unlink()
     assert folders.clear(own) == []
     assert not folders.begun(own)
+
+
+def test_what_is_told_to_cloud_init_is_a_secret(tmp_path: Path) -> None:
+    """Others may pass through the folder."""
+    folders.make_seed(tmp_path, b"passwords")
+    assert (tmp_path / folders.SEED).read_bytes() == b"passwords"
+    assert (tmp_path / folders.SEED).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../one", "/one"])
+def test_a_name_leads_nowhere_else(tmp_path: Path, name: str) -> None:
+    """What is beside the folder of VMs is not removed as what a creation has left."""
+    (tmp_path / "vms").mkdir()
+    disks = [tmp_path / folders.DISK, tmp_path / "vms" / folders.DISK]
+    for disk in disks:
+        disk.touch()
+    connection = cast("Connection", SimpleNamespace(stored=lambda _: None, uri="qemu:///session"))
+    with pytest.raises(UsageError, match="bad name of a VM"):
+        known.delete(connection, name, tmp_path / "vms", force=True, tell=lambda _: None)
+    assert all(disk.exists() for disk in disks)
 
 
 def test_one_command_at_a_time(tmp_path: Path) -> None:

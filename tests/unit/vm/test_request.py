@@ -34,6 +34,7 @@ def test_images_that_are_named(tmp_path: Path) -> None:
     """A file from a folder, or a volume as virt-install names it; nothing between."""
     assert image_of("one.img", tmp_path) == tmp_path / "one.img"
     assert image_of("vol=default/one.img", tmp_path) == PoolVolume(pool="default", name="one.img")
+    assert image_of("~no-such-user/one.img", tmp_path) == tmp_path / "~no-such-user/one.img"
     for wrong in ("vol=", "vol=default", "vol=default/", "vol=/one", "vol=a/b/c"):
         with pytest.raises(ValueError, match="vol=POOL/VOLUME"):
             image_of(wrong, tmp_path)
