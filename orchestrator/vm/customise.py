@@ -14,7 +14,7 @@ from orchestrator.errors import GuestlaunchError
 from orchestrator.images.cidata import make_cidata
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
-from orchestrator.vm.customization import UNIT, Customization
+from orchestrator.vm.customization import Customization
 from orchestrator.vm.own_commands import run_tool
 
 _PORT = f"/dev/virtio-ports/{CONTROL_CHANNEL}"
@@ -39,16 +39,12 @@ def customise(wanted: Customization, disk: Path, number: str, settings: Settings
     :param settings: of an appliance of the disk's architecture.
     :raise WorkloadError: it failed; the disk is of no use then.
     """
-    unit = disk.with_name(UNIT)
+    words = wanted.words(unit_text(number))
+    command = ["virt-customize", "--quiet", "--format", "qcow2", "-a", os.fspath(disk), *words]
     try:
-        unit.write_text(unit_text(number))
-        unit.chmod(0o644)
-        command = ["virt-customize", "--quiet", "--format", "qcow2", "-a", os.fspath(disk), *wanted.words(unit)]
         run_tool("cannot customise", command, disk, settings, stop)
     except OSError as error:
         raise GuestlaunchError("cannot customise", disk, error.strerror or error) from error
-    finally:
-        unit.unlink(missing_ok=True)
 
 
 def seed_of(wanted: Customization, name: str, number: str) -> bytes:

@@ -13,6 +13,7 @@ from orchestrator.errors import UsageError
 UNIT = "guestlaunch-ready.service"
 UNITS = "/etc/systemd/system"
 WANTS = f"{UNITS}/multi-user.target.wants"
+_PRIVATE = b"PRIVATE KEY-----"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +42,24 @@ class Customization:
         return bool(self.hostname or self.user or self.ssh_keys or self.run or self.install or self.copy_in)
 
     def check(self) -> None:
-        """Refuse what cannot be read.
+        """Refuse what cannot be read, and what nobody means.
 
         :raise UsageError: names it.
         """
+        for option, text in (("--hostname", self.hostname), ("--user", self.user)):
+            if text == "":
+                raise UsageError("cannot customise with", option, "it is empty")
         for path in (*self.ssh_keys, *(source for source, _ in self.copy_in), *filter(None, [self.cloud_init])):
             if not os.access(path, os.R_OK):
                 raise UsageError("cannot customise with", path, "it is not there, or cannot be read")
+        for path in self.ssh_keys:
+            if path.is_file() and _PRIVATE in path.read_bytes():
+                raise UsageError("cannot customise with", path, "it is a private key", "give the public one, .pub")
 
-    def words(self, unit: Path) -> Iterator[str]:
+    def words(self, unit: str) -> Iterator[str]:
         """Yield virt-customize's arguments.
 
-        :param unit: the file of the readiness unit.
+        :param unit: the readiness unit's text. It needs no file, which would lie beside others' in a storage pool.
         """
         if not self.install and not self.run:
             yield "--no-network"
@@ -69,5 +76,5 @@ class Customization:
             yield from ("--copy-in", f"{source}:{target}")
         for command in self.run:
             yield from ("--run-command", command)
-        yield from ("--mkdir", WANTS, "--upload", f"{unit}:{UNITS}/{UNIT}")
+        yield from ("--mkdir", WANTS, "--write", f"{UNITS}/{UNIT}:{unit}")
         yield from ("--link", f"{UNITS}/{UNIT}:{WANTS}/{UNIT}")

@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator.appliance.store import resolve
 from orchestrator.domain.model import Arch
 from orchestrator.domain.profiles import load_profile
-from orchestrator.errors import GuestlaunchError, NotFoundError, StoppedError, WorkloadError
+from orchestrator.errors import GuestlaunchError, NotFoundError, StoppedError, UsageError, WorkloadError
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings, is_setting, to_environ
 from orchestrator.workload.environment import wrapper_path
@@ -64,10 +64,10 @@ def run_job(script: Path, image: Path, image_format: str, settings: Settings, st
     :raise WorkloadError: it failed.
     :raise StoppedError: the end was asked for.
     """
-    text = [f"python = {json.dumps(os.fspath(script))}", "[[disks]]", f"path = {json.dumps(os.fspath(image))}"]
+    text = [f"python = {_quoted(script)}", "[[disks]]", f"path = {_quoted(image)}", f"format = {_quoted(image_format)}"]
     with tempfile.TemporaryDirectory(prefix=f"{_PROGRAM}-") as folder:
         job = Path(folder, "look.toml")
-        job.write_text("\n".join([*text, f"format = {json.dumps(image_format)}", ""]))
+        job.write_text("\n".join([*text, ""]), "utf-8")
         status, out, err = _run([_PROGRAM, "run", os.fspath(job), "--json"], settings, stop)
     with contextlib.suppress(ValueError, KeyError, TypeError):
         said = json.loads(out)
@@ -75,6 +75,19 @@ def run_job(script: Path, image: Path, image_format: str, settings: Settings, st
             return said["result"]
         raise WorkloadError("cannot look into the image", image, said["error"])
     raise WorkloadError("cannot look into the image", image, last_words(err) or f"status {status}")
+
+
+def _quoted(text: Path | str) -> str:
+    """Return a text as TOML has it, which knows JSON's escapes but for those of halves of characters.
+
+    :raise UsageError: it is the name of a file, and no text.
+    """
+    quoted = json.dumps(str(text), ensure_ascii=False)
+    try:
+        quoted.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError("cannot look into the image", text, "its name is not UTF-8", "rename it") from None
+    return quoted
 
 
 def run_tool(what: str, command: Sequence[str], image: Path, settings: Settings, stop: Stop) -> None:

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import UsageError
+from orchestrator.launch.stop import Stop
+from orchestrator.settings import Settings
+from orchestrator.vm import customise
 from orchestrator.vm.customise import unit_text
 from orchestrator.vm.customization import Customization
 from orchestrator.vm.request import ReadySign, VmRequest
 
-UNIT = Path("/vms/one/unit")
+UNIT = "[Unit]\n"
 
 
 def test_nothing_is_wanted() -> None:
@@ -36,13 +39,14 @@ def test_words_in_order() -> None:
     assert "useradd -m -s /bin/bash 'a b'" in words[3]
     pairs = list(zip(words[::2], words[1::2], strict=True))
     assert [pair[0] for pair in pairs] == [
-        "--hostname", "--run-command", "--ssh-inject", "--install", "--copy-in", "--run-command", "--mkdir", "--upload",
+        "--hostname", "--run-command", "--ssh-inject", "--install", "--copy-in", "--run-command", "--mkdir", "--write",
         "--link",
     ]  # fmt: skip
     assert pairs[2:6] == [
         ("--ssh-inject", "a b:file:/k.pub"), ("--install", "vim,git"), ("--copy-in", "/f:/srv"),
         ("--run-command", "date"),
     ]  # fmt: skip
+    assert pairs[7][1] == "/etc/systemd/system/guestlaunch-ready.service:[Unit]\n"
     assert next(Customization(hostname="h").words(UNIT)) == "--no-network"
 
 
@@ -55,6 +59,38 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match="it is not there"):
             wanted.check()
+
+
+def test_what_nobody_means(tmp_path: Path) -> None:
+    """An empty name, as of a variable that is not set, and a private key, which the guest would have in a file."""
+    for wanted in (Customization(hostname=""), Customization(user="", run=("date",))):
+        with pytest.raises(UsageError, match="it is empty"):
+            wanted.check()
+    key = tmp_path / "id_ed25519"
+    key.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nx\n")
+    with pytest.raises(UsageError, match="it is a private key"):
+        Customization(ssh_keys=(key,)).check()
+    key.write_text("ssh-ed25519 AAAA me\n")
+    Customization(ssh_keys=(key,)).check()
+
+
+def test_a_change_leaves_no_file_beside_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even while it goes on: a storage pool's folder is that of other VMs', too, and who is killed removes none."""
+    seen: list[object] = []
+
+    def run(_what: str, command: list[str], *_: object) -> None:
+        seen.extend([list(tmp_path.iterdir()), command[-3]])
+
+    monkeypatch.setattr(customise, "run_tool", run)
+    with Stop() as stop:
+        customise.customise(
+            Customization(hostname="h"),
+            tmp_path / "one.qcow2",
+            "5e",
+            Settings(state_dir=tmp_path, runtime_dir=tmp_path),
+            stop,
+        )
+    assert seen == [[], f"/etc/systemd/system/guestlaunch-ready.service:{unit_text('5e')}"]
 
 
 def test_the_unit() -> None:
