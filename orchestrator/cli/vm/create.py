@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,10 @@ from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.timeline.durations import duration
 from orchestrator.vm.described import load_requests
+from orchestrator.vm.request import VmRequest
 
 if TYPE_CHECKING:  # libvirt comes with it
     from orchestrator.vm.create import Created
-    from orchestrator.vm.request import VmRequest
 
 
 @click.command(
@@ -36,7 +37,8 @@ if TYPE_CHECKING:  # libvirt comes with it
 @click.argument("name", required=False)
 @click.option(
     "-f", "--file", "described", metavar="FILE", type=click.Path(path_type=Path),
-    help="Make the VMs that a file describes: a table [vm.NAME] for each, with the options' names as keys.",
+    help="Make the VMs that a file describes (TOML): a table [vm.NAME] for each, whose keys are image, size, "
+    "memory_mib and so on, timeout_s, and as lists ssh_keys, run, install and copy_in.",
 )  # fmt: skip
 @settings_options
 @request_options
@@ -95,7 +97,13 @@ def _requests(name: str | None, described: Path | None, said: dict[str, Any], se
     if described is not None:
         if name is not None or said["image"] is not None:
             raise UsageError("options exclude each other", f"-f {described}", "with NAME or --image")
-        return load_requests(described)
+        if VmRequest(name="", **said | {"image": Path()}) != VmRequest(name="", image=Path()):
+            raise UsageError("options exclude each other", f"-f {described}", "with what is said of one VM")
+        memory_mib, vcpus = settings.memory_mib, settings.vcpus
+        return [
+            replace(one, memory_mib=one.memory_mib or memory_mib, vcpus=one.vcpus or vcpus)
+            for one in load_requests(described)
+        ]
     if name is None or said["image"] is None:
         raise UsageError("nothing to make", name or "", "a VM needs NAME and --image", "or -f FILE")
     return [request_of(name, said, settings)]

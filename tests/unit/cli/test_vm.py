@@ -69,8 +69,9 @@ def test_what_cannot_be_kept() -> None:
         invoke(["vm", "create", "one", "--image", "i", "--copy-in", "f"])
     with pytest.raises(UsageError, match="a VM needs NAME and --image"):
         invoke(["vm", "create", "one"])
-    with pytest.raises(UsageError, match="options exclude each other"):
-        invoke(["vm", "create", "one", "-f", "vms.toml"])
+    for words in (["one"], ["--hostname", "h"], ["--ready", "none"], ["--size", "1G"]):
+        with pytest.raises(UsageError, match="options exclude each other"):
+            invoke(["vm", "create", *words, "-f", "vms.toml"])
 
 
 def test_several(asked: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -79,7 +80,10 @@ def test_several(asked: SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp
     assert invoke(["vm", "create", "-f", str(tmp_path / "vms.toml"), "-c", "qemu:///session"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said == [f"{name}: already there, on qemu:///session" for name in ("one", "two")]
-    assert asked.request.image == tmp_path / "i"
+    assert (asked.request.image, asked.request.memory_mib) == (tmp_path / "i", None)
+    words = ["-c", "qemu:///session", "--memory-mib", "99"]
+    assert invoke(["vm", "create", "-f", str(tmp_path / "vms.toml"), *words]) == 0
+    assert asked.request.memory_mib == 99
 
 
 def test_ssh_has_its_options_before_or_after_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
