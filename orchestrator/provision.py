@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ class Image:
 
 
 class VirtualMachine:
-    """A VM, made of an image when its context is entered, and removed when that is left.
+    """A VM, made of an image when its context is entered, and removed when that is left; one that was there stays.
 
     Without a context, `create` and `delete` do the same.
 
@@ -114,7 +115,8 @@ class VirtualMachine:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.delete()
+        if self.created is not None and self.created.made:
+            self.delete()
 
     def create(self) -> making.Created:
         """Make it and wait until it is ready; one that is there is left as it is, and started if it is off.
@@ -164,14 +166,14 @@ class VirtualMachine:
     def run(
         self, command: Sequence[str], *, user: str | None = None, deadline_s: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in it by ssh, and return what came of it.
+        """Run a command in it by ssh, whose words reach it as they are, and return what came of it.
 
         :raise GuestlaunchError: it cannot be reached.
         """
         with self._found() as (connection, found):
             way = ssh.reached(found.domain, found.note, deadline_s, lambda: False, here=connection.is_local)
             with way as (address, port):
-                words = ssh.command(found.note, address, port, user, ("--", *command))
+                words = ssh.command(found.note, address, port, user, ("--", shlex.join(command)))
                 return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
     @contextlib.contextmanager
@@ -200,6 +202,7 @@ class Installation:
         self._made: list[Path] = []
 
     def __enter__(self) -> Self:
+        self.request.check()
         made = [*self.request.disks, self.request.kept_nvram]
         self._made = [path for path in made if not path.exists()]
         self.carry_out()

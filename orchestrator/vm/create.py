@@ -67,6 +67,11 @@ class Created:
     note: VmNote
     record: LaunchRecord | None = None
 
+    @property
+    def made(self) -> bool:
+        """Whether it was not there before."""
+        return self.how in {"created", "went on"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmPlace:

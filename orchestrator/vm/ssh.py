@@ -94,6 +94,12 @@ def _greets(address: str, port: int) -> bool:
     return False
 
 
+def _quoted(path: Path) -> str:
+    """Return a path as ssh's options have it, where spaces part files and % begins a token."""
+    text = os.fspath(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{text}"'
+
+
 def command(note: VmNote, address: str, port: int, user: str | None, words: tuple[str, ...]) -> list[str]:
     """Return ssh's command line. The VM's key is learned at the first contact, and kept with its files.
 
@@ -104,7 +110,11 @@ def command(note: VmNote, address: str, port: int, user: str | None, words: tupl
     if note.pool:  # else it is there
         with contextlib.suppress(OSError):
             known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    options = [f"HostKeyAlias={note.number}", f"UserKnownHostsFile={known}", "StrictHostKeyChecking=accept-new"]
+    options = [
+        f"HostKeyAlias={note.number}",
+        f"UserKnownHostsFile={_quoted(known)}",
+        "StrictHostKeyChecking=accept-new",
+    ]
     line = ["ssh", "-p", str(port), *(part for option in options for part in ("-o", option))]
     for key in asked.get("ssh_keys", []):
         private = Path(str(key)).with_suffix("")

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from orchestrator import provision
 from orchestrator.domain.model import Arch, Metadata
 from orchestrator.errors import ConnectionLostError, GuestlaunchError, StoppedError, UsageError
 from orchestrator.launch.stop import Stop
@@ -366,6 +367,20 @@ def test_what_is_refused_elsewhere(elsewhere: Elsewhere, change: dict[str, Any],
     with pytest.raises(GuestlaunchError, match=why):
         elsewhere()
     assert (elsewhere.left(), elsewhere.libvirt.there) == ([], False)
+
+
+@pytest.mark.parametrize(("how", "stays"), [("already there", True), ("started", True), ("created", False)])
+def test_a_context_removes_what_it_made(
+    making: Making, monkeypatch: pytest.MonkeyPatch, how: str, *, stays: bool
+) -> None:
+    """A VM that was there before is the user's."""
+    removed: list[object] = []
+    there = create.Created(name="one", uri="qemu:///session", how=how, note=cast("VmNote", None))
+    monkeypatch.setattr(create, "create", lambda *_: there)
+    monkeypatch.setattr(provision.known, "delete", lambda *_, **__: removed.append(None))
+    with provision.VirtualMachine(making.request, settings=making.settings, folder=making.vms):
+        pass
+    assert (not removed) is stays
 
 
 def test_a_signal_that_another_thread_took(making: Making) -> None:
