@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from xml.etree import ElementTree as ET
 
 from orchestrator.domain.xml import to_text
 from orchestrator.errors import CapabilityError
-from orchestrator.files import write_whole
+from orchestrator.files import NOT_IN_XML, write_whole
 from orchestrator.kernel.tap import TestLine, TestOutcome
 from orchestrator.kernel.verdict import Cause
 from orchestrator.records.record import KernelRunRecord, LaunchRecord
@@ -36,10 +37,28 @@ def write_junit(path: Path, runs: Iterable[SuiteRun]) -> None:
     root = ET.Element("testsuites", name="guestlaunch kernel run")
     for run in runs:
         root.append(_suite(run))
+    for element in root.iter():
+        element.text = _speakable(element.text) if element.text else element.text
+        element.attrib.update({key: _speakable(value) for key, value in element.attrib.items()})
     try:
         write_whole(path, f'<?xml version="1.0" encoding="UTF-8"?>\n{to_text(root)}'.encode(), mode=0o644)
     except OSError as error:
         raise CapabilityError("cannot write the JUnit file", path, error.strerror or error) from error
+
+
+def _speakable(text: str) -> str:
+    """Return a text with what XML cannot hold escaped, as the colours of a test's name and bytes that are no UTF-8."""
+    return NOT_IN_XML.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def check_junit(path: Path) -> None:
+    """Refuse to write to where nothing can be written: who ran tests for hours is not to hear of it afterwards.
+
+    :raise CapabilityError: it cannot.
+    """
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        why = "it is a folder" if path.is_dir() else "its folder is not there, or cannot be written to"
+        raise CapabilityError("cannot write the JUnit file", path, why)
 
 
 def _suite(run: SuiteRun) -> ET.Element:

@@ -115,7 +115,20 @@ run_options = collected(
     click.option("--tap", is_flag=True, help="Judge by TAP and KTAP, too: 1 where a test failed, 125 where none ran."),
 )  # fmt: skip
 
-junit_option = click.option("--junit", metavar="FILE", type=FILE, help="Write the results as a JUnit file.")
+
+def _junit(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """Return where results are to be written, if they can be."""
+    if path is None:
+        return None
+    from orchestrator.kernel.junit import check_junit  # here: few runs want any
+
+    check_junit(path)
+    return path
+
+
+junit_option = click.option(
+    "--junit", metavar="FILE", type=FILE, callback=_junit, help="Write the results as a JUnit file."
+)
 
 
 def _without_dashes(_context: click.Context, _argument: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ def run(
     counts = _counted(request, settings) if count and not came else []
     if as_json and count:
         print_json({"runs": [to_event(one.record) for one in runs], "accesses": counts})
-    elif as_json:
+    elif as_json and runs:
         print_json([to_event(one.record) for one in runs] if repeat > 1 else to_event(runs[0].record))
     return SIGNAL_BASE + came[0] if came else exit_status(runs)
 

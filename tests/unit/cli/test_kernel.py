@@ -37,6 +37,7 @@ def status(*arguments: str) -> int:
         ("--timeout", "0", "Image"),
         ("--fw-cfg", "x", "Image", "Image"),
         ("--memory-mib", "much", "Image", "Image"),
+        ("--junit", "/nonexistent/junit.xml", "Image"),
     ],
 )
 def test_what_was_mistyped_is_no_verdict(own_state: Path, command: str, arguments: tuple[str, ...]) -> None:

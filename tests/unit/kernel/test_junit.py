@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from orchestrator.errors import CapabilityError
-from orchestrator.kernel.junit import SuiteRun, write_junit
+from orchestrator.kernel.junit import SuiteRun, check_junit, write_junit
 from orchestrator.kernel.tap import TestReader
 from orchestrator.records.record import FwCfg, KernelRunRecord, LaunchRecord
 from orchestrator.timeline.phases import Kind, Phase, Start
@@ -87,3 +87,22 @@ def test_several_runs_and_a_place_that_cannot_be_written(tmp_path: Path) -> None
     assert [suite.get("name") for suite in written(tmp_path, *runs)] == ["a", "b"]
     with pytest.raises(CapabilityError, match="cannot write the JUnit file"):
         write_junit(tmp_path / "none" / "junit.xml", runs)
+
+
+def test_what_xml_cannot_hold(tmp_path: Path) -> None:
+    """A command's words and a kernel's name may hold anything, too."""
+    record = ran()
+    assert record.kernel_run is not None
+    record = replace(record, kernel_run=replace(record.kernel_run, command=("\x1b[1m", "\udcff"), kernel="/I\x01"))
+    (suite,) = written(tmp_path, SuiteRun(name="a", record=record))
+    case = suite.find("testcase")
+    assert case is not None
+    assert case.get("name") == r"\x1b[1m \udcff"
+
+
+def test_a_file_that_cannot_be_written_later(tmp_path: Path) -> None:
+    """It is refused before anything runs."""
+    check_junit(tmp_path / "junit.xml")
+    for path in (tmp_path, tmp_path / "no" / "junit.xml"):
+        with pytest.raises(CapabilityError, match="cannot write the JUnit file"):
+            check_junit(path)
