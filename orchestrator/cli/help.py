@@ -104,7 +104,7 @@ def page(topic: Sequence[str]) -> Page:
             return whole.make()
     if words in commands.parts():
         about, section = commands.parts()[words]
-        return Page(name=PROGRAM, number=1, about=about.lower(), sections=(section,))
+        return Page(name=PROGRAM, number=1, about=commands.uncapitalised(about), sections=(section,))
     found = commands.command_page(cli, PROGRAM, topic, _shared())
     if found is None:
         known = f"topics: {', '.join(names())}"

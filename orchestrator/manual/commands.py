@@ -107,9 +107,14 @@ def command_page(cli: click.Group, program: str, path: Sequence[str], shared: Se
     return Page(
         name="-".join(context.command_path.split()),
         number=1,
-        about=context.command.get_short_help_str(200).rstrip(".").lower(),
+        about=uncapitalised(context.command.get_short_help_str(200).rstrip(".")),
         sections=(*sections, *(_shared(one, context) for one in referred)),
     )
+
+
+def uncapitalised(about: str) -> str:
+    """Return what a page is about as man pages have it; names keep their capitals."""
+    return about[:1].lower() + about[1:]
 
 
 def _root(cli: click.Group, program: str) -> click.Context:

@@ -207,3 +207,8 @@ def test_on_a_host_that_lacks_all(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert {str(page.relative_to(tmp_path)) for page in tmp_path.rglob("*.[0-9]")} == set(PAGES)
+
+
+def test_names_keep_their_capitals() -> None:
+    """Only the first letter of what a page is about is that of a sentence."""
+    assert text("vm").startswith("guestlaunch-vm(1) - make VMs of images, ")
