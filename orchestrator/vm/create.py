@@ -253,8 +253,8 @@ def _undone_unless_ready(
 
 def _remove(domain: StoredDomain, note: VmNote, home: Home) -> None:
     """Remove a VM that does not run, and what was made for it."""
-    domain.undefine(nvram=bool(note.pool))
     home.clear(note.files.split())
+    domain.undefine(nvram=bool(note.pool))
 
 
 def _boot(

@@ -242,5 +242,10 @@ def home_for(request: VmRequest, connection: Connection, folder: Path) -> Home:
 def home_of(note: VmNote, connection: Connection) -> Home:
     """Return where the disks of a VM that is there live."""
     if note.pool:
-        return PoolHome(connection, note.pool, "", Path(note.folder))
+        try:
+            return PoolHome(connection, note.pool, "", Path(note.folder))
+        except NotFoundError as error:
+            files = ", ".join(note.paths)
+            hint = "virsh pool-define brings it back; virsh undefine --nvram forgets the VM alone"
+            raise NotFoundError("cannot use storage pool", note.pool, f"it is gone, with {files}", hint) from error
     return FolderHome(Path(note.folder))

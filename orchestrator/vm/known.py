@@ -88,8 +88,9 @@ def delete(connection: Connection, name: str, parent: Path, *, force: bool, tell
                 raise UsageError("cannot delete VM", name, "it runs", f"guestlaunch vm stop {name}, or --force")
             found.domain.destroy()
         home = home_of(found.note, connection)
+        left = home.clear(found.note.files.split())  # before the domain, whose note says what they are, should one stay
         found.domain.undefine(nvram=bool(found.note.pool))
-        _tell_left(home.folder, home.clear(found.note.files.split()), tell)
+        _tell_left(home.folder, left, tell)
 
 
 def _tell_left(folder: Path, left: list[str], tell: Callable[[str], None]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -19,11 +19,14 @@ from orchestrator.domain.model import Arch, Metadata
 from orchestrator.errors import ConnectionLostError, GuestlaunchError, StoppedError, UsageError
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
-from orchestrator.vm import create, customise, folder, home
+from orchestrator.vm import create, customise, folder, home, known
 from orchestrator.vm.customization import Customization
 from orchestrator.vm.image import Loaders
 from orchestrator.vm.note import VmNote
 from orchestrator.vm.request import PoolVolume, VmRequest
+
+if TYPE_CHECKING:
+    from orchestrator.hypervisor.connection import Connection
 
 NVRAM = b"never switched on"
 STEPS = (
@@ -108,6 +111,10 @@ class PretendedLibvirt:
         assert self.note is not None
         assert nvram is bool(self.note.pool)
         self.there = False
+
+    def state(self) -> str:
+        """Return how it is."""
+        return "running" if self.runs else "shut off"
 
     def set_metadata(self, metadata: Metadata) -> None:
         """Take what is noted."""
@@ -330,6 +337,28 @@ def test_a_volume_of_a_storage_pool(elsewhere: Elsewhere) -> None:
     assert made.record.accel == "kvm"
     assert elsewhere.left() == ["one-seed.img", "one.qcow2"]
     assert b"local-hostname: one\n" in elsewhere.libvirt.volumes["one-seed.img"]
+
+
+def test_a_volume_that_cannot_be_removed(elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The domain stays as long as it does, so that the same command removes both later."""
+    elsewhere.libvirt.speaks = True
+    elsewhere()
+    connection, there = cast("Connection", elsewhere.libvirt), elsewhere.libvirt
+
+    def delete() -> None:
+        known.delete(connection, "one", elsewhere.vms, force=True, tell=lambda _: None)
+
+    def refuse(_volume: object) -> None:
+        raise GuestlaunchError("cannot delete volume", "one.qcow2", "test")
+
+    monkeypatch.setattr(known, "note_of", lambda _: there.note)
+    with monkeypatch.context() as failing:
+        failing.setattr(PretendedVolume, "delete", refuse)
+        with pytest.raises(GuestlaunchError, match="cannot delete volume"):
+            delete()
+    assert there.there
+    delete()
+    assert (there.there, elsewhere.left()) == (False, [])
 
 
 def test_killed_while_volumes_are_made(elsewhere: Elsewhere) -> None:
