@@ -96,6 +96,10 @@ class KernelRequest:
             if _FW_CFG_NAME.fullmatch(file.name) is None:
                 why = "a name begins with opt/ and has at most 55 printable characters, without spaces"
                 raise UsageError("cannot use the fw_cfg file", file.name, why)
+        names = [file.name for file in self.fw_cfg]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError("cannot use the fw_cfg file", name, "it is there twice", "name each once")
         for credential in self.credentials:
             if _CREDENTIAL_NAME.fullmatch(credential.name) is None:
                 why = "a name has at most 255 letters, digits and ._@-"

@@ -52,6 +52,11 @@ class Customization:
         for path in (*self.ssh_keys, *(source for source, _ in self.copy_in), *filter(None, [self.cloud_init])):
             if not os.access(path, os.R_OK):
                 raise UsageError("cannot customise with", path, "it is not there, or cannot be read")
+        for path, _ in self.copy_in:
+            if ":" in os.fspath(path):
+                raise UsageError(
+                    "cannot customise with", path, "virt-customize takes a colon for a name's end", "rename it"
+                )
         for path in self.ssh_keys:
             if path.is_file() and _PRIVATE in path.read_bytes():
                 raise UsageError("cannot customise with", path, "it is a private key", "give the public one, .pub")

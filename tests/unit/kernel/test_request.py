@@ -49,6 +49,13 @@ def test_a_name_of_55_bytes_is_one() -> None:
     KernelRequest(kernel=KERNEL, fw_cfg=(Told(name="opt/" + "x" * 51, text=""),)).check()
 
 
+def test_a_name_that_is_there_twice() -> None:
+    """Of which QEMU would say that it failed, which to a bisection is the end."""
+    files = (Told(name="opt/a", text="1"), Told(name="opt/b", text=""), Told(name="opt/a", text="2"))
+    with pytest.raises(UsageError, match="it is there twice"):
+        KernelRequest(kernel=KERNEL, fw_cfg=files).check()
+
+
 def test_a_share_without_anybody_to_mount_it() -> None:
     """A user's own initrd would not know of it."""
     with pytest.raises(UsageError, match="only the builtin initrd mounts it"):

@@ -66,6 +66,9 @@ def test_what_nobody_means(tmp_path: Path) -> None:
     for wanted in (Customization(hostname=""), Customization(user="", run=("date",))):
         with pytest.raises(UsageError, match="it is empty"):
             wanted.check()
+    (tmp_path / "a:b").touch()
+    with pytest.raises(UsageError, match="takes a colon"):
+        Customization(copy_in=((tmp_path / "a:b", "/srv"),)).check()
     key = tmp_path / "id_ed25519"
     key.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nx\n")
     with pytest.raises(UsageError, match="it is a private key"):
