@@ -244,11 +244,26 @@ def _undone_unless_ready(
     def undo(kind: type[BaseException] | None, *_: object) -> bool:
         if kind is None or issubclass(kind, ConnectionLostError) or place.keep:
             return False
-        domain.destroy()
-        _remove(domain, note, home)
+        try:
+            domain.destroy()
+            _remove(domain, note, home)
+        except GuestlaunchError:
+            if not place.stop.requested:
+                raise
+            _remove_anew(domain.name, note, place)
         return False
 
     stack.push(undo)
+
+
+def _remove_anew(name: str, note: VmNote, place: VmPlace) -> None:
+    """Remove a VM by a connection of its own: a Ctrl-C ends the ssh through which the other led to its host, too."""
+    with connected(place.settings, place.uri) as connection:
+        domain = connection.stored(name)
+        there = None if domain is None else note_of(domain)
+        if domain is not None and there is not None and there.number == note.number:
+            domain.destroy()
+            _remove(domain, there, home_of(there, connection))
 
 
 def _remove(domain: StoredDomain, note: VmNote, home: Home) -> None:

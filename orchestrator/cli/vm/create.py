@@ -13,7 +13,7 @@ from orchestrator.cli.kernel.terminal import SIGNAL_BASE, stopping
 from orchestrator.cli.main import PROGRAM
 from orchestrator.cli.options import examples, json_option, print_json, settings_options
 from orchestrator.cli.vm.options import folder_option, placed, request_of, request_options
-from orchestrator.errors import GuestlaunchError, UsageError
+from orchestrator.errors import GuestlaunchError, StoppedError, UsageError
 from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.timeline.durations import duration
@@ -80,7 +80,11 @@ def create(
     if done:
         _tell(done, as_json=as_json, one=described is None)
     if came:
-        complain(PROGRAM, f"{', '.join(request.name for request in requests)}: stopped; what was being made is gone")
+        unclean = [error for error in errors if not isinstance(error, StoppedError)]
+        for error in unclean:
+            complain(PROGRAM, str(error))
+        end = "guestlaunch vm list shows what is left" if unclean else "what was being made is gone"
+        complain(PROGRAM, f"{', '.join(request.name for request in requests)}: stopped; {end}")
         return SIGNAL_BASE + came[0]
     for error in errors[:-1]:
         complain(PROGRAM, str(error))

@@ -361,6 +361,27 @@ def test_a_volume_that_cannot_be_removed(elsewhere: Elsewhere, monkeypatch: pyte
     assert (there.there, elsewhere.left()) == (False, [])
 
 
+def test_stopped_with_the_ssh_that_leads_there(elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C at a terminal is for that as well: what was made is removed by another connection."""
+    failed: list[str] = []
+    destroy = PretendedLibvirt.destroy
+
+    def broken_once(there: PretendedLibvirt) -> None:
+        if not failed:
+            failed.append("destroy")
+            raise GuestlaunchError("cannot end domain", "one", "the connection is gone")
+        destroy(there)
+
+    def step(text: str, stop: Stop) -> None:
+        if text == "its kernel boots":
+            stop.request("signal SIGINT")
+
+    monkeypatch.setattr(PretendedLibvirt, "destroy", broken_once)
+    with pytest.raises(StoppedError):
+        elsewhere(step)
+    assert (failed, elsewhere.left(), elsewhere.libvirt.there) == (["destroy"], [], False)
+
+
 def test_killed_while_volumes_are_made(elsewhere: Elsewhere) -> None:
     """Whoever finds the domain knows by its note which volumes are ours."""
 
