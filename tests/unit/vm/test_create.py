@@ -427,7 +427,7 @@ def test_a_context_removes_what_it_made(
     removed: list[object] = []
     there = create.Created(name="one", uri="qemu:///session", how=how, note=cast("VmNote", None))
     monkeypatch.setattr(create, "create", lambda *_: there)
-    monkeypatch.setattr(provision.known, "delete", lambda *_, **__: removed.append(None))
+    monkeypatch.setattr(known, "delete", lambda *_, **__: removed.append(None))
     with provision.VirtualMachine(making.request, settings=making.settings, folder=making.vms):
         pass
     assert (not removed) is stays
