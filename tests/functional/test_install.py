@@ -102,12 +102,19 @@ def test_a_system_that_is_installed_and_boots(bench: Bench, site: str, tree: Pat
     assert "disk.img.nvram.fd: it is there already" in again.error_line
 
 
+# Which of the two disks has which name is the kernel's choice, anew each time.
+_SHOW_DATA = (
+    "until [ -b /dev/sdb ]; do sleep 0.05; done\n"
+    "for d in a b; do dd if=/dev/sd$d bs=1M count=1 2>/dev/null | grep -a -o 'Merge-Type.*'; done"
+)
+
+
 def test_an_installer_that_fails(bench: Bench, tree: Path) -> None:
     """By its own word: nothing boots, and nothing is left, not the disk that told it what to do, nor its display."""
     console, data, media = bench.folder / "console.log", bench.folder / "user-data", tree / "images/pxeboot"
     data.write_text("#cloud-config\nautoinstall: {version: 1}\n")
     more = ["--autoinstall", os.fspath(data), "--graphics", "vnc", "--console", os.fspath(console)]
-    words = bench.words(tree, *more, answers="cat /proc/cmdline; grep -a -o 'Merge-Type.*' /dev/sdb; record=3")
+    words = bench.words(tree, *more, answers=f"cat /proc/cmdline; {_SHOW_DATA}; record=3")
     words[1:3] = ["--kernel", os.fspath(media / "vmlinuz"), "--initrd", os.fspath(media / "initrd.img")]
     said = bench.guestlaunch(*words)
     assert said.status == 1, str(said)
