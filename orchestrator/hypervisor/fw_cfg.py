@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,9 @@ def find_node(tree: bytes) -> FwCfgNode:
     :raise CapabilityError: libfdt's Python bindings are not there.
     :raise HypervisorError: no device tree, or no such node in it.
     """
+    # Where this warning is an error, what SWIG 4.3.0 has made (Debian 13's) ends the interpreter by its import, or as
+    # it exits: https://github.com/swig/swig/issues/3061.
+    warnings.filterwarnings("ignore", "builtin type swigvarlink", DeprecationWarning)
     try:
         import libfdt
     except ImportError as error:

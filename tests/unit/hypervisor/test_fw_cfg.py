@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from orchestrator.errors import HypervisorError
@@ -41,3 +45,16 @@ def test_what_is_no_device_tree(tree: bytes) -> None:
     pytest.importorskip("libfdt", reason="python3-libfdt is not installed")
     with pytest.raises(HypervisorError, match="device tree"):
         find_node(tree)
+
+
+def test_warnings_that_are_errors_end_no_interpreter() -> None:
+    """The bindings are imported, and leave, whatever the user has warnings be."""
+    pytest.importorskip("libfdt", reason="python3-libfdt is not installed")
+    program = (
+        "from orchestrator.errors import HypervisorError\n"
+        "from orchestrator.hypervisor.fw_cfg import find_node\n"
+        "try: find_node(b'garbage' * 20)\nexcept HypervisorError: print('no tree')\n"
+    )
+    environ = os.environ | {"PYTHONWARNINGS": "error::DeprecationWarning"}
+    said = subprocess.run([sys.executable, "-c", program], env=environ, check=False, capture_output=True, text=True)
+    assert (said.returncode, said.stdout) == (0, "no tree\n"), said.stderr
