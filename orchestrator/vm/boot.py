@@ -37,6 +37,7 @@ _SIGNS = {
     "the system's record": ReadySign.RECORD,
     "a login prompt": ReadySign.LOGIN,
     "its guest agent": ReadySign.AGENT,
+    "its ssh server": ReadySign.SSH,
 }
 
 
@@ -61,6 +62,10 @@ class VmBoot(DiskBoot):
         opened = event.name == "VSERPORT_CHANGE" and event.detail.get("open")
         if opened and event.detail.get("id") == AGENT_ALIAS and self._kernel_seen_ns is not None:
             self._note_ready("its guest agent")
+
+    def on_ssh(self) -> None:
+        """Take that its ssh server answers."""
+        self._note_ready("its ssh server")
 
     def _timed_out(self, now_ns: int) -> bool:
         began = self._recorder.at_ns(Phase.FIRMWARE)
@@ -90,6 +95,10 @@ class Followed:
             stack.callback(self._guest.on_event(lambda event: self._came.put(partial(_event, event))))
             stack.enter_context(self._domain.console(self._take_console))
             yield stack.enter_context(self._domain.channel(CONTROL_CHANNEL, lines.feed))
+
+    def take_ssh(self) -> None:
+        """Take, from any thread, that its ssh server answers."""
+        self._came.put(VmBoot.on_ssh)
 
     def _take_console(self, block: bytes) -> None:
         self.ring.feed(block)

@@ -46,6 +46,7 @@ from orchestrator.vm.known import KnownVm
 from orchestrator.vm.note import VmNote, note_of
 from orchestrator.vm.own_commands import PROFILES, appliance_settings, reading_profile, run_job
 from orchestrator.vm.request import ReadySign, VmRequest
+from orchestrator.vm.ssh import check_leads_here
 
 _DEFAULT_PROFILE = "aarch64-uefi"
 _TICK_S = 0.2
@@ -201,7 +202,7 @@ def _anew(request: VmRequest, place: VmPlace, home: Home, connection: Connection
                 raise VmError("cannot create VM", home.folder, f"there is something else in it: {', '.join(left)}")
         place.step("the image is looked at")
         image = home.image()
-        _check_possible(request, image)
+        _check_possible(request, image, connection)
         settings = boot.settings = _settings_for(request, image, place, connection)
         boot.recorder.begin(Phase.STAGE, "our own clock")
         place.step("libvirt is given it")
@@ -222,7 +223,7 @@ def _anew(request: VmRequest, place: VmPlace, home: Home, connection: Connection
     return Created(name=request.name, uri=place.uri, how="created", note=note, record=boot.record)
 
 
-def _check_possible(request: VmRequest, image: VmImage) -> None:
+def _check_possible(request: VmRequest, image: VmImage, connection: Connection) -> None:
     """Refuse what cannot be made of an image, before anything is.
 
     :raise GuestlaunchError: says what.
@@ -231,6 +232,8 @@ def _check_possible(request: VmRequest, image: VmImage) -> None:
     if size is not None and size < image.size:
         why = f"the image is a disk of {image.size} bytes, and would be cut off at {size}"
         raise DiskError("cannot make the disk", request.image, why, "give a larger --size, or none")
+    if request.awaited is ReadySign.SSH:
+        check_leads_here(request.name, request.network, here=connection.is_local)
     if request.customization.offline and not image.here:
         why = "an appliance changes what is on a disk, which has to be a file of this host"
         raise CapabilityError("cannot customise", request.name, why, "--cloud-init has the image change itself")

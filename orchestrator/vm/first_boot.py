@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 from orchestrator import __version__
@@ -22,6 +23,7 @@ from orchestrator.records.record import FwCfg, LaunchRecord, VmBootRecord
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Kind, Phase, Start
 from orchestrator.timeline.recorder import Recorder
+from orchestrator.vm import ssh
 from orchestrator.vm.boot import Followed, VmBoot
 from orchestrator.vm.note import VmNote
 from orchestrator.vm.request import ReadySign, VmRequest
@@ -54,14 +56,15 @@ class VmStart:
 
         :raise GuestlaunchError: it cannot be started, or did not become ready.
         """
-        request, recorder = self.request, self.recorder
+        request, recorder, sign = self.request, self.recorder, self.request.awaited
+        if sign is ReadySign.SSH:
+            ssh.check_leads_here(request.name, ssh.network_of(note), here=connection.is_local)
         if stop.requested:
             raise StoppedError("stopped", request.name, stop.reason)
         recorder.begin(Phase.CREATE, "our own clock")
         step("QEMU starts")
         guest = connection.start(request.name, paused=True, reset_nvram=bool(note.pool) and not note.ready)
         recorder.begin(Phase.QEMU, "libvirt started QEMU, paused")
-        sign = request.awaited
         boot = self._boot = VmBoot(recorder, self.settings, timeout_s=request.timeout_s, number=note.number, sign=sign)
         followed = Followed(guest, domain, connection, self.settings)
         self._ring = followed.ring
@@ -69,7 +72,9 @@ class VmStart:
             recorder.begin(Phase.FIRMWARE, "vCPUs resumed")
             guest.resume()
             if sign is not ReadySign.NONE:
-                followed.wait(boot, stop, step)
+                knocking = ssh.knocking(domain, note, followed.take_ssh) if sign is ReadySign.SSH else nullcontext()
+                with knocking:
+                    followed.wait(boot, stop, step)
                 with contextlib.suppress(GuestlaunchError):
                     answer(f"acknowledged {note.number}\n".encode())
         if note.ready:  # how it was the first time is what is kept

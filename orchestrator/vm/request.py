@@ -21,10 +21,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,54}")
 class ReadySign(StrEnum):
     """By what a VM is known to be ready."""
 
-    ANY = "any"  # the first of the others
+    ANY = "any"  # the first of the record, the agent and the prompt
     RECORD = "record"  # the line guestlaunch-ready on the control port
     AGENT = "agent"  # the guest agent has opened its port
     LOGIN = "login"  # a login prompt on the serial console
+    SSH = "ssh"  # an ssh server answers
     NONE = "none"  # it is not waited for
 
 
@@ -80,6 +81,8 @@ class VmRequest:
             why = "libvirt makes the variables of a VM whose disk is in a storage pool"
             raise UsageError("cannot use", f"--nvram {self.nvram}", why)
         self.interface()
+        if self.network == "none" and self.ready is ReadySign.SSH:
+            raise UsageError("options exclude each other", "--ready ssh", "with --network none")
         self.customization.check()
 
     def interface(self) -> Interface | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from orchestrator.errors import CapabilityError, DeadlineError
+from orchestrator.errors import CapabilityError, DeadlineError, GuestlaunchError
 from orchestrator.hypervisor.stored import StoredDomain
 from orchestrator.vm.folder import KNOWN_HOSTS
 from orchestrator.vm.note import VmNote
@@ -21,6 +22,10 @@ _LOOPBACK = "127.0.0.1"
 _NETDEV = "hostnet0"  # libvirt's name for the first interface
 _SSH = 22
 _TICK_S = 0.5
+_CONNECT_S = 5.0
+_GREETING_S = 5.0
+_ROUND_S = 30.0  # an address may change, a forwarding be gone with a reset
+_LEAVE_S = 10.0
 _GREETING = b"SSH-"
 
 
@@ -34,12 +39,8 @@ def reached(
     :raise CapabilityError: it has no network, or none that leads here.
     :raise DeadlineError: it does not answer in time.
     """
-    network = str(note.asked.get("network", "user"))
-    if network == "none":
-        raise CapabilityError("cannot reach VM", domain.name, "it has no network", "guestlaunch vm console joins it")
-    if network == "user" and not here:
-        why = "QEMU's own network is behind the host where it runs"
-        raise CapabilityError("cannot reach VM", domain.name, why, "guestlaunch vm console joins it")
+    network = network_of(note)
+    check_leads_here(domain.name, network, here=here)
     if network != "user":
         address = _leased(domain)
         await_greeting(address, _SSH, domain.name, deadline_s, stopped)
@@ -55,6 +56,48 @@ def reached(
         yield _LOOPBACK, port
     finally:
         domain.monitor(f"hostfwd_remove {forward}")
+
+
+def network_of(note: VmNote) -> str:
+    """Return the network that a VM was made with."""
+    return str(note.asked.get("network", "user"))
+
+
+def check_leads_here(name: str, network: str, *, here: bool) -> None:
+    """Refuse a network by which a VM cannot be reached.
+
+    :param here: it runs on this host.
+    :raise CapabilityError: there is none, or it does not lead here.
+    """
+    if network == "none":
+        raise CapabilityError("cannot reach VM", name, "it has no network", "guestlaunch vm console joins it")
+    if network == "user" and not here:
+        why = "QEMU's own network is behind the host where it runs"
+        raise CapabilityError("cannot reach VM", name, why, "guestlaunch vm console joins it")
+
+
+@contextlib.contextmanager
+def knocking(domain: StoredDomain, note: VmNote, answered: Callable[[], None]) -> Iterator[None]:
+    """Within the context, try a VM's ssh server from a thread, and call `answered` once it answers.
+
+    What keeps it from answering is none of ours: it boots, has no address yet, or ends.
+    """
+    left = threading.Event()
+
+    def knock() -> None:
+        while not left.is_set():
+            with contextlib.suppress(GuestlaunchError), reached(domain, note, _ROUND_S, left.is_set):
+                answered()
+                return
+            left.wait(_TICK_S)
+
+    thread = threading.Thread(target=knock, name=f"ssh of {domain.name}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join(_LEAVE_S)
 
 
 def _leased(domain: StoredDomain) -> str:
@@ -81,16 +124,20 @@ def await_greeting(address: str, port: int, name: str, deadline_s: float, stoppe
     :raise DeadlineError: none does in time, or nobody waits any more.
     """
     end = time.monotonic() + deadline_s
-    while not _greets(address, port):
+    while not _greets(address, port, stopped):
         if time.monotonic() > end or stopped():
             why = f"no ssh server answers after {deadline_s:g} s"
             raise DeadlineError("cannot reach VM", name, why, "is one installed, and started?")
         time.sleep(_TICK_S)
 
 
-def _greets(address: str, port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=5) as sock:
-        return sock.recv(len(_GREETING)) == _GREETING
+def _greets(address: str, port: int, stopped: Callable[[], bool]) -> bool:
+    end = time.monotonic() + _GREETING_S
+    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=_CONNECT_S) as sock:
+        sock.settimeout(_TICK_S)
+        while time.monotonic() < end and not stopped():
+            with contextlib.suppress(TimeoutError):
+                return sock.recv(len(_GREETING)) == _GREETING
     return False
 
 

@@ -64,9 +64,9 @@ def create(
 
     It is ready when it says so itself (the line guestlaunch-ready on the virtio-serial port
     org.guestlaunch.control.0, which a disk that is customised gets a systemd unit for), when its guest agent is there,
-    or when it asks for a login on its serial console. Until then an interrupt, or a failure, leaves nothing of it. The
-    same command for a VM that is there changes nothing, and starts it if it is off; where one was killed, it goes on
-    or starts over, and says so.
+    or when it asks for a login on its serial console; with --ready ssh when its ssh server answers. Until then an
+    interrupt, or a failure, leaves nothing of it. The same command for a VM that is there changes nothing, and starts
+    it if it is off; where one was killed, it goes on or starts over, and says so.
     """
     requests = _requests(name, described, said, settings)
     from orchestrator.vm.create import create_all

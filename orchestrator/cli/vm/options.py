@@ -36,7 +36,7 @@ folder_option = click.option(
 )  # fmt: skip
 ready_option = click.option(
     "--ready", type=click.Choice([str(sign) for sign in ReadySign]), default=str(ReadySign.ANY), show_default=True,
-    help="By what it is known to be ready: its record, its guest agent, a login prompt; none does not wait.",
+    help="By what it is known to be ready: its record, its guest agent, a login prompt, ssh; none does not wait.",
 )  # fmt: skip
 timeout_option = click.option(
     "--timeout", "timeout_s", metavar="SECONDS", type=_SECONDS, default=600.0, show_default=True,
