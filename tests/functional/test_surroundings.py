@@ -11,7 +11,7 @@ import pytest
 
 from tests.daemons import daemon
 from tests.disks import DiskFactory
-from tests.hosts import ACCEL
+from tests.hosts import ACCEL, accel
 from tests.running import Guestlaunch
 
 pytestmark = pytest.mark.usefixtures("without_firmware")
@@ -55,7 +55,7 @@ def test_a_daemon_with_spoilt_surroundings_and_another_locale(
 def test_a_listening_guestfish_outlives_its_command(guestlaunch: Guestlaunch, disk_image: DiskFactory) -> None:
     """`eval "$(guestlaunch guestfish -- --listen)"`: the guestfish in the background launches when it is told to."""
     script = """
-eval "$(guestlaunch guestfish --accel tcg -- --listen)" || exit 1
+eval "$(guestlaunch guestfish --accel "$2" -- --listen)" || exit 1
 server=$(tr '\\0' '\\n' </proc/$GUESTFISH_PID/environ | sed -n 's/^GUESTLAUNCH_SOCKET=//p')
 [ -n "$server" ] || exit 2
 until [ ! -e "$server" ]; do sleep 0.05; done
@@ -66,7 +66,7 @@ guestfish --remote exit
 while kill -0 "$GUESTFISH_PID" 2>/dev/null; do sleep 0.05; done
 exit $status
 """
-    result = guestlaunch.run("/bin/sh", "-c", script, "sh", disk_image("d.img")).ok()
+    result = guestlaunch.run("/bin/sh", "-c", script, "sh", disk_image("d.img"), accel()).ok()
     assert result.stdout == "/dev/sda: ext4\n"
 
 
