@@ -5,6 +5,7 @@ Elements libvirt has words for. What it lacks is in `arguments`, where things si
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
@@ -43,6 +44,10 @@ _SERIAL = {Arch.AARCH64: ("system-serial", "pl011"), Arch.X86_64: ("isa-serial",
 
 # Modern virtio only: no legacy I/O window, so less for firmware and kernel to set up.
 _VIRTIO = "virtio-non-transitional"
+# Of QEMU's 31 virtio-serial ports each is two queues, which the guest sets up, and under KVM two of QEMU's descriptors:
+# with more than 64 the kernel of its host makes it wait for all CPUs (2026-11-27).
+_PORTS = 8
+_USERS_PORTS = ("virtserialport", "virtconsole")
 
 
 def devices_element(domain: Domain, layout: Layout) -> ET.Element:
@@ -56,7 +61,7 @@ def devices_element(domain: Domain, layout: Layout) -> ET.Element:
     for controller in layout.controllers:
         devices.append(controller_element(controller))
     devices.append(usb_element(of_use=domain.graphics is not None))
-    devices.append(virtio_serial_element())
+    devices.append(virtio_serial_element(_ports(domain)))
     if domain.share is not None:
         devices.append(share_element(domain.share))
     devices.extend(_joined_elements(domain))
@@ -232,9 +237,18 @@ def share_element(share: Share) -> ET.Element:
     return element
 
 
-def virtio_serial_element() -> ET.Element:
-    """Return the `<controller>` of the virtio-serial ports."""
+def _ports(domain: Domain) -> int | None:
+    """Return how many virtio-serial ports there need be; None where the user has or may add some."""
+    options = itertools.pairwise(domain.extra_args)
+    users = any(option == "-device" and name in value for option, value in options for name in _USERS_PORTS)
+    return None if domain.kept or users else max(_PORTS, 1 + len(domain.channels))
+
+
+def virtio_serial_element(ports: int | None) -> ET.Element:
+    """Return the `<controller>` of the virtio-serial ports; None leaves their number to QEMU."""
     element = ET.Element("controller", type="virtio-serial", index="0", model=_VIRTIO)
+    if ports is not None:
+        element.set("ports", str(ports))
     element.append(pci_element(PciAddress(slot=SERIAL_SLOT)))
     return element
 

@@ -19,7 +19,7 @@ from orchestrator.values import dataclass
 
 Facts: TypeAlias = Mapping[str, str | int]
 
-FORMAT = 4  # version of a template's files, manifest and gate; templates of another are swept
+FORMAT = 5  # version of a template's files, manifest, gate and devices; templates of another are swept
 MANIFEST = "template.json"
 USES = "uses"  # a byte for each clone
 RAM, STATE, ROOT, NVRAM, FIRMWARE, CONSOLE = "ram", "state", "root.qcow2", "nvram.fd", "firmware", "console"

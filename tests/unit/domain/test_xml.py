@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -57,6 +58,25 @@ def test_a_guest_that_may_restart() -> None:
     """Its own resets are no end; anything else is."""
     root = parsed(restarts=True)
     assert [text(root, f"on_{event}") for event in ("poweroff", "reboot", "crash")] == ["destroy", "restart", "destroy"]
+
+
+_USERS_PORT = ("-chardev", "null,id=c", "-device", "virtserialport,chardev=c,name=x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "ports"),
+    [
+        ({}, "8"),
+        ({"extra_args": ("-chardev", "null,id=virtserialport")}, "8"),
+        ({"extra_args": _USERS_PORT}, None),
+        ({"kept": True}, None),
+        ({"channels": tuple(Channel(name=str(i), path="/s") for i in range(9))}, "10"),
+    ],
+)
+def test_ports(changes: dict[str, Any], ports: str | None) -> None:
+    """There are few virtio-serial ports, unless somebody else may add some."""
+    (controller,) = (one for one in parsed(**changes).iter("controller") if one.get("type") == "virtio-serial")
+    assert controller.get("ports") == ports
 
 
 @pytest.mark.parametrize(
