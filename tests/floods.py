@@ -88,9 +88,8 @@ def disk_kib(path: Path) -> int:
 
 def silent_guest(**more: object) -> Any:  # noqa: ANN401 - stands in for a Guest
     """Return a guest that lives and says nothing through libvirt."""
-    return SimpleNamespace(
-        exited=threading.Event(), disk_error=None, on_event=lambda _: lambda: None, pidfd=None, **more
-    )
+    nothing = {"disk_error": None, "halted": False, "broken": False, "pidfd": None}
+    return SimpleNamespace(exited=threading.Event(), on_event=lambda _: lambda: None, **nothing, **more)
 
 
 def stuck_client() -> tuple[socket.socket, socket.socket]:

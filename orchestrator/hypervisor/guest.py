@@ -23,6 +23,7 @@ from orchestrator.hypervisor.process import Process
 from orchestrator.values import dataclass
 
 CLEARED_S = 10.0  # for libvirt to clear away a guest whose QEMU is dead
+_STATUS_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class Guest:
     :ivar log_file: what QEMU wrote to stderr and its trace, where the embedded driver keeps it, else None.
     :ivar confinement: what root's QEMU may still do; None where that is not for us to say.
     :ivar disk_error: what QEMU said when it stopped the guest for a disk's error, else None.
+    :ivar halted: it was stopped after it had begun to run, and nobody has asked QEMU why.
+    :ivar broken: QEMU stopped it for an error of its own or of KVM's, and was killed for that.
     :ivar exited: set as soon as QEMU is dead or libvirt reports the domain stopped; never cleared.
     """
 
@@ -67,6 +70,7 @@ class Guest:
         self._privileges: Privileges | None = None
         self.exited = threading.Event()
         self.disk_error: GuestEvent | None = None
+        self.halted = self.broken = False
         self._domain = domain
         self._feed = feed
         self._process = process
@@ -76,6 +80,7 @@ class Guest:
         self._monitor = Monitor(domain, embedded=embedded, exited=self.exited, exit_code=lambda: self.exit_code)
         self._changed = threading.Condition()
         self._stopped: StopReason | None = None
+        self._has_run = False
         self._forced = False
         feed.listen(self._note)
         if process is not None:
@@ -278,6 +283,14 @@ class Guest:
         if self._process is None or not self._process.send(signal.SIGKILL):
             self._in_background(self._domain.destroy)
 
+    def kill_if_broken(self) -> None:
+        """End a QEMU that has stopped its guest for an error of its own or of KVM's: it would stand still for ever."""
+        self.halted = False
+        with contextlib.suppress(GuestlaunchError):
+            self.broken = self.qmp("query-status", deadline_s=_STATUS_SECONDS)["status"] == "internal-error"
+        if self.broken:
+            self.kill()
+
     def wake(self) -> None:
         """Have those who wait look again: the process ended, or the connection was lost."""
         if self._process is not None and self._process.ended.is_set():
@@ -291,6 +304,9 @@ class Guest:
         """Take note of the end, and of what stops the guest, on the event thread."""
         if self.disk_error is None and stops_a_guest(event):
             self.disk_error = event
+        if event.source is EventSource.LIBVIRT and event.name in {"resumed", "suspended"}:
+            self._has_run = self._has_run or event.name == "resumed"
+            self.halted = self._has_run and event.name == "suspended"
         if event.source is EventSource.LIBVIRT and event.name == "stopped":
             with self._changed:
                 self._stopped = event.detail.get("reason", StopReason.UNKNOWN)

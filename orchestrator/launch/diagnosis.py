@@ -26,6 +26,7 @@ class Evidence:
     :ivar exit_code: QEMU's exit status, None while it runs.
     :ivar last_line: last line of the console, escaped.
     :ivar panic: the kernel's own words.
+    :ivar broken: QEMU had stopped the guest for an error of its own or of KVM's.
     :ivar allowed_s: seconds that the phase may take.
     """
 
@@ -36,6 +37,7 @@ class Evidence:
     panic: str | None
     allowed_s: float | None
     uri: str | None
+    broken: bool = False
 
 
 def diagnose(event: Event, seen: Evidence) -> GuestlaunchError | None:
@@ -50,6 +52,9 @@ def diagnose(event: Event, seen: Evidence) -> GuestlaunchError | None:
     if event is Event.DEADLINE:
         hint = f"GUESTLAUNCH_{deadline_variable(seen.phase)} allows more"
         return DeadlineError("the launch took too long", where, f"not over after {seen.allowed_s} s; {last}", hint)
+    if seen.broken:
+        why = "an internal error of QEMU's, or of KVM's: for example no room for the guest's memory"
+        return QemuExitedError("QEMU stopped the guest", where, f"{why}; {last}")
     if not seen.ready:
         return QemuExitedError("QEMU ended before the launch was ready", where, f"exit status {seen.exit_code}; {last}")
     if seen.exit_code != 0:

@@ -172,6 +172,7 @@ class Watch:
             panic=ring.panic(),
             allowed_s=allowed_s,
             uri=uri,
+            broken=self._guest.broken,
         )
         return self._boot.diagnose(event, evidence)
 
@@ -257,3 +258,5 @@ class Watch:
                 whose = "QEMU event" if event.emitted_ns else "receipt of QEMU event"
                 alias, opened = str(event.detail.get("id")), bool(event.detail.get("open"))
                 self._boot.port_opened(alias, at, f"{whose} VSERPORT_CHANGE", opened=opened)
+        if self._guest.halted:
+            self._guest.kill_if_broken()

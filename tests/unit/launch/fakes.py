@@ -63,6 +63,7 @@ class FakeGuest:
         self.confinement = None
         self.exit_code: int | None = None
         self.disk_error: GuestEvent | None = None
+        self.halted = self.broken = False
         self.did: list[str] = []
         self.stubborn = False  # SIGTERM does nothing
         self._feed = EventFeed()
@@ -95,6 +96,10 @@ class FakeGuest:
         del arguments
         self.did.append(command)
         return {}
+
+    def kill_if_broken(self) -> None:
+        self.halted, self.broken = False, True
+        self.kill()
 
     def terminate(self) -> None:
         self.did.append("terminate")

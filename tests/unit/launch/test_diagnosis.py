@@ -24,6 +24,12 @@ SEEN = Evidence(
         (Event.DEADLINE, SEEN, DeadlineError, r"300.0 s; .*udevd\[42\]: hello \(GUESTLAUNCH_DEADLINE_INIT"),
         (Event.QEMU_GONE, replace(SEEN, last_line=None), QemuExitedError, "exit status 0; the console is empty"),
         (Event.QEMU_GONE, replace(SEEN, ready=True, exit_code=137), QemuExitedError, "before its tool did.*137"),
+        (
+            Event.QEMU_GONE,
+            replace(SEEN, broken=True),
+            QemuExitedError,
+            "stopped the guest: phase init: an internal error",
+        ),
         (Event.FAILED, replace(SEEN, uri="qemu:///session"), ConnectionLostError, "qemu:///session"),
     ],
 )

@@ -457,6 +457,20 @@ def test_a_full_disk_ends_the_launch_in_order(settings: Settings) -> None:
     assert (event["file"], event["reason"]) == ("n1", "No space left")
 
 
+def test_a_guest_that_qemu_has_stopped_for_good_is_ended(settings: Settings) -> None:
+    """It would stand still for ever, and so would its tool."""
+
+    def story(start: FakeStart) -> None:
+        serve_a_tool_until(start)
+        assert start.guest is not None
+        start.guest.halted = True
+        start.guest.emit("suspended", EventSource.LIBVIRT)
+
+    outcome = Outcome(settings, story)
+    assert outcome.finished()["error"].startswith("QEMU stopped the guest: ")
+    assert (outcome.finished()["outcome"], outcome.alive()) == ("failure", 0)
+
+
 def test_a_tool_that_ends_with_a_full_disk_did_not_succeed(settings: Settings) -> None:
     """What the guest wrote back in its last moment had no room: the tool does not know, the record does."""
 

@@ -22,7 +22,8 @@ def stop() -> Iterator[Stop]:
 
 def watch(stop: Stop, boot: object, drain: Callable[[], None] = lambda: None) -> Watch:
     """Return what watches a guest that lives, with this boot; `drain` reads what is left in its control port."""
-    guest = SimpleNamespace(exited=threading.Event(), disk_error=None, on_event=lambda _: lambda: None, log_file=None)
+    nothing = {"disk_error": None, "halted": False, "broken": False, "log_file": None}
+    guest = SimpleNamespace(exited=threading.Event(), on_event=lambda _: lambda: None, **nothing)
     place = SimpleNamespace(console=None, streams=None, control=SimpleNamespace(port=SimpleNamespace(drain=drain)))
     return Watch(cast("Any", guest), cast("Any", place), cast("Any", boot), stop, threading.Event(), trace=None)
 
