@@ -1,9 +1,9 @@
 """Notices that the tool which uses libguestfs has died, and removes what libguestfs itself leaves then.
 
-When a handle is closed, libguestfs ends its hypervisor and removes its folders, with a socket and overlays. A tool that
-dies of a signal closes none; its recovery process ends the hypervisor, but may have been killed with it. Tool and
-folders are known from the launch that was asked for, so whoever carries that out can tell when nobody needs them any
-more. Nothing here knows how a launch is done.
+When a handle is closed, libguestfs ends its hypervisor and removes its folders, with a socket, overlays and, on
+aarch64, a copy of the firmware's variables. A tool that dies of a signal closes none; its recovery process ends the
+hypervisor, but may have been killed with it. Tool and folders are known from the launch that was asked for, so whoever
+carries that out can tell when nobody needs them any more. Nothing here knows how a launch is done.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from orchestrator import files, sockets
 from orchestrator.domain.model import FileSource
 from orchestrator.launch.request import LaunchRequest, in_libguestfs_folder
 
-# The names that libguestfs gives (lib/launch-direct.c, lib/drives.c).
+# The names that libguestfs gives (lib/launch-direct.c, lib/drives.c, lib/appliance-uefi.c).
 _OVERLAY = re.compile(r"overlay\d+\.qcow2")
+_VARIABLES = re.compile(r"vars\d+\.fd")
 _SOCKET = "guestfsd.sock"
 
 
@@ -188,6 +189,8 @@ def _folders(request: LaunchRequest) -> Iterator[Path]:
     made = [path for path in made if _OVERLAY.fullmatch(path.name)]
     if request.guestfsd_path is not None and Path(request.guestfsd_path).name == _SOCKET:
         made.append(Path(request.guestfsd_path))
+    if request.pflash is not None and _VARIABLES.fullmatch(Path(request.pflash[1]).name):
+        made.append(Path(request.pflash[1]))
     for path in made:
         if in_libguestfs_folder(path):
             yield path.parent

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,23 @@ def test_killed_tools_folders_go(
         assert watched.clear() == [tmp_path / "libguestfsAb1234", tmp_path / "libguestfsXYZ789"]
     assert left(tmp_path) == ["images", "libguestfsimages"]
     assert left(tmp_path / "libguestfsimages") == ["overlay1.qcow2"]
+
+
+@pytest.mark.parametrize(("name", "goes"), [("vars1.fd", True), ("my-vars.fd", False)])
+def test_killed_tools_variables_go(
+    tmp_path: Path, tool: tuple[subprocess.Popen[str], int], launch: LaunchRequest, name: str, goes: bool
+) -> None:
+    """On aarch64 libguestfs copies the firmware's variables, 64 MiB; others by another name are the user's."""
+    process, wrapper = tool
+    variables = tmp_path / "libguestfsFd1234" / name
+    variables.parent.mkdir()
+    variables.touch()
+    with Tool(wrapper) as watched:
+        watched.asks_for(replace(launch, pflash=("/code", str(variables))))
+        process.kill()
+        process.wait()
+        assert (variables.parent in watched.clear()) is goes
+    assert variables.exists() is not goes
 
 
 def test_folders_below_stay(tmp_path: Path, tool: tuple[subprocess.Popen[str], int], launch: LaunchRequest) -> None:
