@@ -16,7 +16,7 @@ from orchestrator.appliance.model import FILES, Appliance
 from orchestrator.appliance.store import appliances, resolve
 from orchestrator.appliance.store import remove as remove_all
 from orchestrator.appliance.version import host_version
-from orchestrator.cli.options import examples, json_option, print_json, state_options
+from orchestrator.cli.options import Number, examples, json_option, print_json, state_options
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
 from orchestrator.settings import Settings, private_state
@@ -66,7 +66,7 @@ def appliance(context: click.Context, *, settings: Settings) -> None:
 @click.option(
     "--deadline",
     metavar="SECONDS",
-    type=click.FloatRange(min=1),
+    type=Number(min=1),
     default=_BUILD_SECONDS,
     show_default=True,
     help="Give up after that time.",

@@ -11,6 +11,21 @@ import click
 from orchestrator.settings import Settings, load
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_MOST = 1e9  # three decades: beyond that, clocks overflow
+
+
+class Number(click.FloatRange):
+    """A number within bounds; what is none, as nan, or has no end, as inf, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
+        """Return it."""
+        number = float(super().convert(value, param, ctx))
+        if not -_MOST <= number <= _MOST:
+            self.fail(f"{value!r} is no number that can be used here.", param, ctx)
+        return number
+
+
+SECONDS = Number(min=0, min_open=True)
 
 
 def _profiles(_context: click.Context, _option: click.Parameter, begun: str) -> list[str]:

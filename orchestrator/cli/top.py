@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.options import config_option, examples
+from orchestrator.cli.options import Number, config_option, examples
 from orchestrator.daemon import client
 from orchestrator.errors import GuestlaunchError, NotFoundError
 from orchestrator.records.provenance import SIGNS
@@ -35,7 +35,7 @@ _NUMERIC = frozenset({"elapsed", "client", "launched", "transfer"})
 
 
 @click.command(epilog=examples("guestlaunch top", "guestlaunch top --interval 2"))
-@click.option("--interval", type=click.FloatRange(0.1, 60), default=0.5, show_default=True, help="Seconds.")
+@click.option("--interval", type=Number(0.1, 60), default=0.5, show_default=True, help="Seconds.")
 @click.option("--socket", metavar="PATH", type=click.Path(path_type=Path), help="Ask the server that listens there.")
 @config_option
 def top(interval: float, socket: Path | None, config: Path | None) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     _ParamType = click.ParamType[float]
 else:
     _ParamType = click.ParamType
+_MOST_S = 1e9
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)")
 
 
@@ -27,7 +28,7 @@ class _Seconds(_ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
         """Return seconds."""
         match = _DURATION.fullmatch(str(value).strip())
-        if match is None or float(match[1]) <= 0:
+        if match is None or not 0 < float(match[1]) < _MOST_S:
             self.fail(f"{value!r} is no duration such as 90s, 20m or 1.5h", param, ctx)
         return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 

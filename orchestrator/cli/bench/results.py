@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from orchestrator.cli.bench.session import print_json
-from orchestrator.cli.options import examples, json_option
+from orchestrator.cli.options import Number, examples, json_option
 from orchestrator.errors import UsageError
 
 
@@ -52,9 +52,7 @@ def compare(first: Path, second: Path, *, as_json: bool) -> int:
 @click.option(
     "--baseline", type=click.Path(path_type=Path), required=True, help="The stored result to hold it against."
 )
-@click.option(
-    "--tolerance", type=click.FloatRange(0), default=5.0, show_default=True, help="Allowed slowdown, percent."
-)
+@click.option("--tolerance", type=Number(0), default=5.0, show_default=True, help="Allowed slowdown, percent.")
 @click.option("--allow-incomplete", is_flag=True, help="Judge results of benchmarks that were ended early, too.")
 @json_option
 def regress(current: Path, baseline: Path, tolerance: float, *, allow_incomplete: bool, as_json: bool) -> int:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from orchestrator.cli.options import collected
+from orchestrator.cli.options import SECONDS, collected
 from orchestrator.kernel.request import KernelRequest, Told
 from orchestrator.kernel.share import ShareBy
 from orchestrator.kernel.verdict import UNJUDGED
@@ -109,7 +109,7 @@ run_options = collected(
     click.option("--firmware", metavar="FILE", type=FILE, help="Code of another UEFI build than the host's usual."),
     click.option("--firmware-vars", metavar="FILE", type=FILE, help="Variables that go with it."),
     click.option(
-        "--timeout", "timeout_s", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True),
+        "--timeout", "timeout_s", metavar="SECONDS", type=SECONDS,
         help="How long a run may take in all.",
     ),
     click.option("--tap", is_flag=True, help="Judge by TAP and KTAP, too: 1 where a test failed, 125 where none ran."),

@@ -10,7 +10,7 @@ import click
 
 from orchestrator.cli.kernel.terminal import SIGNAL_BASE, stopping
 from orchestrator.cli.main import PROGRAM
-from orchestrator.cli.options import examples, json_option, print_json, settings_options
+from orchestrator.cli.options import SECONDS, examples, json_option, print_json, settings_options
 from orchestrator.cli.vm.create import create
 from orchestrator.cli.vm.options import folder_option, found, on_libvirt, placed, ready_option, timeout_option
 from orchestrator.errors import GuestlaunchError, UsageError
@@ -113,7 +113,7 @@ def start(*, name: str, settings: Settings, ready: str, timeout_s: float) -> int
 @settings_options
 @click.option("--force", is_flag=True, help="Pull the plug, at once.")
 @click.option(
-    "--timeout", "timeout_s", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=120.0,
+    "--timeout", "timeout_s", metavar="SECONDS", type=SECONDS, default=120.0,
     show_default=True, help="How long it may take to shut down.",
 )  # fmt: skip
 def stop(*, name: str, settings: Settings, force: bool, timeout_s: float) -> int:
@@ -170,7 +170,7 @@ def console(*, name: str, settings: Settings) -> int:
 @settings_options
 @click.option("--user", metavar="NAME", help="Who logs in; whom the VM was made with by default.")
 @click.option(
-    "--timeout", "timeout_s", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=120.0,
+    "--timeout", "timeout_s", metavar="SECONDS", type=SECONDS, default=120.0,
     show_default=True, help="How long its ssh server may take to answer.",
 )  # fmt: skip
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)

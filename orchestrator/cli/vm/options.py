@@ -12,7 +12,7 @@ import click
 
 from orchestrator.cli.install import size_option
 from orchestrator.cli.main import PROGRAM
-from orchestrator.cli.options import collected
+from orchestrator.cli.options import SECONDS, collected
 from orchestrator.cli.progress import shown
 from orchestrator.domain.model import Arch, GraphicsKind
 from orchestrator.errors import UsageError
@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # libvirt comes with it
     from orchestrator.vm.known import KnownVm
 
 _FILE = click.Path(path_type=Path)
-_SECONDS = click.FloatRange(min=0, min_open=True)
 
 folder_option = click.option(
     "--folder", metavar="DIR", type=_FILE,
@@ -39,7 +38,7 @@ ready_option = click.option(
     help="By what it is known to be ready: its record, its guest agent, a login prompt, ssh; none does not wait.",
 )  # fmt: skip
 timeout_option = click.option(
-    "--timeout", "timeout_s", metavar="SECONDS", type=_SECONDS, default=600.0, show_default=True,
+    "--timeout", "timeout_s", metavar="SECONDS", type=SECONDS, default=600.0, show_default=True,
     help="How long it may take to be ready, once it boots.",
 )  # fmt: skip
 

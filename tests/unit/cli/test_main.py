@@ -56,6 +56,29 @@ def test_subcommands_have_examples(path: tuple[str, ...]) -> None:
     assert f"guestlaunch {' '.join(path)}" in done.output
 
 
+def numbers() -> list[tuple[str, click.Parameter]]:
+    """Return the options of all commands that take a number that need not be whole."""
+    context = click.Context(cli)
+    found = []
+    for path in [*((name,) for name in COMMANDS), *subcommands()]:
+        command: click.Command | None = cli
+        for name in path:
+            command = command.get_command(context, name) if isinstance(command, click.Group) else None
+        assert command is not None
+        kinds = (click.FloatRange, click.types.FloatParamType)
+        found += [(" ".join(path), option) for option in command.params if isinstance(option.type, kinds)]
+    return found
+
+
+def test_numbers_are_numbers() -> None:
+    """No option takes what no clock can wait for."""
+    assert len(numbers()) > 5
+    for path, option in numbers():
+        for text in ("nan", "inf", "-inf", "1e300", "-1"):
+            with pytest.raises(click.BadParameter):
+                pytest.fail(f"{path} {option.name} {text}: {option.type.convert(text, option, None)}")
+
+
 def test_overview_names_all_commands_without_importing_them() -> None:
     """--help is quick: no command's module is loaded for it."""
     done = python(
