@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -21,13 +22,18 @@ from orchestrator.settings import default_state_dir
 INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _SIGNAL_BASE = 128
+# What the host says of a file that it cannot be used, wherever we come upon it. One that is missing is our affair.
+_OF_THE_HOST = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ELOOP,
+     errno.ENAMETOOLONG, errno.ENOTDIR}
+)  # fmt: skip
 
 
 def guarded(program: str, body: Callable[[], int]) -> int:
     """Run a program's body and return its exit status; no traceback ever reaches the user.
 
-    A reader of our output that went away is no failure worth a line; a defect of ours is one line that
-    says so and names the file that holds the traceback.
+    A reader of our output that went away is no failure worth a line; a file that the host does not let us use is
+    named; a defect of ours is one line that says so and names the file that holds the traceback.
     """
     try:
         status = body()
@@ -42,7 +48,10 @@ def guarded(program: str, body: Callable[[], int]) -> int:
         _silence()
         return _BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the boundary of the program
-        complain(program, f"internal error: {error!r} (this is a bug; details: {_keep(program, error)})")
+        if isinstance(error, OSError) and error.errno in _OF_THE_HOST and error.filename is not None:
+            complain(program, str(GuestlaunchError("cannot use", os.fsdecode(error.filename), error.strerror)))
+        else:
+            complain(program, f"internal error: {error!r} (this is a bug; details: {_keep(program, error)})")
         return int(getattr(error, "exit_status", 1))  # some commands promise a status for whatever goes wrong
 
 

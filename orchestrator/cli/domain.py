@@ -96,7 +96,7 @@ def _wish(given: dict[str, Any], default: BootSource) -> Wish:
 
 def _hand_over(settings: Settings, wish: Wish, *, as_json: bool, start: bool) -> int:
     """Give a domain to a libvirt daemon."""
-    if settings.connect in {None, "qemu:///embed"}:
+    if settings.ends_with_us:
         raise UsageError(
             "no libvirt daemon named",
             wish.name,

@@ -99,6 +99,18 @@ _REFINED: tuple[tuple[frozenset[Code], str, type[errors.GuestlaunchError], str],
         "choose another name, or end that domain first",
     ),
     (frozenset({Code.SYSTEM_ERROR}), "socket to", errors.ConnectionLostError, "check that libvirt's daemon runs"),
+    (
+        frozenset({Code.SYSTEM_ERROR}),
+        "create lock file for device",
+        errors.HypervisorError,
+        "a daemon of another user's that was killed has left that file: have it removed",
+    ),
+    (
+        frozenset({Code.OPERATION_FAILED}),
+        "is locked by lock file",
+        errors.HypervisorError,
+        "end what has that console open",
+    ),
 )
 # QEMU's start-up failures, and errno, reach us only as text inside these.
 _QEMU_OUTPUT = frozenset({Code.INTERNAL_ERROR, Code.OPERATION_FAILED, Code.SYSTEM_ERROR})
@@ -106,6 +118,7 @@ _QEMU_OUTPUT = frozenset({Code.INTERNAL_ERROR, Code.OPERATION_FAILED, Code.SYSTE
 # Wording of QEMU's block layer (block/file-posix.c, block.c), of libvirt's storage files, and of strerror. A file's
 # name stands in it unescaped, whatever it is made of: hence the greedy middles, held by what follows the name.
 _LOCK = re.compile(r"Failed to get (?:shared )?\"\w+\" lock|Failed to lock byte \d+")
+_KVM_DENIED = re.compile(r"(?:initialize kvm|access KVM kernel module): Permission denied")
 _LOCKED_FILE = re.compile(r"using the image \[(.*)\]\?", re.DOTALL)
 _NAMED_FILE = re.compile(r"(?:[Cc]ould not open|access storage file|could not load \S+) '(.*)'(?:: [A-Z]|$)", re.DOTALL)
 # Newer releases of libvirt name the domain there.
@@ -142,6 +155,9 @@ def from_qemu_output(what: str, subject: str, text: str, why: str) -> errors.Gue
     if lock:
         hint = "another process has it open for writing: end that, or open the disk read-only"
         return errors.DiskInUseError("disk is in use", _first(_LOCKED_FILE, text) or subject, lock.group(), hint)
+    if _KVM_DENIED.search(text):
+        hint = "QEMU's user needs rights on /dev/kvm, as the group kvm has them; --accel tcg does without"
+        return errors.HypervisorError(what, subject, why, hint)
     file = _first(_NAMED_FILE, text)
     if "No space left on device" in text:
         return errors.HypervisorError(what, file or subject, why, "free space where this file lies")

@@ -136,6 +136,11 @@ class Settings:
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     @property
+    def ends_with_us(self) -> bool:
+        """Whether domains do: the driver of libvirt's is then in our own process, whatever root it has."""
+        return self.connect is None or self.connect.partition("?")[0] == "qemu:///embed"
+
+    @property
     def log_target(self) -> str:
         """Where events are logged: a file's path, or "-" for stderr."""
         return self.log or os.fspath(self.state_dir / "log/events.jsonl")

@@ -75,7 +75,7 @@ def _checked(topic: str, look: Callable[[], str], *, needed: bool) -> Finding:
     """Turn what a look finds, or the error it raises, into a finding."""
     try:
         return Finding(topic=topic, verdict=Severity.OK, detail=look())
-    except GuestlaunchError as error:
+    except (GuestlaunchError, OSError) as error:
         return Finding(topic=topic, verdict=Severity.BAD if needed else Severity.NOTE, detail=str(error))
 
 
@@ -116,7 +116,7 @@ def _importable(module: str) -> bool:
 def _there(look: Callable[[], object]) -> bool:
     try:
         look()
-    except GuestlaunchError:
+    except (GuestlaunchError, OSError):
         return False
     return True
 

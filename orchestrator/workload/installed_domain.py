@@ -27,7 +27,7 @@ def definition(name: str, request: InstallRequest, settings: Settings) -> Defini
     :raise CapabilityError: the daemon is another host's.
     """
     uri = settings.connect
-    if uri in {None, "qemu:///embed"}:
+    if settings.ends_with_us:
         why = "the private qemu:///embed ends with this command, and its domains with it"
         raise UsageError("no libvirt daemon named", name, why, "add -c qemu:///session or -c qemu:///system")
     assert uri is not None

@@ -173,6 +173,25 @@ def test_defect_is_one_line_and_a_file(
     assert "ZeroDivisionError: oops" in kept.read_text()
 
 
+def test_what_the_host_does_not_allow_is_no_defect(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A folder that may not be entered, wherever we come upon it: one line that names it."""
+    long = str(tmp_path / ("x" * 300))
+    assert program.guarded("prog", lambda: os.stat(long).st_size) == 1  # noqa: PTH116 - its error is what is wanted
+    assert capsys.readouterr().err == f"prog: cannot use: {long}: File name too long\n"
+
+
+def test_a_store_that_may_not_be_entered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever lists what is in it says so, or finds none."""
+    from orchestrator.cli.main import invoke
+
+    monkeypatch.setenv("GUESTLAUNCH_STATE_DIR", "/tmp/" + "x" * 300)
+    for words in (("appliance", "list"), ("appliance", "show"), ("template", "list"), ("history",), ("timeline",)):
+        program.guarded("prog", lambda words=words: invoke(list(words)))  # type: ignore[misc]
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1, words
+        assert "this is a bug" not in said, words
+
+
 def test_defect_with_nowhere_to_write(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Even then it is one line."""
     monkeypatch.setenv("GUESTLAUNCH_STATE_DIR", "/proc/nowhere")

@@ -92,3 +92,30 @@ def test_name_in_use_says_what_to_do() -> None:
     """A name that is taken gives its hint under each of the codes libvirt uses for it."""
     for code, text in ((Code.DOM_EXIST, "x"), (Code.OPERATION_FAILED, "domain 'a' already exists with uuid b")):
         assert "another name" in translate(Failure(code, text), "cannot start domain", "a").hint
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "hint"),
+    [
+        (
+            Code.INTERNAL_ERROR,
+            "internal error: while connecting to monitor: Could not access KVM kernel module: Permission denied",
+            "--accel tcg does without",
+        ),
+        (
+            Code.SYSTEM_ERROR,
+            "Couldn't create lock file for device '/dev/pts/3' in path '/var/lock/LCK.._pts_3': File exists",
+            "have it removed",
+        ),
+        (
+            Code.OPERATION_FAILED,
+            "Requested device '/dev/pts/3' is locked by lock file '/var/lock/LCK.._pts_3' held by process 4",
+            "end what has that console open",
+        ),
+    ],
+)
+def test_what_helps_is_said(code: int, text: str, hint: str) -> None:
+    """Where libvirt's words leave it to the reader."""
+    found = translate(Failure(code, text), "cannot start domain", "t1")
+    assert isinstance(found, errors.HypervisorError)
+    assert hint in str(found)
