@@ -12,6 +12,7 @@ import errno
 import functools
 import os
 import re
+import select
 import stat
 
 TYPE_CHECKING = False
@@ -25,6 +26,9 @@ WRITABLE = "others can write to it"
 _LINKS_MAX = 40  # as the kernel
 # XML 1.0 has no spelling for these, not even an escaped one. Said the other way round it takes 8 ms to compile.
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+SETTINGS_BYTES = 8 << 20  # the most that a file has which somebody writes by hand: answers, descriptions, keys
+_PIPE_S = 60.0  # for whoever writes to a pipe to write more
+_IRREGULAR = "it is no regular file"
 _OVERFLOW_UID = 65534  # who a user namespace shows as the owner of what belongs to nobody in it
 
 
@@ -163,6 +167,62 @@ def open_image(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
     raise OSError(errno.EINVAL, "it is neither a file nor a block device", os.fspath(path))
 
 
+def read_whole(path: str | os.PathLike[str], most: int = SETTINGS_BYTES, *, pipe: bool = False) -> bytes:
+    """Return all of a file that somebody names, which may be none, or without end.
+
+    :param most: how many bytes of it are taken.
+    :param pipe: it is read once, so that it may be a pipe as well, as a shell makes one of `<(...)`.
+    :raise OSError: it cannot be read, is something else, is a pipe to which nobody writes, or has more.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(kind) and not (pipe and stat.S_ISFIFO(kind)):
+            raise OSError(errno.EINVAL, _IRREGULAR, os.fspath(path))
+        blocks: list[bytes] = []
+        size = 0
+        while block := _next_block(descriptor, begun=bool(blocks)):
+            blocks.append(block)
+            size += len(block)
+            if size > most:
+                raise OSError(errno.EFBIG, f"it has more than {most} bytes", os.fspath(path))
+        return b"".join(blocks)
+    finally:
+        os.close(descriptor)
+
+
+def _next_block(descriptor: int, *, begun: bool) -> bytes:
+    """Return what comes next; nothing at the end.
+
+    :param begun: something came before.
+    """
+    ready = select.poll()
+    ready.register(descriptor, select.POLLIN)
+    try:
+        block = os.read(descriptor, 1 << 20)
+    except BlockingIOError:
+        if not ready.poll(_PIPE_S * 1000):
+            raise OSError(errno.ETIMEDOUT, f"nobody wrote to the pipe for {_PIPE_S:g} s") from None
+        return _next_block(descriptor, begun=begun)
+    # The end of a pipe, and one that nobody has opened to write to, look the same but for this.
+    if not block and not begun and stat.S_ISFIFO(os.fstat(descriptor).st_mode) and not ready.poll(0):
+        raise OSError(errno.EPIPE, "it is a pipe, and nobody writes to it")
+    return block
+
+
+def check_regular(path: str | os.PathLike[str], *, folder: bool = False, pipe: bool = False) -> None:
+    """Refuse what is no file that we can read, without a look into it.
+
+    :param folder: a folder will do, too, and `pipe` a pipe.
+    :raise OSError: it is none, and what it is.
+    """
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind) and not (folder and stat.S_ISDIR(kind)) and not (pipe and stat.S_ISFIFO(kind)):
+        raise OSError(errno.EINVAL, _IRREGULAR, os.fspath(path))
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+
+
 def entries(folder: int) -> list[str]:
     """Return the names in a folder, in order."""
     return sorted(os.listdir(folder))
@@ -210,6 +270,14 @@ def _enter(name: str, folder: int) -> int:
         finally:
             os.close(there)
     return os.open(name, _FOLDER, dir_fd=folder)
+
+
+def make_empty(path: str | os.PathLike[str]) -> None:
+    """Make a file for a program to fill, which nobody else can read then either.
+
+    :raise OSError: it cannot be made, or is there.
+    """
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
 
 @contextlib.contextmanager

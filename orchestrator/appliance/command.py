@@ -10,12 +10,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from orchestrator.errors import ApplianceError, CapabilityError
+from orchestrator.tether import Tether
 
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # a normal user's PATH often lacks depmod and mke2fs
 
@@ -73,7 +74,7 @@ def run(
     cwd: Path | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> str:
-    """Run a program and return its standard output.
+    """Run a program and return its standard output. It does not outlive us, nor does what it starts.
 
     :param on_line: called from another thread with each line of standard output as it comes.
     :raise ApplianceError: it failed or was not done by the deadline; says the end of its output.
@@ -86,7 +87,7 @@ def run(
             if on_line:
                 on_line(lines[-1].rstrip("\n"))
 
-    with tempfile.TemporaryFile() as errors:
+    with closing(Tether()) as tether, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             list(argv),
             stdin=subprocess.DEVNULL,
@@ -95,7 +96,9 @@ def run(
             env=_environment(environment),
             cwd=cwd,
             start_new_session=True,
+            pass_fds=(tether.reading,),
         )
+        tether.tie(-process.pid, signal.SIGKILL)
         assert process.stdout is not None
         reader = threading.Thread(target=read, args=(process.stdout,), daemon=True)
         reader.start()

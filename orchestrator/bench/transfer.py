@@ -23,7 +23,7 @@ from orchestrator.errors import CapabilityError, DeadlineError, QemuExitedError
 from orchestrator.firmware.descriptors import find_firmware
 from orchestrator.firmware.nvram import copy_nvram
 from orchestrator.hypervisor.pflash import flash_formats
-from orchestrator.hypervisor.tether import Tether
+from orchestrator.tether import Tether
 from orchestrator.timeline.trace_lines import ADD_FILE, PREFIX, SELECT, Blob, Directory, wall_ns
 
 _EVENT = re.compile(PREFIX + rb"(?:" + SELECT + rb"|" + ADD_FILE + rb")", re.MULTILINE)

@@ -13,7 +13,15 @@ import click
 
 from orchestrator.cli.kernel.terminal import ESCAPE, SIGNAL_BASE, raw_terminal, stopping
 from orchestrator.cli.main import PROGRAM
-from orchestrator.cli.options import collected, examples, json_option, print_json, settings_options, verbose_option
+from orchestrator.cli.options import (
+    SECONDS,
+    collected,
+    examples,
+    json_option,
+    print_json,
+    settings_options,
+    verbose_option,
+)
 from orchestrator.domain.model import Arch, GraphicsKind
 from orchestrator.errors import GuestlaunchError, UsageError
 from orchestrator.install.answers import Answers
@@ -31,7 +39,6 @@ if TYPE_CHECKING:  # libvirt comes with them
     from orchestrator.records.record import LaunchRecord
 
 _FILE = click.Path(path_type=Path)
-_SECONDS = click.FloatRange(min=0, min_open=True)
 
 
 def size_option(about: str) -> Callable[[Any], Any]:
@@ -113,11 +120,11 @@ _options = collected(
     ),
     click.option("--no-network", is_flag=True, help="Neither installer nor system has a network."),
     click.option(
-        "--timeout", "timeout_s", metavar="SECONDS", type=_SECONDS, default=7200.0, show_default=True,
+        "--timeout", "timeout_s", metavar="SECONDS", type=SECONDS, default=7200.0, show_default=True,
         help="How long the installer may take.",
     ),
     click.option(
-        "--boot-timeout", "boot_timeout_s", metavar="SECONDS", type=_SECONDS, default=600.0, show_default=True,
+        "--boot-timeout", "boot_timeout_s", metavar="SECONDS", type=SECONDS, default=600.0, show_default=True,
         help="How long the first boot may take.",
     ),
     click.option("--keep", is_flag=True, help="Leave disk and NVRAM that were made, if the installation fails."),
@@ -164,9 +171,10 @@ def install(
     On a terminal, the installer has it; Ctrl-] ends the installation. With --graphics there is a display as well, at a
     unix socket of the user's own.
     """
-    request.check()
-    from orchestrator.install.run import carry_out
     from orchestrator.kernel.console_file import ConsoleFile
+
+    request.check(*ConsoleFile.names(console_file))
+    from orchestrator.install.run import carry_out
     from orchestrator.workload import installed_domain
 
     definition = None if name is None else installed_domain.definition(name, request, settings)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator import tether
 from orchestrator.domain.model import Privileges
 from orchestrator.errors import ConnectionLostError, DeadlineError, GuestlaunchError, QemuExitedError
-from orchestrator.hypervisor import confinement, tether
+from orchestrator.hypervisor import confinement
 from orchestrator.hypervisor.binding import libvirt
 from orchestrator.hypervisor.events import EventFeed, EventSource, GuestEvent, Listener, StopReason, stops_a_guest
 from orchestrator.hypervisor.monitor import Monitor

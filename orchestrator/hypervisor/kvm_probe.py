@@ -16,7 +16,7 @@ from pathlib import Path
 
 from orchestrator.domain.model import Accel, Arch
 from orchestrator.errors import CapabilityError
-from orchestrator.hypervisor.tether import Tether
+from orchestrator.tether import Tether
 
 # The kernel's first line and, with neither an initrd nor a root file system, its last: it ran all the way through.
 # A quiet kernel says nothing else, and each byte of a console is a trap. Other panics come from less than a boot.

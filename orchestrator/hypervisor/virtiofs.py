@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.errors import CapabilityError, LaunchError
-from orchestrator.hypervisor.tether import Tether
+from orchestrator.tether import Tether
 
 # Where programs say what they are for (QEMU, docs/interop/vhost-user.json), and where distributions have this one.
 _DESCRIPTORS = (Path("/etc/qemu/vhost-user"), Path("/usr/share/qemu/vhost-user"))

@@ -19,6 +19,7 @@ from email.mime.text import MIMEText
 from importlib import resources
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.appliance.initrd import CpioEntry, write_cpio
 from orchestrator.domain.cmdline import split_words
 from orchestrator.errors import GuestlaunchError, LocationError, UsageError
@@ -34,6 +35,7 @@ _LATE = re.compile(r"^[ \t]*[^\s#]\S*[ \t]+preseed/late_command[ \t]+string[ \t]
 _CLOUD_CONFIG = "#cloud-config"
 # Of the second part of cloud-init's user data: into what the first one says, at the ends of its lists.
 _MERGED = "dict(recurse_array,no_replace)+list(append)"
+_INJECTED_BYTES = 1 << 30
 _CONTINUED = re.compile(r"\\\n[ \t]*")
 
 
@@ -72,6 +74,17 @@ class Answers:
             if taken.get(name) or names.count(name) > 1:
                 raise UsageError("cannot inject", name, "the initrd gets another file of that name")
 
+    def check_files(self) -> None:
+        """Refuse what cannot be read, before anything is fetched.
+
+        :raise LocationError: names it.
+        """
+        for path in (*filter(None, (self.preseed, self.kickstart, self.autoinstall)), *self.inject):
+            try:
+                files.check_regular(path, pipe=True)
+            except OSError as error:
+                raise LocationError("cannot read", path, error.strerror or error) from error
+
 
 def arguments(answers: Answers, cmdline: str, serial: str | None = None) -> tuple[str, ...]:
     """Return the arguments that the installer needs to find its answers, but for those of which the user has a say.
@@ -103,7 +116,7 @@ def archive(answers: Answers, family: Family, number: str) -> bytes:
         CpioEntry(name=_RECORD, mode=stat.S_IFREG | 0o755, data=record.encode()),
     ]
     for path in answers.inject:
-        data = _read(path)
+        data = _read(path, _INJECTED_BYTES)
         mode = stat.S_IFREG | (0o755 if path.stat().st_mode & 0o111 else 0o644)
         entries.append(CpioEntry(name=path.name, mode=mode, data=data))
     if answers.preseed is not None or family is Family.DEBIAN:  # without answers, it asks, and tells us all the same
@@ -189,8 +202,8 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int = files.SETTINGS_BYTES) -> bytes:
     try:
-        return path.read_bytes()
+        return files.read_whole(path, most, pipe=True)
     except OSError as error:
         raise LocationError("cannot read", path, error.strerror or error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from orchestrator import files
 from orchestrator.errors import CapabilityError, LocationError
 from orchestrator.install.source import TreeFolder
+from orchestrator.tether import Tether
 
 _SECONDS = 1800.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
@@ -52,10 +54,22 @@ def unpacked(name: str, cache: Path) -> TreeFolder:
 
 def _run(command: list[str], cwd: Path, name: str) -> str:
     os.close(files.open_folder(cwd, make=True))
-    try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise LocationError("cannot fetch the package", name, f"not done after {_SECONDS:g} s") from error
-    if done.returncode != 0:
-        raise LocationError("cannot fetch the package", name, " ".join(done.stderr.split()), "apt-get update may help")
-    return done.stdout
+    with (
+        contextlib.closing(Tether()) as tether,
+        subprocess.Popen(
+            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            pass_fds=(tether.reading,),
+        ) as process,
+    ):  # fmt: skip
+        try:
+            tether.tie(process.pid)  # a download goes on for long
+            out, err = process.communicate(timeout=_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise LocationError("cannot fetch the package", name, f"not done after {_SECONDS:g} s") from error
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        raise LocationError("cannot fetch the package", name, " ".join(err.split()), "apt-get update may help")
+    return out

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.domain.model import Arch, GraphicsKind
 from orchestrator.errors import UsageError
+from orchestrator.images.apart import Named, check_apart
 from orchestrator.install.answers import Answers
 
 
@@ -54,9 +56,10 @@ class InstallRequest:
         """Where the disk for the installer's cloud-init is, as long as it runs."""
         return self.kept_nvram.with_name(f"{self.kept_nvram.name}.cidata")
 
-    def check(self) -> None:
+    def check(self, *written: Named) -> None:
         """Refuse what cannot work, whatever the host.
 
+        :param written: what else is written to.
         :raise UsageError: says which part of it.
         """
         if bool(self.location) is (self.files is not None):
@@ -64,3 +67,29 @@ class InstallRequest:
             raise UsageError("nothing to install from", self.location, "one of the two is needed", hint)
         if not self.disks:
             raise UsageError("nothing to install on", "", "no disk", "give --disk FILE")
+        if self.nvram is None and is_block_device(self.disks[0]):
+            why = "beside a block device is no place for the firmware's variables"
+            hint = "--nvram FILE says where they stay, as /var/lib/libvirt/qemu/nvram/NAME.fd"
+            raise UsageError("nowhere to keep the NVRAM", self.disks[0], why, hint)
+        check_apart(
+            [*(("--disk", disk) for disk in self.disks), ("the kept NVRAM", self.kept_nvram), *written], self._read()
+        )
+
+    def _read(self) -> list[Named]:
+        """Return the files that are read."""
+        answers = self.answers
+        named = [("--preseed", answers.preseed), ("--kickstart", answers.kickstart)]
+        named += [("--autoinstall", answers.autoinstall), *(("--inject", path) for path in answers.inject)]
+        named += zip(("--kernel", "--initrd"), self.files or (), strict=False)
+        named += [("--keyring", path) for path in self.keyrings]
+        if self.location and "://" not in self.location:
+            named.append(("--location", Path(self.location)))
+        return [(what, path) for what, path in named if path is not None]
+
+
+def is_block_device(path: Path) -> bool:
+    """Tell whether there is a block device at a path."""
+    try:
+        return stat.S_ISBLK(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import files
+from orchestrator.distributions import Part, hint
 from orchestrator.domain.model import Arch, FirmwareKind
 from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import CapabilityError, DiskError, GuestlaunchError, UsageError
@@ -23,7 +24,7 @@ from orchestrator.install.answers import seed
 from orchestrator.install.media import Media, get_media
 from orchestrator.install.request import InstallRequest
 from orchestrator.install.steps import DONE, FirstBootStep, InstallationFacts, InstallerStep
-from orchestrator.install.unfinished import Made, held
+from orchestrator.install.unfinished import Made, Note, held
 from orchestrator.kernel.runner import Runner
 from orchestrator.kernel.start import Attached
 from orchestrator.records.record import LaunchRecord
@@ -104,28 +105,80 @@ def carry_out(
     :raise GuestlaunchError: there is nothing to install from or on.
     """
     request.check()
-    media = get_media(request, settings.state_dir / "cache" / "trees", progress, stop)
-    request.answers.check(media.tree.family)
-    settings = settings_for(media.tree.arch, settings)
-    tell(f"{media.tree.name}, {media.tree.arch}: {_SPOKEN_FOR[str(media.verification)]}")
-    made = InstallationFacts(
-        request=request, settings=settings, media=media, number=secrets.token_hex(16), attached=attached
-    )
+    number = secrets.token_hex(16)
+    with held(request.kept_nvram) as note:
+        check_place(request, note.left)  # all that can be known before anything is fetched
+        request.answers.check_files()
+        seed_data = seed(request.answers, number)
+        media = get_media(request, settings.state_dir / "cache" / "trees", progress, stop)
+        request.answers.check(media.tree.family)
+        settings = settings_for(media.tree.arch, settings)
+        tell(f"{media.tree.name}, {media.tree.arch}: {_SPOKEN_FOR[str(media.verification)]}")
+        made = InstallationFacts(request=request, settings=settings, media=media, number=number, attached=attached)
+        with _made(note, request, settings, definition, tell, seed_data=seed_data) as keep:
+            result = _carried_out(made, stop, console=console, terminal=terminal, tell=tell)
+            if result.good or request.keep:
+                keep()
+    return result
+
+
+def _carried_out(
+    made: InstallationFacts, stop: Stop, *, console: tuple[int, int] | None,
+    terminal: Callable[[], contextlib.AbstractContextManager[None]], tell: Callable[[str], None],
+) -> Installed:  # fmt: skip
+    """Carry out the steps, for which everything is made."""
     if made.arguments:
         tell(f"added to the installer's command line: {' '.join(made.arguments)}")
     if made.graphics is not None:
         tell(f"its display, once it runs: remote-viewer {made.graphics.kind}+unix://{made.graphics.path}")
-    making = _made(request, settings, definition, tell, seed(request.answers, made.number))
-    with making as keep, _display(made), Runner(settings, Kind.INSTALL) as runner, terminal():
+    with _display(made), Runner(made.settings, Kind.INSTALL) as runner, terminal():
         installer = InstallerStep(made)
         steps = [runner.carry_out(installer, stop, console=console, tell=tell)]
         if _done(steps[0]):
-            tell(f"the installer is done; now {request.disks[0]} boots")
+            tell(f"the installer is done; now {made.request.disks[0]} boots")
             steps.append(runner.carry_out(FirstBootStep(made, installer), stop, console=console, tell=tell))
-        result = Installed(media=media, steps=tuple(steps))
-        if result.good or request.keep:
-            keep()
-    return result
+    return Installed(media=made.media, steps=tuple(steps))
+
+
+def check_place(request: InstallRequest, left: Made | None) -> None:
+    """Refuse disks and an NVRAM that cannot be made, or used.
+
+    :param left: what an interrupted installation left, which is removed first.
+    :raise GuestlaunchError: says which.
+    """
+    if left is None or not left.includes(request.kept_nvram):
+        _check_free(request.kept_nvram)
+    for disk in request.disks:
+        if disk.exists() and not (left is not None and left.includes(disk)):
+            try:
+                os.close(files.open_image(disk))
+            except OSError as error:
+                raise DiskError("cannot open the disk", disk, error.strerror or error) from error
+            if not os.access(disk, os.W_OK):
+                raise DiskError("cannot open the disk", disk, "it cannot be written to")
+        else:
+            _check_makable(disk, request.size_bytes)
+
+
+def _check_free(nvram: Path) -> None:
+    if nvram.exists():
+        why = "it is there already, from an earlier installation"
+        raise UsageError("cannot make the NVRAM", nvram, why, "remove it, or name another by --nvram")
+
+
+def _check_makable(disk: Path, size_bytes: int | None) -> tuple[str, int]:
+    """Return the program that makes a disk, and how large that is to be.
+
+    :raise GuestlaunchError: one of the two is missing, or its folder.
+    """
+    if size_bytes is None:
+        raise DiskError("cannot open the disk", disk, "no such file", "--size makes one")
+    if not os.access(disk.parent, os.W_OK | os.X_OK):
+        raise DiskError("cannot make the disk", disk, "its folder is not there, or cannot be written to")
+    program = shutil.which("qemu-img")
+    if program is None:
+        raise CapabilityError("cannot make the disk", disk, "qemu-img is missing", hint(Part.QEMU_IMG))
+    return program, size_bytes
 
 
 _SPOKEN_FOR = {
@@ -153,20 +206,19 @@ def _display(made: InstallationFacts) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _made(
-    request: InstallRequest, settings: Settings, definition: Definition | None, tell: Callable[[str], None],
-    seed_data: bytes | None = None,
+    note: Note, request: InstallRequest, settings: Settings, definition: Definition | None, tell: Callable[[str], None],
+    *, seed_data: bytes | None = None,
 ) -> Iterator[Callable[[], object]]:  # fmt: skip
     """Make disks that are not there, the NVRAM, the definition; yields what has them stay, without which they go.
 
+    :param note: which tells of that as long as this goes on, and until then of what is left from before.
     :param seed_data: of a disk that only the installer needs, and which goes in any case.
     """
     nvram = request.kept_nvram
-    with held(nvram) as note, contextlib.ExitStack() as installers, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as installers, contextlib.ExitStack() as stack:
         if note.left is not None:
             _start_over(note.left, request, definition, tell)
-        if nvram.exists():
-            why = "it is there already, from an earlier installation"
-            raise UsageError("cannot make the NVRAM", nvram, why, "remove it, or name another by --nvram")
+        _check_free(nvram)
         note.begin(*(("", "") if definition is None else (definition.connection, definition.name)))
         for disk in request.disks:
             if not disk.exists():
@@ -223,17 +275,17 @@ def _write_seed(path: Path, data: bytes) -> None:
 
 
 def _make_disk(path: Path, size_bytes: int | None) -> None:
-    """Make an empty image, qcow2 by its name or else raw.
+    """Make an empty image, qcow2 by its name or else raw. What comes onto it is for nobody else to read.
 
-    :raise DiskError: it cannot be made, or nothing says how large it is to be.
+    :raise GuestlaunchError: it cannot be made, or nothing says how large it is to be.
     """
-    if size_bytes is None:
-        raise DiskError("cannot open the disk", path, "no such file", "--size makes one")
+    program, size_bytes = _check_makable(path, size_bytes)
     kind = "qcow2" if path.suffix == ".qcow2" else "raw"
-    program = shutil.which("qemu-img")
-    if program is None:
-        raise CapabilityError("cannot make the disk", path, "qemu-img is not installed")
     command = [program, "create", "-q", "-f", kind, os.fspath(path), str(size_bytes)]
+    try:
+        files.make_empty(path)
+    except OSError as error:
+        raise DiskError("cannot make the disk", path, error.strerror or error) from error
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_QEMU_IMG_SECONDS)
     except subprocess.CalledProcessError as error:

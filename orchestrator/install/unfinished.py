@@ -59,11 +59,13 @@ class Note:
     """The note of an installation that is ours.
 
     :ivar left: what it said before, None if it said nothing.
+    :ivar begun: it says what is made now, and no longer that.
     """
 
     def __init__(self, descriptor: int, path: Path) -> None:
         self._descriptor, self._path = descriptor, path
         self._made = Made()
+        self.begun = False
         self.left = _read(os.pread(descriptor, _MOST_BYTES, 0))
 
     def begin(self, connection: str, name: str) -> None:
@@ -83,7 +85,7 @@ class Note:
             self._write(replace(self._made, files={**self._made.files, os.fspath(path): identity}))
 
     def _write(self, made: Made) -> None:
-        self._made = made
+        self._made, self.begun = made, True
         try:
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, json.dumps(asdict(made)).encode(), 0)
@@ -94,7 +96,7 @@ class Note:
 
 @contextlib.contextmanager
 def held(nvram: Path) -> Iterator[Note]:
-    """Hold the note of an installation, which is gone afterwards.
+    """Hold the note of an installation, which is gone afterwards; but one that tells what is left stays until `begin`.
 
     :raise UsageError: another command holds it, or it is another user's.
     :raise GuestlaunchError: there can be none.
@@ -109,10 +111,12 @@ def held(nvram: Path) -> Iterator[Note]:
     with contextlib.closing(os.fdopen(descriptor, "rb", buffering=0)) as file:
         if not _is_ours(file.fileno()):
             raise UsageError("cannot install", path, "it is in the way, and not ours", "have it removed")
+        note = Note(file.fileno(), path)
         try:
-            yield Note(file.fileno(), path)
+            yield note
         finally:
-            path.unlink(missing_ok=True)
+            if note.begun or note.left is None:
+                path.unlink(missing_ok=True)
 
 
 def _is_ours(descriptor: int) -> bool:

@@ -17,14 +17,14 @@ from orchestrator.appliance.store import resolve as resolve_appliance
 from orchestrator.domain.cmdline import split_words
 from orchestrator.domain.model import Accel, Arch, Disk, FileSource, FirmwareKind, Profile
 from orchestrator.domain.profiles import load_profile
-from orchestrator.errors import ApplianceError, CapabilityError, DiskError, FirmwareError, NotFoundError
+from orchestrator.errors import ApplianceError, CapabilityError, FirmwareError, NotFoundError
 from orchestrator.firmware.descriptors import Firmware, find_firmware
 from orchestrator.hypervisor.accel import choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
 from orchestrator.hypervisor.pflash import flash_formats
-from orchestrator.images.header import qcow_format
 from orchestrator.kernel.builtin import INIT, archive, busybox, joined_size
 from orchestrator.kernel.image import KernelImage, kernel_image
+from orchestrator.kernel.inputs import check_firmware, disk_format
 from orchestrator.kernel.modules import lacks_driver, module_entries, wanted
 from orchestrator.kernel.request import SHARE_AT, KernelRequest
 from orchestrator.kernel.share import ShareBy, choose
@@ -230,13 +230,8 @@ def _accel(settings: Settings, arch: Arch, emulator: str, image: KernelImage) ->
 
 
 def _disk(path: Path, settings: Settings, *, readonly: bool) -> Disk:
-    """Return a disk of the user's; its format is told by its first bytes, raw unless qcow2."""
-    try:
-        with path.open("rb") as stream:
-            qcow2 = qcow_format(stream.read(8)) == "qcow2"
-    except OSError as error:
-        raise DiskError("cannot open the disk", path, error.strerror or error) from error
-    disk = Disk(source=FileSource(path=os.fspath(path)), format="qcow2" if qcow2 else "raw", readonly=readonly)
+    """Return a disk of the user's."""
+    disk = Disk(source=FileSource(path=os.fspath(path)), format=disk_format(path), readonly=readonly)
     resolved = resolve(disk, os.fspath(Path.cwd()), settings)
     check_disk(resolved)
     return resolved
@@ -253,9 +248,8 @@ def _firmware(request: KernelRequest, profile: Profile) -> Firmware | None:
             why = "it starts without UEFI firmware"
             raise FirmwareError("cannot use the firmware", code or variables, f"profile {profile.name}: {why}")
         return None
-    for path in (code, variables):
-        if path is not None and not path.is_file():
-            raise FirmwareError("cannot use the firmware", path, "no such file")
+    for path in filter(None, (code, variables)):
+        check_firmware(path)
     if code and variables:
         return Firmware(
             code=os.fspath(code),

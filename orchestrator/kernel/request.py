@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.errors import CapabilityError, UsageError
+from orchestrator.images.apart import Named, check_apart
 from orchestrator.kernel.share import ShareBy
 
 # What QEMU takes for the name of a fw_cfg file of the user's own, and no more of it than it holds.
@@ -15,6 +18,7 @@ _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,255}")
 # systemd reads them from there (systemd.exec(5), io.systemd.credential).
 _CREDENTIAL_PREFIX = "io.systemd.credential:"
 SHARE_AT = "/mnt"
+_TOLD_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,17 @@ class Told:
         if match is None:
             raise UsageError("cannot understand", f"{option} {given}", "neither NAME=TEXT nor NAME@FILE")
         name, sign, rest = match.groups()
-        return cls(name=name, text=rest) if sign == "=" else cls(name=name, path=Path(rest).absolute())
+        if sign == "=":
+            return cls(name=name, text=rest)
+        told = cls(name=name, path=Path(rest).absolute())
+        try:
+            is_pipe = stat.S_ISFIFO(Path(rest).stat().st_mode)
+        except (OSError, ValueError):
+            is_pipe = False
+        if not is_pipe:
+            return told
+        # A run may be repeated, and a pipe can be read once.
+        return cls(name=name, text=told.content().decode("utf-8", "surrogateescape"))
 
     def content(self) -> bytes:
         """Return it.
@@ -45,7 +59,7 @@ class Told:
         if self.path is None:
             return (self.text or "").encode("utf-8", "surrogateescape")
         try:
-            return self.path.read_bytes()
+            return files.read_whole(self.path, _TOLD_BYTES, pipe=True)
         except OSError as error:
             raise CapabilityError("cannot read", self.path, error.strerror or error) from error
 
@@ -87,9 +101,10 @@ class KernelRequest:
         """Whether our own init is the guest's first program."""
         return self.builtin or bool(self.command)
 
-    def check(self) -> None:
+    def check(self, *written: Named) -> None:
         """Refuse what cannot work, whatever the host.
 
+        :param written: what is written to besides disks.
         :raise UsageError: says which part of it.
         """
         for file in self.fw_cfg:
@@ -107,6 +122,20 @@ class KernelRequest:
         if self.share is not None and not self.own_init:
             hint = "give a COMMAND or --initrd builtin"
             raise UsageError("cannot share a directory", self.share, "only the builtin initrd mounts it", hint)
+        disks = [("--disk", path) for path, readonly in self.disks if not readonly]
+        check_apart([*disks, *written], self._read())
+
+    def _read(self) -> list[Named]:
+        """Return the files that are read."""
+        named = [("KERNEL", self.kernel), *(("--initrd", path) for path in self.initrds)]
+        named += [("--disk-ro", path) for path, readonly in self.disks if readonly]
+        for option, paths in (
+            ("--firmware", self.firmware),
+            ("--fw-cfg", [told.path for told in self.fw_cfg]),
+            ("--credential", [told.path for told in self.credentials]),
+        ):
+            named += [(option, path) for path in paths if path is not None]
+        return named
 
 
 def credential_string(credential: Told) -> bytes:

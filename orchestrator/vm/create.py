@@ -33,6 +33,7 @@ from orchestrator.errors import (
 from orchestrator.hypervisor.connect import open_connection
 from orchestrator.hypervisor.connection import Connection
 from orchestrator.hypervisor.stored import StoredDomain
+from orchestrator.images.apart import check_apart
 from orchestrator.launch.stop import Stop
 from orchestrator.records.record import LaunchRecord
 from orchestrator.settings import Settings, private_state
@@ -98,7 +99,7 @@ def default_uri(settings: Settings) -> str:
 
     :raise UsageError: the private one was asked for.
     """
-    if settings.connect == "qemu:///embed":
+    if settings.connect is not None and settings.ends_with_us:
         why = "the private qemu:///embed ends with this command, and its domains with it"
         raise UsageError("cannot keep a VM", settings.connect, why, "add -c qemu:///session or -c qemu:///system")
     return settings.connect or ("qemu:///system" if os.geteuid() == 0 else "qemu:///session")
@@ -129,10 +130,11 @@ def create(request: VmRequest, place: VmPlace) -> Created:
             why = f"{place.uri} has a domain of that name, which is none of ours"
             raise UsageError("cannot create VM", request.name, why, "choose another name")
         _check_same(request, note)
-        if note.ready or note.made:
-            return _found(request, place, domain, note, connection)
-        place.tell(f"{request.name}: its creation was interrupted; what it made is removed, and it starts over")
-        _remove(domain, note, home_of(note, connection))
+        with folders.held_too(Path(note.folder), folder):
+            if note.ready or note.made:
+                return _found(request, place, domain, note, connection)
+            place.tell(f"{request.name}: its creation was interrupted; what it made is removed, and it starts over")
+            _remove(domain, note, home_of(note, connection))
         return _anew(request, place, home_for(request, connection, folder), connection)
 
 
@@ -196,7 +198,10 @@ def _anew(request: VmRequest, place: VmPlace, home: Home, connection: Connection
     """Make a VM of which there is no domain. Libvirt has the domain, with our note, before anything else is made."""
     boot = VmStart(request, place.settings, place.origin_ns)
     with boot.recorded(connection, image=str(request.image), created=True), contextlib.ExitStack() as stack:
-        if folders.begun(home.folder):
+        if not home.pool:
+            check_apart([("a file of the VM", home.folder / name) for name in folders.NAMES], request.named())
+        if not home.pool and folders.begun(home.folder):
+            folders.check_left(home.folder, connection.uri)
             place.tell(f"{request.name}: what an interrupted creation left is removed; it starts over")
             if left := folders.clear(home.folder):
                 raise VmError("cannot create VM", home.folder, f"there is something else in it: {', '.join(left)}")

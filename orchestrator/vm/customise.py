@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.domain.policy import CONTROL_CHANNEL
 from orchestrator.errors import GuestlaunchError
 from orchestrator.images.cidata import make_cidata
@@ -56,7 +57,7 @@ def seed_of(wanted: Customization, name: str, number: str) -> bytes:
     assert wanted.cloud_init is not None
     meta = f"instance-id: {number}\nlocal-hostname: {wanted.hostname or name}\n"
     try:
-        return make_cidata({"user-data": wanted.cloud_init.read_bytes(), "meta-data": meta.encode()})
+        return make_cidata({"user-data": files.read_whole(wanted.cloud_init), "meta-data": meta.encode()})
     except OSError as error:
         raise GuestlaunchError("cannot read", wanted.cloud_init, error.strerror or error) from error
     except ValueError as error:

@@ -8,12 +8,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator import files
 from orchestrator.errors import UsageError
 
 UNIT = "guestlaunch-ready.service"
 UNITS = "/etc/systemd/system"
 WANTS = f"{UNITS}/multi-user.target.wants"
 _PRIVATE = b"PRIVATE KEY-----"
+
+
+# By what cloud-init tells what its user data are (its documentation, "User data formats"), besides MIME and gzip.
+_FORMATS = ("#cloud-config", "#!", "#include", "#cloud-boothook", "#part-handler", "## template: jinja")
+_MIME, _MIME_BYTES, _GZIP = b"mime-version:", 4096, b"\x1f\x8b"
+
+
+def _read(path: Path) -> bytes:
+    """Return a file.
+
+    :raise UsageError: it cannot be read.
+    """
+    try:
+        return files.read_whole(path)
+    except OSError as error:
+        raise UsageError("cannot customise with", path, error.strerror or error) from error
+
+
+def _is_known(user_data: bytes) -> bool:
+    """Tell whether cloud-init knows what user data are; it does so whatever their case, and passes over space."""
+    begin = user_data[:_MIME_BYTES].lower()
+    return begin.startswith(_GZIP) or _MIME in begin or begin.lstrip().startswith(tuple(map(str.encode, _FORMATS)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +72,22 @@ class Customization:
         for option, text in (("--hostname", self.hostname), ("--user", self.user)):
             if text == "":
                 raise UsageError("cannot customise with", option, "it is empty")
-        for path in (*self.ssh_keys, *(source for source, _ in self.copy_in), *filter(None, [self.cloud_init])):
-            if not os.access(path, os.R_OK):
-                raise UsageError("cannot customise with", path, "it is not there, or cannot be read")
+        for path, _ in self.copy_in:
+            try:
+                files.check_regular(path, folder=True)
+            except OSError as error:
+                raise UsageError("cannot customise with", path, error.strerror or error) from error
         for path, _ in self.copy_in:
             if ":" in os.fspath(path):
                 raise UsageError(
                     "cannot customise with", path, "virt-customize takes a colon for a name's end", "rename it"
                 )
         for path in self.ssh_keys:
-            if path.is_file() and _PRIVATE in path.read_bytes():
+            if _PRIVATE in _read(path):
                 raise UsageError("cannot customise with", path, "it is a private key", "give the public one, .pub")
+        if self.cloud_init is not None and not _is_known(_read(self.cloud_init)):
+            why = f"cloud-init would pass over it: it begins with none of {', '.join(_FORMATS)}"
+            raise UsageError("cannot customise with", self.cloud_init, why, "put #cloud-config before YAML")
 
     def words(self, unit: str) -> Iterator[str]:
         """Yield virt-customize's arguments.

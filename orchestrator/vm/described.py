@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator import files
 from orchestrator.domain.model import Arch, GraphicsKind
 from orchestrator.errors import UsageError, nearest
 from orchestrator.vm.customization import Customization
@@ -39,7 +40,7 @@ def load_requests(path: Path) -> list[VmRequest]:
     :raise UsageError: names the file, the table, the key and what would be right.
     """
     try:
-        whole = tomllib.loads(path.read_text(encoding="utf-8"))
+        whole = tomllib.loads(files.read_whole(path, pipe=True).decode("utf-8"))
     except OSError as error:
         raise UsageError(_PURPOSE, path, error.strerror or error) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:

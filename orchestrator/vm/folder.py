@@ -1,6 +1,7 @@
 """The files of a VM: a folder of its own with its disk and the firmware's variables; made, and removed by name.
 
-A folder that has no domain is what an interrupted creation left: `begun` says so, and `clear` removes what it made.
+A folder that has no domain is what an interrupted creation left: `begun` says so, and `clear` removes what it made;
+unless it is that of a VM on another connection, which `check_left` tells by a file in it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from orchestrator.hypervisor.failure import from_qemu_output
 from orchestrator.launch.stop import Stop
 from orchestrator.locks import take_file
 from orchestrator.settings import Settings
+from orchestrator.tether import Tether
 from orchestrator.vm.image import VmImage
 from orchestrator.vm.request import VmRequest
 
 DISK, NVRAM, SEED = "disk.qcow2", "nvram.fd", "seed.img"
 KNOWN_HOSTS = "known_hosts"
-NAMES = (DISK, NVRAM, SEED, KNOWN_HOSTS)
+CONNECTION = "connection"  # names the one that the VM is on
+NAMES = (DISK, NVRAM, SEED, KNOWN_HOSTS, CONNECTION)
 _LOCK = ".lock"
 _SYSTEM = Path("/var/lib/libvirt/images/guestlaunch")
 _TICK_S = 0.2
@@ -63,28 +66,69 @@ def held(parent: Path, name: str) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def held_too(folder: Path, own: Path) -> Iterator[None]:
+    """Have another folder of the same VM for ourselves as well, where its creation was told another place.
+
+    What is another host's, or another user's, is none of ours to hold.
+
+    :param own: the one that is held.
+    :raise UsageError: another command has it.
+    """
+    if not os.access(folder.parent, os.W_OK | os.X_OK) or folder.parent.samefile(own.parent):
+        yield
+        return
+    with held(folder.parent, folder.name):
+        yield
+
+
 def begun(folder: Path) -> bool:
     """Tell whether there is anything of a VM's."""
     return folder.is_dir()
 
 
-def make(folder: Path, *, passable: bool) -> None:
+def check_left(folder: Path, uri: str) -> None:
+    """Refuse to take what is in a folder for what is left of a VM, where it is another connection's.
+
+    :param uri: of the one that has no such VM.
+    :raise UsageError: it is.
+    """
+    try:
+        there = files.read_whole(folder / CONNECTION).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise GuestlaunchError("cannot read", folder / CONNECTION, error.strerror or error) from error
+    if there != uri:
+        hint = f"-c {there} leads to that one; --folder names another place"
+        raise UsageError("folder is another VM's", folder, f"it is that of a VM on {there}", hint)
+
+
+def make(folder: Path, uri: str, *, passable: bool) -> None:
     """Make the folder.
 
+    :param uri: the connection that the VM is on.
     :param passable: others may pass through, as QEMU does where a daemon starts it as a user of its own.
     """
     folder.mkdir(0o700)
     if passable:
         folder.chmod(0o711)
+    files.write_whole(folder / CONNECTION, uri.encode())
 
 
 def clear(folder: Path, names: Sequence[str] = NAMES) -> list[str]:
-    """Remove files by name, and the folder if nothing else is in it; return what is left there."""
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    """Remove files by name, and the folder if nothing else is in it; return what is left there.
+
+    :raise GuestlaunchError: one cannot be removed.
+    """
+    try:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise GuestlaunchError("cannot remove", error.filename or folder, error.strerror or error) from error
 
 
 def make_disk(request: VmRequest, image: VmImage, folder: Path, stop: Stop) -> Path:
@@ -93,6 +137,10 @@ def make_disk(request: VmRequest, image: VmImage, folder: Path, stop: Stop) -> P
     :raise DiskError: it cannot be made.
     """
     disk, size = folder / DISK, request.size_bytes
+    try:
+        files.make_empty(disk)
+    except OSError as error:
+        raise DiskError("cannot make the disk", disk, error.strerror or error) from error
     source = ["-f", image.format, os.fspath(image.path)]
     if request.copy:
         _qemu_img(["convert", "-q", *source, "-O", "qcow2", os.fspath(disk)], image.path, stop)
@@ -101,7 +149,6 @@ def make_disk(request: VmRequest, image: VmImage, folder: Path, stop: Stop) -> P
     else:
         base = ["create", "-q", "-f", "qcow2", "-F", image.format, "-b", os.fspath(image.path), os.fspath(disk)]
         _qemu_img([*base, *([str(size)] if size is not None else [])], image.path, stop)
-    disk.chmod(0o600)
     return disk
 
 
@@ -132,10 +179,15 @@ def _qemu_img(arguments: Sequence[str], subject: Path, stop: Stop) -> None:
     program = shutil.which("qemu-img")
     if program is None:
         raise CapabilityError("cannot make the disk", subject, "qemu-img is missing", hint(Part.QEMU_IMG))
-    with subprocess.Popen(
-        [program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with (
+        contextlib.closing(Tether()) as tether,
+        subprocess.Popen(
+            [program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True, pass_fds=(tether.reading,),
+        ) as process,
+    ):  # fmt: skip
         try:
+            tether.tie(process.pid)  # a copy takes long
             error = _ended(process, lambda: stop.requested)
         except BaseException:
             process.kill()

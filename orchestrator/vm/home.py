@@ -73,14 +73,16 @@ class Home(Protocol):
 class FolderHome:
     """A folder of its own on this host.
 
-    :param passable: as for `orchestrator.vm.folder.make`.
+    :param uri: as for `orchestrator.vm.folder.make`, and `passable`.
     """
 
     pool = ""
     disk, seed = folders.DISK, folders.SEED
 
-    def __init__(self, folder: Path, request: VmRequest | None = None, *, passable: bool = False) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, request: VmRequest | None = None, *, uri: str = "", passable: bool = False
+    ) -> None:
+        self.folder, self._uri = folder, uri
         self._request, self._passable = request, passable
 
     def image(self) -> VmImage:
@@ -104,7 +106,7 @@ class FolderHome:
 
     def make(self, image: VmImage, settings: Settings, stop: Stop) -> None:
         """See `Home`."""
-        folders.make(self.folder, passable=self._passable)
+        folders.make(self.folder, self._uri, passable=self._passable)
         folders.make_disk(self._asked()[0], image, self.folder, stop)
         self.renew_nvram(settings)
 
@@ -124,7 +126,7 @@ class FolderHome:
 
     def clear(self, names: list[str]) -> list[str]:
         """See `Home`."""
-        return folders.clear(self.folder, [*names, folders.KNOWN_HOSTS])
+        return folders.clear(self.folder, [*names, folders.KNOWN_HOSTS, folders.CONNECTION])
 
     def _asked(self) -> tuple[VmRequest, Path]:
         assert self._request is not None
@@ -236,11 +238,14 @@ def home_for(request: VmRequest, connection: Connection, folder: Path) -> Home:
         hint = "--image vol=POOL/VOLUME names an image of that host's"
         raise CapabilityError("cannot create a VM on another host", connection.uri, why, hint)
     passable = connection.uri.endswith("/system") or "/system?" in connection.uri
-    return FolderHome(folder, request, passable=passable)
+    return FolderHome(folder, request, uri=connection.uri, passable=passable)
 
 
 def home_of(note: VmNote, connection: Connection) -> Home:
-    """Return where the disks of a VM that is there live."""
+    """Return where the disks of a VM that is there live.
+
+    :raise CapabilityError: they are files of another host.
+    """
     if note.pool:
         try:
             return PoolHome(connection, note.pool, "", Path(note.folder))
@@ -248,4 +253,7 @@ def home_of(note: VmNote, connection: Connection) -> Home:
             files = ", ".join(note.paths)
             hint = "virsh pool-define brings it back; virsh undefine --nvram forgets the VM alone"
             raise NotFoundError("cannot use storage pool", note.pool, f"it is gone, with {files}", hint) from error
+    if not connection.is_local:
+        why = f"its files are in {note.folder} of that host, where it was made"
+        raise CapabilityError("cannot remove a VM on another host", connection.uri, why, "remove it there")
     return FolderHome(Path(note.folder))

@@ -79,18 +79,27 @@ def delete(connection: Connection, name: str, parent: Path, *, force: bool, tell
     check_name(name)  # of a folder, too: .. is none
     with folders.held(parent, name) as folder:
         if connection.stored(name) is None and folders.begun(folder):
+            folders.check_left(folder, connection.uri)
             tell(f"{name}: there is no domain; what its creation left is removed")
             _tell_left(folder, folders.clear(folder), tell)
             return
-        found = find(connection, name)
-        if found.domain.is_active:
-            if not force:
-                raise UsageError("cannot delete VM", name, "it runs", f"guestlaunch vm stop {name}, or --force")
-            found.domain.destroy()
-        home = home_of(found.note, connection)
-        left = home.clear(found.note.files.split())  # before the domain, whose note says what they are, should one stay
-        found.domain.undefine(nvram=bool(found.note.pool))
-        _tell_left(home.folder, left, tell)
+        before = find(connection, name)
+        with folders.held_too(Path(before.note.folder), folder):
+            found = find(connection, name)  # as it is now that nobody works on it
+            if found.note.number != before.note.number:
+                raise UsageError("VM is being worked on", name, "another command has it", "wait until that is done")
+            _delete(found, connection, force=force, tell=tell)
+
+
+def _delete(found: KnownVm, connection: Connection, *, force: bool, tell: Callable[[str], None]) -> None:
+    name, home = found.domain.name, home_of(found.note, connection)
+    if found.domain.is_active:
+        if not force:
+            raise UsageError("cannot delete VM", name, "it runs", f"guestlaunch vm stop {name}, or --force")
+        found.domain.destroy()
+    left = home.clear(found.note.files.split())  # before the domain, whose note says what they are, should one stay
+    found.domain.undefine(nvram=bool(found.note.pool))
+    _tell_left(home.folder, left, tell)
 
 
 def _tell_left(folder: Path, left: list[str], tell: Callable[[str], None]) -> None:

@@ -21,6 +21,7 @@ from orchestrator.domain.profiles import load_profile
 from orchestrator.errors import GuestlaunchError, NotFoundError, StoppedError, UsageError, WorkloadError
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings, is_setting, to_environ
+from orchestrator.tether import Tether
 from orchestrator.workload.environment import wrapper_path
 
 # The profile with UEFI of each architecture.
@@ -105,11 +106,15 @@ def run_tool(what: str, command: Sequence[str], image: Path, settings: Settings,
 
 
 def _run(command: Sequence[str], settings: Settings, stop: Stop) -> tuple[int, str, str]:
-    """Run one of our commands to its end; what the user asked for reaches it as variables."""
+    """Run one of our commands to its end, or to ours; what the user asked for reaches it as variables."""
     _heed(stop, command)
     program = wrapper_path().with_name(_PROGRAM)
     environ = {key: value for key, value in os.environ.items() if not is_setting(key)}
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with (
+        contextlib.closing(Tether()) as tether,
+        tempfile.TemporaryFile("w+") as out,
+        tempfile.TemporaryFile("w+") as err,
+    ):
         try:
             process = subprocess.Popen(
                 [os.fspath(program), *command[1:]],
@@ -117,10 +122,12 @@ def _run(command: Sequence[str], settings: Settings, stop: Stop) -> tuple[int, s
                 stdout=out,
                 stderr=err,
                 env=environ | to_environ(settings),
+                pass_fds=(tether.reading,),
             )
         except OSError as error:
             raise GuestlaunchError("cannot run", program, error.strerror or error) from error
         try:
+            tether.tie(process.pid)  # it ends its tool, and that its appliance
             while process.poll() is None and not stop.requested:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_TICK_S)

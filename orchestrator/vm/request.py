@@ -11,6 +11,7 @@ from pathlib import Path
 
 from orchestrator.domain.model import Arch, GraphicsKind, Interface, InterfaceKind
 from orchestrator.errors import UsageError
+from orchestrator.images.apart import Named
 from orchestrator.vm.customization import Customization
 
 _UNITS = {"": 1, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -84,6 +85,14 @@ class VmRequest:
         if self.network == "none" and self.ready is ReadySign.SSH:
             raise UsageError("options exclude each other", "--ready ssh", "with --network none")
         self.customization.check()
+
+    def named(self) -> list[Named]:
+        """Return the files that it is made of, with the options that name them."""
+        wanted = self.customization
+        named = [("--image", self.image if isinstance(self.image, Path) else None), ("--nvram", self.nvram)]
+        named += [("--cloud-init", wanted.cloud_init), *(("--ssh-key", path) for path in wanted.ssh_keys)]
+        named += [("--copy-in", path) for path, _ in wanted.copy_in]
+        return [(what, path) for what, path in named if path is not None]
 
     def interface(self) -> Interface | None:
         """Return its network interface.

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator import files
 from orchestrator.errors import UsageError, nearest
 from orchestrator.settings import PER_LAUNCH
 
@@ -133,7 +134,7 @@ def load_job(path: Path, disks: Sequence[Path] = ()) -> Job:
     :raise UsageError: names the file, the key and what would be right.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(files.read_whole(path, pipe=True).decode("utf-8"))
     except OSError as error:
         raise UsageError("cannot read job", path, error.strerror or error) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:

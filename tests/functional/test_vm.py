@@ -151,7 +151,7 @@ def test_the_life_of_a_vm(bench: Bench) -> None:
     assert record["launch_ns"] > 0
     (listed,) = bench.guestlaunch("vm", "list", "-c", bench.uri, "--json").json()
     assert (listed["name"], listed["state"], listed["arch"]) == ("one", "running", "aarch64")
-    assert bench.left() == ["disk.qcow2", "nvram.fd", "one", "one"]
+    assert bench.left() == ["connection", "disk.qcow2", "nvram.fd", "one", "one"]
     assert "already there" in bench.create("--size", "1G", nvram="reset").ok().stdout
     other = bench.create("--size", "2G", nvram="reset")
     assert "size_bytes 1073741824, not 2147483648" in other.error_line

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,60 @@ def why_not(path: Path) -> str:
     with pytest.raises(OSError, match=".") as caught:
         files.open_folder(path)
     return str(caught.value.strerror)
+
+
+def test_a_file_that_somebody_names(tmp_path: Path) -> None:
+    """It is read as far as it may go; what is none is said to be none, and waited for by nobody."""
+    plain, fifo = tmp_path / "plain", tmp_path / "fifo"
+    plain.write_bytes(b"12345")
+    os.mkfifo(fifo)
+    assert files.read_whole(plain, 5) == b"12345"
+    with pytest.raises(OSError, match="more than 4 bytes"):
+        files.read_whole(plain, 4)
+    for path in (fifo, Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError, match="no regular file"):
+            files.read_whole(path)
+        with pytest.raises(OSError, match="no regular file"):
+            files.check_regular(path)
+    with pytest.raises(OSError, match="nobody writes to it"):
+        files.read_whole(fifo, pipe=True)
+    with pytest.raises(FileNotFoundError):
+        files.read_whole(tmp_path / "none", pipe=True)
+    files.check_regular(plain)
+    files.check_regular(tmp_path, folder=True)
+    files.check_regular(fifo, pipe=True)
+
+
+def test_a_pipe_that_somebody_writes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that comes is read, however late; not from one who writes nothing."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb", buffering=0) as pipe:
+
+        def write_late() -> None:
+            pipe.write(b"2")
+            pipe.close()
+
+        late = threading.Timer(0.1, write_late)
+        pipe.write(b"1")
+        late.start()
+        assert files.read_whole(f"/dev/fd/{reading}", pipe=True) == b"12"
+        late.join()
+    os.close(reading)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with subprocess.Popen(["sh", "-c", 'cat "$1" >"$2"', "sh", __file__, fifo]):
+        deadline = time.monotonic() + 10
+        while True:  # until that one has it open
+            try:
+                assert files.read_whole(fifo, pipe=True) == Path(__file__).read_bytes()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+    monkeypatch.setattr(files, "_PIPE_S", 0.1)
+    silent = os.open(fifo, os.O_RDWR)
+    with pytest.raises(OSError, match="nobody wrote to the pipe for"):
+        files.read_whole(fifo, pipe=True)
+    os.close(silent)
 
 
 def test_own_folder_is_opened(tmp_path: Path) -> None:

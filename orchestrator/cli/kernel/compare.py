@@ -40,13 +40,19 @@ def compare(
     with bootstrap intervals, permutation tests within rounds, adjusted for being many. Fewer than six rounds are
     undecided. The exit status is that of the first run that did not end with 0: those are left out of the figures.
     """
+    from orchestrator.kernel.inputs import check_inputs
+    from orchestrator.kernel.plan import plan_run
     from orchestrator.kernel.series import Variant
 
     variants = [
         Variant(name=f"{letter} {path}", request=request_for(path, command, wish), settings=settings)
         for letter, path in (("A", first), ("B", second))
     ]
-    turns = take_turns(variants, rounds, settings, as_json=as_json)
+    for variant in variants:
+        check_inputs(variant.request)
+    for variant in variants:
+        plan_run(variant.request, variant.settings)  # nobody waits for one of them if the other cannot run
+    turns = take_turns(variants, rounds, settings, as_json=as_json, junit=junit)
     turns.write_junit(junit)
     turns.show(compared=True, as_json=as_json)
     return turns.exit_status

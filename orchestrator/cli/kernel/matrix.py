@@ -60,7 +60,7 @@ def matrix(
     """
     request = request_for(kernel, command, wish)
     variants = [_variant(request, settings, cell) for cell in cells(axes, AXES)]
-    turns = take_turns(variants, rounds, settings, as_json=as_json)
+    turns = take_turns(variants, rounds, settings, as_json=as_json, junit=junit)
     turns.write_junit(junit)
     # Where the grid has two cells, they are compared; under different accelerators there is nothing to compare.
     compared = len(variants) == 2 and len({one.record.accel for one in turns.runs}) == 1

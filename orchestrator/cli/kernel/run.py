@@ -69,16 +69,20 @@ def run(
     """
     began_ns = time.monotonic_ns()
     request = request_for(kernel, command, wish)
-    request.check()
+    from orchestrator.kernel.console_file import ConsoleFile
+
+    request.check(*ConsoleFile.names(console_file), *([("--junit", junit)] if junit is not None else []))
     if verbose:
         complain(PROGRAM, describe(settings))
-    from orchestrator.kernel.console_file import ConsoleFile
+    from orchestrator.kernel.inputs import check_inputs
     from orchestrator.kernel.junit import write_junit
     from orchestrator.kernel.run import CarriedRun
     from orchestrator.kernel.runner import Runner
     from orchestrator.kernel.series import Ran, exit_status
     from orchestrator.records.record import to_event
 
+    if repeat > 1:  # a single run has a record, whatever it is lacking
+        check_inputs(request)
     runs: list[Ran] = []
     with contextlib.ExitStack() as stack:
         stop, came = stack.enter_context(stopping())

@@ -73,14 +73,18 @@ class Turns:
             click.echo(found.verdict())
 
 
-def take_turns(variants: Sequence[Variant], rounds: int, settings: Settings, *, as_json: bool) -> Turns:
-    """Run all variants so often, and say on standard error how far it is."""
+def take_turns(
+    variants: Sequence[Variant], rounds: int, settings: Settings, *, as_json: bool, junit: Path | None = None
+) -> Turns:
+    """Run all variants so often, once it is known that there is what they need; say on standard error how far it is."""
+    from orchestrator.kernel.inputs import check_inputs
     from orchestrator.kernel.runner import Runner
     from orchestrator.kernel.series import carry_out, causes
     from orchestrator.kernel.start import Attached
 
     for variant in variants:
-        variant.request.check()
+        variant.request.check(*([("--junit", junit)] if junit is not None else []))
+        check_inputs(variant.request)
     runs: list[Ran] = []
     with stopping() as (stop, came), Runner(settings, Kind.KERNEL) as runner:
         for one in carry_out(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,52 @@ def test_what_cannot_be_is_no_verdict(
     assert own_state.parent.exists()
     assert status("run", *arguments) == 125
     assert len(capsys.readouterr().err.splitlines()) <= 1
+
+
+ARM64 = bytes(0x38) + b"ARM\x64" + bytes(0x400)
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("compare Image none -- true", "cannot read the kernel: {}/none"),
+        ("compare Image text -- true", "cannot use the kernel: {}/text"),
+        ("compare --initrd none Image Image", "cannot read the initrd: {}/none"),
+        ("matrix --axis firmware=code,none Image -- true", "cannot use the firmware: {}/none"),
+        ("matrix --axis vcpus=1,2 --disk fifo Image -- true", "cannot open the disk: {}/fifo"),
+        ("matrix --axis vcpus=1,2 --fw-cfg opt/a@none Image -- true", "cannot read: {}/none"),
+        ("run --repeat 2 --share none Image -- true", "cannot share the directory: {}/none"),
+        ("run --repeat 2 none", "cannot read the kernel: {}/none"),
+    ],
+)
+def test_all_inputs_are_looked_at_before_anything_runs(
+    own_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, why: str
+) -> None:
+    """Nobody waits for ten rounds of the one kernel to be told that there is no other."""
+
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("it ran")
+
+    assert own_state.parent.exists()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("orchestrator.kernel.runner.Runner.carry_out", run)
+    (tmp_path / "Image").write_bytes(ARM64)
+    (tmp_path / "code").write_bytes(ARM64)
+    (tmp_path / "text").write_text("no kernel" * 1000)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(GuestlaunchError) as caught:
+        invoke(["kernel", *command.split()])
+    assert caught.value.exit_status == 125
+    assert str(caught.value).startswith(why.format(tmp_path))
+
+
+def test_a_console_is_not_kept_where_something_else_is(own_state: Path, tmp_path: Path) -> None:
+    """The file is as it was."""
+    assert own_state.parent.exists()
+    (tmp_path / "Image").write_bytes(ARM64)
+    with pytest.raises(GuestlaunchError, match="as --console and as KERNEL"):
+        invoke(["kernel", "run", "--console", str(tmp_path / "Image"), str(tmp_path / "Image"), "--", "true"])
+    assert (tmp_path / "Image").read_bytes() == ARM64
 
 
 def test_a_defect_of_ours_is_no_verdict(

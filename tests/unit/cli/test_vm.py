@@ -41,7 +41,7 @@ def test_a_request(
     """Everything that can be said of a VM reaches it, paths absolute."""
     monkeypatch.chdir(tmp_path)
     for name in "kfc":
-        Path(name).touch()
+        Path(name).write_text("#cloud-config\n")
     words = (
         "vm create one --image i --image-format raw --copy --size 2G --memory-mib 512 --vcpus 2 --network none "
         "--nvram n --hostname h --user u --ssh-key k --run date --install a,b --install c --copy-in f:/srv "
@@ -63,8 +63,13 @@ def test_a_request(
 
 def test_what_cannot_be_kept() -> None:
     """The private connection ends with the command."""
-    with pytest.raises(UsageError, match="ends with this command"):
-        invoke(["vm", "list", "-c", "qemu:///embed"])
+    for uri in ("qemu:///embed", "qemu:///embed?root=/tmp/x"):
+        with pytest.raises(UsageError, match="ends with this command"):
+            invoke(["vm", "list", "-c", uri])
+        with pytest.raises(UsageError, match="ends with this command"):
+            invoke(["domain", "define", "--name", "one", "-c", uri])
+        with pytest.raises(UsageError, match="ends with this command"):
+            invoke(["install", "--location", "x", "--disk", "d", "--name", "one", "-c", uri])
     with pytest.raises(UsageError, match="FILE:/FOLDER is wanted"):
         invoke(["vm", "create", "one", "--image", "i", "--copy-in", "f"])
     with pytest.raises(UsageError, match="a VM needs NAME and --image"):

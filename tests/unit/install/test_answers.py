@@ -102,7 +102,7 @@ def test_the_disk_of_an_autoinstallation(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not begin with #cloud-config"):
         seed(answers, NUMBER)
     data.write_bytes(b"#cloud-config\n" + bytes(9 << 20))
-    with pytest.raises(GuestlaunchError, match="at most 8 MiB"):
+    with pytest.raises(GuestlaunchError, match="more than 8388608 bytes"):
         seed(answers, NUMBER)
 
 

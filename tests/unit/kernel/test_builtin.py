@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -120,5 +121,17 @@ def test_a_consoles_file_that_breaks_takes_no_more(tmp_path: Path) -> None:
 
 def test_a_consoles_file_that_cannot_be_written(tmp_path: Path) -> None:
     """It is refused before anything runs."""
-    with pytest.raises(CapabilityError, match="cannot write the console's file"):
-        ConsoleFile(tmp_path / "none" / "console")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (tmp_path / "none" / "console", fifo, tmp_path):
+        with pytest.raises(CapabilityError, match="cannot write the console's file"):
+            ConsoleFile(path)
+
+
+def test_a_consoles_file_that_is_a_device() -> None:
+    """It takes all, and is not put aside."""
+    before = Path("/dev/null").stat().st_rdev
+    with ConsoleFile(Path("/dev/null"), most_bytes=10) as kept:
+        kept.write(b"x" * 100)
+    assert Path("/dev/null").stat().st_rdev == before
+    assert not Path("/dev/null.1").exists()

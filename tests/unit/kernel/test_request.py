@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from base64 import b64decode
 from pathlib import Path
 
@@ -73,6 +74,41 @@ def test_credentials(tmp_path: Path) -> None:
     assert b64decode(rest) == b"two\nlines\xff"
     with pytest.raises(CapabilityError, match="missing"):
         credential_string(Told(name="a", path=tmp_path / "missing"))
+
+
+def test_a_pipe_is_read_at_once(tmp_path: Path) -> None:
+    """As a shell makes it of `<(...)`; the run may be repeated. One that nobody writes to is waited for by nobody."""
+    reading, writing = os.pipe()
+    os.write(writing, b"x\xff")
+    os.close(writing)
+    told = Told.parse("--credential", f"a@/dev/fd/{reading}")
+    os.close(reading)
+    assert [told.content(), told.content()] == [b"x\xff", b"x\xff"]
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(CapabilityError, match="nobody writes to it"):
+        Told.parse("--fw-cfg", f"opt/a@{tmp_path / 'fifo'}")
+    with pytest.raises(CapabilityError, match="no regular file"):
+        Told.parse("--fw-cfg", "opt/a@/dev/zero").content()
+
+
+def test_no_file_is_for_two_purposes(tmp_path: Path) -> None:
+    """What the guest writes to is no other disk, nor what it is started from; what is only read may be."""
+    disk, link = tmp_path / "d", tmp_path / "link"
+    disk.touch()
+    link.hardlink_to(disk)
+    KernelRequest(kernel=KERNEL, disks=((disk, True), (link, True))).check(("--console", Path("/dev/null")))
+    for request, what in (
+        (KernelRequest(kernel=KERNEL, disks=((disk, False), (link, False))), "both as --disk"),
+        (KernelRequest(kernel=KERNEL, disks=((disk, False), (link, True))), "as --disk and as --disk-ro"),
+        (KernelRequest(kernel=link, disks=((disk, False),)), "as --disk and as KERNEL"),
+        (KernelRequest(kernel=KERNEL, initrds=(link,), disks=((disk, False),)), "as --disk and as --initrd"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            request.check()
+    with pytest.raises(UsageError, match="as --console and as KERNEL"):
+        KernelRequest(kernel=link).check(("--console", disk))
+    with pytest.raises(UsageError, match="as --disk and as --console"):
+        KernelRequest(kernel=KERNEL, disks=((disk, False),)).check(("--console", link))
 
 
 def test_credentials_are_not_shown() -> None:

@@ -179,7 +179,7 @@ class Making:
     def __init__(self, base: Path, libvirt: PretendedLibvirt) -> None:
         image, data = base / "image", base / "user-data"
         image.write_bytes(bytes(450) + b"\xef" + bytes(59) + b"\x55\xaa")
-        data.touch()
+        data.write_text("#cloud-config\n")
         self.libvirt, self.image, self.vms = libvirt, image, base / "vms"
         self.log = base / "log"
         self.settings = Settings(state_dir=base / "s", runtime_dir=base / "r", log=str(self.log), accel="tcg")
@@ -270,7 +270,7 @@ def test_every_step_is_stopped_at(making: Making) -> None:
     seen: list[str] = []
     assert making(lambda text, _: seen.append(text)).how == "created"
     assert set(seen) <= {*STEPS, "it is ready"}
-    assert making.left() == ["disk.qcow2", "nvram.fd", "one", "seed.img"]
+    assert making.left() == ["connection", "disk.qcow2", "nvram.fd", "one", "seed.img"]
 
 
 @pytest.mark.parametrize("when", [one for one in STEPS if one != STEPS[0]])
@@ -293,7 +293,62 @@ def test_killed_at_each_step(making: Making, when: str) -> None:
     assert made.how == ("went on" if whole else "created")
     word = "goes on with the first boot" if whole else "starts over" if domain else ""
     assert [word in line for line in making.told] == [True] * bool(word)
-    assert making.left() == ["disk.qcow2", "nvram.fd", "one", "seed.img"]
+    assert making.left() == ["connection", "disk.qcow2", "nvram.fd", "one", "seed.img"]
+
+
+@pytest.mark.parametrize("when", STEPS[2:7])
+def test_whoever_names_another_folder(
+    making: Making, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """They do not remove what is being made, nor begin it again, under the hands of the one who makes it."""
+    libvirt, refused = making.libvirt, list[str]()
+    connection = cast("Connection", libvirt)
+    monkeypatch.setattr(known, "note_of", lambda _: libvirt.note)
+
+    def delete() -> None:
+        known.delete(connection, "one", tmp_path / "other", force=True, tell=lambda _: None)
+
+    def make_again() -> None:
+        with Stop() as stop:
+            create.create(making.request, replace(making.place(lambda *_: None, stop), parent=tmp_path / "other"))
+
+    def step(text: str, _: Stop) -> None:
+        if text == when:
+            for other in (delete, make_again):
+                with pytest.raises(UsageError, match="another command has it"):
+                    other()
+                refused.append(text)
+
+    libvirt.speaks = True
+    assert making(step).how == "created"
+    assert refused == [when, when]
+    delete()
+    assert (making.left(), libvirt.there) == ([], False)
+
+
+def test_another_connections_vm_of_that_name(making: Making) -> None:
+    """Its files stay: they are not what a creation has left here."""
+    libvirt = making.libvirt
+    libvirt.speaks = True
+    making()
+    before = making.left()
+    libvirt.there, libvirt.uri = False, "qemu:///system"
+    with pytest.raises(UsageError, match="it is that of a VM on qemu:///session"):
+        making()
+    assert (making.left(), libvirt.there) == (before, False)
+
+
+def test_a_vm_whose_files_are_another_hosts(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the same name here are not."""
+    libvirt = making.libvirt
+    libvirt.speaks = True
+    making()
+    before = making.left()
+    libvirt.is_local = False
+    monkeypatch.setattr(known, "note_of", lambda _: libvirt.note)
+    with pytest.raises(GuestlaunchError, match="of that host"):
+        known.delete(cast("Connection", libvirt), "one", making.vms, force=True, tell=lambda _: None)
+    assert (making.left(), libvirt.there) == (before, True)
 
 
 class Elsewhere(Making):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,13 +53,46 @@ def test_words_in_order() -> None:
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     """It is said before anything is made."""
+    named = tmp_path / "named"
     for wanted in (
-        Customization(ssh_keys=(tmp_path / "k",)),
-        Customization(cloud_init=tmp_path / "u"),
-        Customization(copy_in=((tmp_path / "f", "/srv"),)),
+        Customization(ssh_keys=(named,)),
+        Customization(cloud_init=named),
+        Customization(copy_in=((named, "/srv"),)),
     ):
-        with pytest.raises(UsageError, match="it is not there"):
+        with pytest.raises(UsageError, match="No such file"):
             wanted.check()
+        os.mkfifo(named)
+        with pytest.raises(UsageError, match="no regular file"):
+            wanted.check()
+        named.unlink()
+    Customization(copy_in=((tmp_path, "/srv"),)).check()
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        (b"#cloud-config\n{}", True),
+        (b"\n #Cloud-Config-Archive\n", True),
+        (b"#!/bin/sh\n", True),
+        (b"#include-once\n", True),
+        (b"## template: jinja\n#cloud-config\n", True),
+        (b'Content-Type: multipart/mixed; boundary="x"\nMIME-Version: 1.0\n', True),
+        (b"\x1f\x8b\x08", True),
+        (b"", False),
+        (b"packages: [vim]\n", False),
+        (b"# cloud-config\n", False),
+    ],
+)
+def test_what_cloud_init_knows(tmp_path: Path, text: bytes, *, known: bool) -> None:
+    """What it would pass over in silence, in the guest, is refused here."""
+    data = tmp_path / "user-data"
+    data.write_bytes(text)
+    wanted = Customization(cloud_init=data)
+    if known:
+        wanted.check()
+        return
+    with pytest.raises(UsageError, match="cloud-init would pass over it"):
+        wanted.check()
 
 
 def test_what_nobody_means(tmp_path: Path) -> None:

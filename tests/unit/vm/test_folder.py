@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def test_only_what_was_made_is_removed(tmp_path: Path) -> None:
     """What else lies there stays, with the folder."""
     own = tmp_path / "one"
-    folders.make(own, passable=True)
+    folders.make(own, "qemu:///session", passable=True)
     assert own.stat().st_mode & 0o777 == 0o711
     for name in (folders.DISK, folders.NVRAM, "notes"):
         (own / name).touch()
@@ -47,6 +47,23 @@ def test_a_name_leads_nowhere_else(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="bad name of a VM"):
         known.delete(connection, name, tmp_path / "vms", force=True, tell=lambda _: None)
     assert all(disk.exists() for disk in disks)
+
+
+def test_a_folder_of_another_connections_vm(tmp_path: Path) -> None:
+    """VMs of two daemons may have the same name: the one's disk is not what a creation on the other has left."""
+    own = tmp_path / "vms" / "one"
+    with folders.held(tmp_path / "vms", "one"):
+        folders.make(own, "qemu:///session", passable=False)
+    (own / folders.DISK).touch()
+    connection = SimpleNamespace(stored=lambda _: None, uri="qemu:///system", is_local=True)
+    with pytest.raises(UsageError, match="it is that of a VM on qemu:///session"):
+        known.delete(cast("Connection", connection), "one", tmp_path / "vms", force=True, tell=lambda _: None)
+    assert (own / folders.DISK).exists()
+    connection.uri = "qemu:///session"
+    told: list[str] = []
+    known.delete(cast("Connection", connection), "one", tmp_path / "vms", force=True, tell=told.append)
+    assert told == ["one: there is no domain; what its creation left is removed"]
+    assert not own.exists()
 
 
 def test_one_command_at_a_time(tmp_path: Path) -> None:

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.hypervisor.tether import Tether
+from orchestrator.tether import Tether
 
-TOP = Path(__file__).resolve().parents[3]
+TOP = Path(__file__).resolve().parents[2]
 SECONDS = "600"
 
 # Starts a process that is tied to it, says which, and waits for its own end.
 OWNER = """
 import subprocess, sys
-from orchestrator.hypervisor.tether import Tether
+from orchestrator.tether import Tether
 tether = Tether()
 process = subprocess.Popen(sys.argv[1:], pass_fds=[tether.reading], start_new_session=True)
 tether.tie(process.pid)
@@ -107,6 +107,58 @@ def test_a_probe_guest_ends_with_its_prober(tmp_path: Path) -> None:
         prober.kill()
         prober.wait(10)
         assert gone(int((tmp_path / "pid").read_text()))
+
+
+COMMANDS = {
+    "a command of ours": """
+from orchestrator.launch.stop import Stop
+from orchestrator.settings import Settings
+from orchestrator.vm import own_commands
+own_commands.wrapper_path = lambda: folder / "guestlaunch-hv"
+own_commands.run_tool("x", ["x"], folder, Settings(state_dir=folder, runtime_dir=folder), Stop())
+""",
+    "a copy of an image": """
+from orchestrator.launch.stop import Stop
+from orchestrator.vm import folder as folders
+folders.shutil.which = lambda _: str(folder / "guestlaunch")
+folders._qemu_img([], folder, Stop())
+""",
+    "a part of a build": """
+from orchestrator.appliance.command import Deadline, run
+run([str(folder / "guestlaunch")], Deadline.after(600))
+""",
+    "a package": """
+from orchestrator.install.package import _run
+_run([str(folder / "guestlaunch")], folder, "x")
+""",
+}
+
+
+def tied(pid: int) -> bool:
+    """Tell whether a process has a descriptor by which it gets signals."""
+    flags = [path.read_text().split("flags:")[1].split()[0] for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
+    return any(int(text, 8) & os.O_ASYNC for text in flags)
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+def test_what_we_start_ends_with_us(what: str, tmp_path: Path) -> None:
+    """Whatever takes long does not go on when nobody is left whom it is for."""
+    program = tmp_path / "guestlaunch"
+    program.write_text(f"#!/bin/sh\necho $$ >$0.new && mv $0.new $0.pid\nexec sleep {SECONDS}\n")
+    program.chmod(0o755)
+    tmp_path.chmod(0o700)
+    pid = Path(f"{program}.pid")
+    with running(
+        f"import sys\nfrom pathlib import Path\nfolder = Path(sys.argv[1])\n{COMMANDS[what]}", str(tmp_path)
+    ) as one:
+        end = time.monotonic() + 60
+        while not pid.exists() or not tied(int(pid.read_text())):
+            assert time.monotonic() < end
+            assert one.poll() is None
+            time.sleep(0.02)
+        one.kill()
+        one.wait(10)
+        assert gone(int(pid.read_text()))
 
 
 def test_nothing_stays_open() -> None:
