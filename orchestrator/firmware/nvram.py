@@ -163,7 +163,7 @@ def _digest(*identities: str) -> str:
 
 def _copy_into(source: Path, target_fd: int) -> None:
     """Make the empty file target_fd equal to source, by reflink or else without its zeros."""
-    source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    source_fd = files.open_image(source)
     try:
         os.fchmod(target_fd, _MODE)
         try:

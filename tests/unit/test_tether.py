@@ -66,6 +66,12 @@ def gone(pid: int, within_s: float = 10.0) -> bool:
     return False
 
 
+def tied(pid: int) -> bool:
+    """Tell whether a process has a descriptor by which it gets signals."""
+    flags = [path.read_text().split("flags:")[1].split()[0] for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
+    return any(int(text, 8) & os.O_ASYNC for text in flags)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_let_go(number: signal.Signals) -> None:
     """It ends by the signal that was asked for, and not before."""
@@ -101,7 +107,7 @@ def test_a_probe_guest_ends_with_its_prober(tmp_path: Path) -> None:
     program.chmod(0o755)
     with running(PROBER, str(program)) as prober:
         end = time.monotonic() + 60
-        while not (tmp_path / "pid").exists():
+        while not (tmp_path / "pid").exists() or not tied(int((tmp_path / "pid").read_text())):
             assert time.monotonic() < end
             time.sleep(0.02)
         prober.kill()
@@ -132,12 +138,6 @@ from orchestrator.install.package import _run
 _run([str(folder / "guestlaunch")], folder, "x")
 """,
 }
-
-
-def tied(pid: int) -> bool:
-    """Tell whether a process has a descriptor by which it gets signals."""
-    flags = [path.read_text().split("flags:")[1].split()[0] for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
-    return any(int(text, 8) & os.O_ASYNC for text in flags)
 
 
 @pytest.mark.parametrize("what", COMMANDS)

@@ -151,3 +151,11 @@ def test_variables_that_stay(tmp_path: Path, *, cached: bool) -> None:
     with pytest.raises(FirmwareError, match="cannot make the NVRAM"):
         keep_nvram(template, target)
     assert target.read_bytes() == b"mine"
+
+
+def test_variables_that_are_a_pipe(tmp_path: Path) -> None:
+    """Nobody waits for whoever might write to it."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(FirmwareError, match="neither a file nor a block device"):
+        keep_nvram(tmp_path / "fifo", tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
