@@ -10,7 +10,7 @@ import pytest
 from tests.disks import host
 from tests.running import Guestlaunch
 
-pytestmark = pytest.mark.needs("gcc", "qemu-system-aarch64", "qemu-system-x86_64")
+pytestmark = pytest.mark.needs("qemu-system-aarch64", "qemu-system-x86_64")
 
 OTHER = {"x86_64": "aarch64", "aarch64": "x86_64"}[os.uname().machine]
 TCG = ("--profile", {"aarch64": "aarch64-uefi", "x86_64": "x86_64-ovmf"}[OTHER], "--accel", "tcg")
