@@ -19,6 +19,8 @@ from typing import Any, Self
 
 # A cold launch takes 20 s on a quiet machine under TCG; this is for a busy one.
 DEADLINE_S = 180.0
+# Words for the kernel command line of every guest of a run: TESTS_APPEND=guestlaunch.prepared=0 switches means off.
+APPENDED = "TESTS_APPEND"
 
 _started: weakref.WeakSet[subprocess.Popen[str]] = weakref.WeakSet()
 _over = threading.Event()
@@ -66,6 +68,8 @@ def session_environment(session_dir: Path, state_dir: Path, evidence: Path) -> d
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("GUESTLAUNCH_", "LIBGUESTFS_"))}
     for name in ("tmp", "xdg", "config"):
         (session_dir / name).mkdir(mode=0o700, exist_ok=True)
+    if APPENDED in os.environ:
+        environ["LIBGUESTFS_APPEND"] = os.environ[APPENDED]
     return environ | {
         "GUESTLAUNCH_STATE_DIR": str(state_dir),
         "GUESTLAUNCH_RUNTIME_DIR": str(session_dir / "run"),

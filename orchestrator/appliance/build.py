@@ -168,10 +168,11 @@ def _install_guest_files(root: Path, supermin: Path, version: str, init: Init) -
             (root / "etc/udev/rules.d" / name).symlink_to(f"/usr/lib/guestlaunch/{name}")
     drop_idle_rules(root)
     names = ["ls", "udevadm"]  # they lie where guestfsd looks later
-    if (root / "usr/sbin/lvm").exists():
-        (ours / "real").mkdir()
-        (root / "usr/sbin/lvm").rename(ours / "real/lvm")
-        names.append("lvm")
+    (ours / "real").mkdir()
+    for name in ("lvm", "parted", "sgdisk"):
+        if (root / "usr/sbin" / name).exists():
+            (root / "usr/sbin" / name).rename(ours / "real" / name)
+            names.append(name)
     for name in names:
         (root / "usr/sbin" / name).symlink_to("../lib/guestlaunch/shortcuts")
     (root / "init").write_bytes(guest_file(ROOT_INIT))

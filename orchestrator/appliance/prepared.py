@@ -1,4 +1,4 @@
-"""What is compiled of an appliance: the library by which guestfsd reads Augeas's lenses early, and the shortcuts."""
+"""What is compiled of an appliance: a library by which guestfsd reads Augeas's lenses early, shortcuts and theirs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from pathlib import Path
 from orchestrator.compiled import our_object
 from orchestrator.domain.model import Arch
 
-NAME, SHORTCUTS = "prepared.so", "shortcuts"
+NAME, LOOKING, SHORTCUTS = "prepared.so", "looking.so", "shortcuts"
+_MODES = {NAME: 0o644, LOOKING: 0o644, SHORTCUTS: 0o755}
 _PACKAGE = "orchestrator.appliance"
 _FOLDER = "usr/lib/guestlaunch"
 
 
 def add_prepared(root: Path, arch: Arch) -> None:
-    """Add the library (guest/prepared.c) and the program (guest/shortcuts.c) to an appliance's root directory.
+    """Add the libraries (guest/prepared.c, guest/looking.c) and the program (guest/shortcuts.c) to an appliance's root.
 
     :raise CapabilityError: one was made of another source than is here.
     """
-    for name, source, mode in ((NAME, "guest/prepared.c", 0o644), (SHORTCUTS, "guest/shortcuts.c", 0o755)):
-        target = root / _FOLDER / name
+    for name, mode in _MODES.items():
+        target, source = root / _FOLDER / name, f"guest/{Path(name).stem}.c"
         target.write_bytes(our_object(_PACKAGE, source, arch, purpose="cannot prepare guestfsd"))
         target.chmod(mode)

@@ -25,6 +25,19 @@ CLONES = 16  # what clones have from their template they would all have
 MANY_DISKS = 16
 CLOCK_TOLERANCE_S = 0.050
 
+# A program that takes what its appliance says as events, which then goes nowhere else.
+LISTENER = """
+import guestfs, sys
+told = []
+g = guestfs.GuestFS(python_return_dict=True)
+g.set_event_callback(lambda event, handle, data, numbers: told.append(data), guestfs.EVENT_APPLIANCE)
+g.add_drive_opts(sys.argv[1], readonly=True)
+g.launch()
+print(*g.list_devices(), g.debug("sh", ["ls /sys/class/net"]))
+g.close()
+print("".join(told))
+"""
+
 Guestfish = Callable[..., str]
 
 
@@ -251,13 +264,13 @@ def test_the_clock_is_the_hosts(guestlaunch: Guestlaunch, disk_image: DiskFactor
 def test_a_verbose_tool(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path, template: Path) -> None:
     """The guest's /init and guestfsd are as talkative as in a cold launch, though their template was not.
 
-    What firmware and kernel said when that booted comes first, and is marked as recorded. No clone has a network card
-    that did not ask for one.
+    What firmware and kernel said when that booted comes first, and is marked as recorded: all of it as the events by
+    which programs hear their appliance. No clone has a network card that did not ask for one.
     """
-    command = ("guestfish", *ACCEL, "--start", "warm", "--", "--ro", "-a", disk_image(), "run", ":", "list-devices")
-    script = (":", "debug", "sh", "ls /sys/class/net")
-    result = guestlaunch(*command, *script, environ={"LIBGUESTFS_DEBUG": "1"}).ok()
-    assert result.stdout.split() == ["/dev/sda", "lo"]
+    command = ("exec", *ACCEL, "--start", "warm", "--", "/usr/bin/python3", "-c", LISTENER, disk_image())
+    result = guestlaunch(*command, environ={"LIBGUESTFS_DEBUG": "1"}).ok()
+    found, told = result.stdout.split("\n", 1)
+    assert found == "/dev/sda lo"
     expected = (
         f"guestlaunch: this guest is a clone of template {template.name.removeprefix('aarch64-uefi-')}; recorded",
         "UEFI firmware (version",
@@ -269,10 +282,25 @@ def test_a_verbose_tool(guestlaunch: Guestlaunch, disk_image: DiskFactory, evide
         "guestfsd --verbose",
         "guestfsd: <= list_devices",
     )
-    places = [result.stderr.find(text) for text in expected]
+    places = [told.find(text) for text in expected]
     assert -1 not in places, dict(zip(expected, places, strict=True))
     assert places == sorted(places)
     assert records(evidence)[-1]["start"] == "warm"
+
+
+def test_looking_at_a_partition_table(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:
+    """It is no event for udev, which would probe the disk again; to write to it is."""
+    count = 'debug sh "cat /sys/kernel/uevent_seqnum"'
+    looks = ("part-get-parttype /dev/sda", "part-get-gpt-type /dev/sda 1", "part-list /dev/sda")
+    script = (
+        *(f"add-drive {disk_image(filesystem=False)} format:raw", "run", "part-disk /dev/sda gpt"),
+        *(count, *looks, count, "part-set-name /dev/sda 1 named", count, "part-get-name /dev/sda 1"),
+    )
+    printed = guestfish("warm", *script)
+    before, after, written = map(int, re.findall(r"^\d+$", printed, re.MULTILINE))
+    assert before == after < written
+    for shown in ("gpt\n", "0FC63DAF-", "part_num: 1\n", "named\n"):
+        assert shown in printed
 
 
 def test_devices_of_the_users_own(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:

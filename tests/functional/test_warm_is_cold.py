@@ -14,6 +14,7 @@ from tests.records import events, records
 from tests.running import Guestlaunch
 
 QUIET = 4
+UNPREPARED = "guestlaunch.prepared=0"
 
 
 def ask(guestlaunch: Guestlaunch, start: str, *lines: str, environ: dict[str, str] | None = None) -> tuple[str, str]:
@@ -28,7 +29,7 @@ def ask(guestlaunch: Guestlaunch, start: str, *lines: str, environ: dict[str, st
     [
         ("warm", "", QUIET),
         ("warm", "loglevel=6", 6),
-        ("cold", "loglevel=6", 6),
+        ("cold", f"loglevel=6 {UNPREPARED}", 6),
         ("warm", "loglevel=5 debug", 10),
         ("warm", 'debug "loglevel=3"', 3),
         ("warm", "loglevel=nonsense", QUIET),
@@ -43,10 +44,14 @@ def test_how_much_the_kernel_says(
     words: str,
     level: int,
 ) -> None:
-    """Words for the console are read by the kernel in a boot, and heeded at the gate in a clone."""
-    lines = (f"set-append '{words}'", f"add-drive-ro {disk_image()}", "run", 'debug sh "cat /proc/sys/kernel/printk"')
-    printed, _ = ask(guestlaunch, start, *lines)
+    """Words for the console are read by the kernel in a boot, and heeded at the gate in a clone.
+
+    Another has programs without shortcuts before them.
+    """
+    looks = 'debug sh "cat /proc/sys/kernel/printk; readlink -f /usr/sbin/lvm /usr/sbin/parted; type udevadm ls"'
+    printed, _ = ask(guestlaunch, start, f"set-append '{words}'", f"add-drive-ro {disk_image()}", "run", looks)
     assert int(printed.split()[0]) == level
+    assert ("guestlaunch/shortcuts" in printed or "/usr/sbin/ls" in printed) is (UNPREPARED not in words)
     assert records(evidence)[-1]["start"] == start
     assert events(evidence, "template_built") == []
 
@@ -86,7 +91,7 @@ def test_programs_get_no_descriptors_of_ours(guestlaunch: Guestlaunch, disk_imag
         found[start] = re.sub(r"(?<=[:/])\[?\d+\]?", "-", printed)
     assert found["warm"] == found["cold"]
     _, said = ask(guestlaunch, "warm", *lines, "lvs", environ={"LIBGUESTFS_DEBUG": "1"})
-    assert "guestfsd --verbose" in said
+    assert 0 <= said.find("guestlaunch: end of the recording") < said.find("guestfsd --verbose")
     assert "leaked" not in said
 
 

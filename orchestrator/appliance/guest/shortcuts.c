@@ -1,6 +1,7 @@
 /*
  * In the way of some programs on the PATH of guestfsd, for what it asks of them most: answering here costs a fraction of
  * starting the real ones, as this program is linked with nothing. guestfsd has udev settle before most of what it does.
+ * Two others only look, as it mostly asks them to, with a library that has them open the disk for that (guest/looking.c).
  */
 
 #define EXISTS(path) (call(FACCESSAT, AT_FDCWD, (long)(path), 0, 0) == 0)
@@ -154,6 +155,25 @@ __attribute__((noreturn, used)) static void end(int status)
         call(EXIT, status, 0, 0, 0);
 }
 
+/* Sets what a program gets as its environment: with the library if it only looks at a disk, as asked by guestfsd. */
+static char **environment(const char *name, char **argv, char **environ)
+{
+    static const char *const PRINT[] = { "-m", "-s", "--", 0, "unit", "b", "print" }, *const INFO[] = { 0, "-i", 0 };
+    static char *more[256];
+    int count = 0;
+
+    if (!(same(name, "parted") && (asked(argv, 7, PRINT) || asked(argv, 6, PRINT + 1))) &&
+        !(same(name, "sgdisk") && asked(argv, 3, INFO) && argv[1][0] == '/'))
+        return environ;
+    for (; environ[count]; count++) {
+        if (count == (int)(sizeof more / sizeof more[0]) - 2)
+            return environ;
+        more[count] = environ[count];
+    }
+    more[count] = "LD_PRELOAD=/usr/lib/guestlaunch/looking.so";
+    return more;
+}
+
 __attribute__((noreturn, used)) void begin(long *stack)
 {
     static const char *const SETTLE[] = { "settle" }, *const SETTLE_FOR[] = { "settle", "-E", 0 },
@@ -172,9 +192,14 @@ __attribute__((noreturn, used)) void begin(long *stack)
             end(0);
     } else if (same(name, "ls")) {
         real = asked(argv, 2, LINKS) ? "/usr/bin/busybox" : "/usr/bin/ls";
+    } else if (same(name, "parted")) {
+        real = "/usr/lib/guestlaunch/real/parted";
+    } else if (same(name, "sgdisk")) {
+        real = "/usr/lib/guestlaunch/real/sgdisk";
     } else if (asked(argv, 2, HELP) && say_options()) {
         end(0);
     }
+    environ = environment(name, argv, environ);
     /* Under its own name, by which it begins what it says; LVM's program has many, and knows by it what to do. */
     argv[0] = name;
     call(EXECVE, (long)real, (long)argv, (long)environ, 0);

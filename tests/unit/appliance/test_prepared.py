@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.appliance.prepared import NAME, SHORTCUTS, add_prepared
+from orchestrator.appliance.prepared import LOOKING, NAME, SHORTCUTS, add_prepared
 from orchestrator.domain.model import Arch
 
 # Augeas, but for that it does nothing: it tells what it is called with, and each handle is another number.
@@ -125,6 +125,30 @@ def test_it_is_held_until_it_is_told_its_arguments(
     assert said.splitlines() == [*MADE_FIRST, *options, "preloaded no, no", *AS_ASKED]
 
 
+LOOKER = """
+#include <fcntl.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    int file = open(argv[1], O_RDWR | O_CREAT, 0640), other = open(argv[1], O_WRONLY);
+    (void)argc;
+    return write(file, "a", 1) != 1 || write(other, "b", 1) != 1 || open("/nowhere/at/all", O_RDWR) != -1;
+}
+"""
+
+
+def test_only_disks_are_opened_to_look(tmp_path: Path) -> None:
+    """What is not a disk is opened as ever, with its mode."""
+    if shutil.which(os.environ.get("CC") or "cc") is None:
+        pytest.skip("no C compiler")
+    root, made = root_of(tmp_path), tmp_path / "made"
+    add_prepared(root, native())
+    environ = {**os.environ, "LD_PRELOAD": str(root / "usr/lib/guestlaunch" / LOOKING)}
+    program = compiled(tmp_path, "looker", LOOKER)
+    done = subprocess.run([program, made], env=environ, capture_output=True, text=True, check=False, umask=0)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (made.read_text(), made.stat().st_mode & 0o777) == ("b", 0o640)
+
+
 @pytest.mark.parametrize(("arch", "machine"), [(Arch.AARCH64, 183), (Arch.X86_64, 62)])
 def test_it_takes_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: Arch, machine: int) -> None:
     """An appliance of either architecture has it wherever it was built."""
@@ -132,7 +156,7 @@ def test_it_takes_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
     monkeypatch.setenv("CC", "no-such-cc")
     root = root_of(tmp_path)
     add_prepared(root, arch)
-    for name in (NAME, SHORTCUTS):
+    for name in (NAME, LOOKING, SHORTCUTS):
         head = (root / "usr/lib/guestlaunch" / name).read_bytes()[:20]
         assert head[:4] == b"\x7fELF"
         assert int.from_bytes(head[18:20], "little") == machine
@@ -147,6 +171,8 @@ def test_it_takes_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
         ("ls --nonsense", 2, "", "ls: unrecognized option '--nonsense'"),
         ("lvm lvs", 127, "", ""),
         ("lvm lvs --help", 127, "", ""),
+        ("parted -m -s -- /dev/sda unit b print", 127, "", ""),
+        ("/usr/sbin/sgdisk /dev/sda -i 1", 127, "", ""),
     ],
 )
 def test_shortcuts(tmp_path: Path, command: str, status: int, output: str, error: str) -> None:
