@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from tests.disks import DiskFactory
 from tests.leftovers import left_behind, look
 from tests.running import Guestlaunch
-from tests.tool_lines import families
+from tests.tool_lines import Launched, Outcome, differing, families, keep, read
 
 TOP = Path(__file__).resolve().parents[2]
 # Whatever conftest files import lies beside them.
@@ -207,3 +208,19 @@ def test_thirty_command_lines_of_each_family() -> None:
     assert {len(lines) for lines in found.values()} == {30}
     every = [line for lines in found.values() for line in lines]
     assert len(set(every)) == len(every) == 210
+
+
+def test_outcomes_of_command_lines_are_kept(tmp_path: Path) -> None:
+    """What came of each is read again as it was, and runs are compared by what they share; one boot makes it cold."""
+    clone, boot = Launched(start="warm", why="key"), Launched(start="cold", why="no template")
+    kept = [
+        Outcome(family="df", line="virt-df", output="x", files={"disk.img": 1}, launches=(clone, boot)),
+        Outcome(family="df", line="virt-df -a none  # fails: there is none", status=1, said="error: none"),
+    ]
+    for outcome in kept:
+        keep(outcome, tmp_path / "kept")
+    found = read(tmp_path / "kept")
+    assert list(found.values()) == kept
+    assert [(one.kind, one.as_listed) for one in kept] == [("cold", True), ("none", True)]
+    other = {"virt-df": replace(kept[0], status=1), "virt-ls": kept[0]}
+    assert list(differing(found, other)) == ["virt-df: status: 0, 1"]
