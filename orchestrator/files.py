@@ -309,3 +309,35 @@ def write_whole(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600)
     """
     with written_whole(path, mode=mode) as file:
         file.write(data)
+
+
+@contextlib.contextmanager
+def written_output(path: str | os.PathLike[str], *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Yield what is written to where a user named it: a file as `written_whole` has it, wherever a link leads.
+
+    A device, a pipe or what a process has open (/dev/null, /dev/stdout, `>(...)`) stays what it is, and is written to.
+
+    :raise OSError: it could not be written, or is a pipe that nobody reads.
+    """
+    real = os.path.realpath(path)
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        regular = True
+    if regular and not os.path.abspath(path).startswith(("/dev/", "/proc/")):
+        with written_whole(real, mode=mode) as file:
+            yield file
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    os.set_blocking(descriptor, True)
+    with os.fdopen(descriptor, "wb") as file:
+        yield file
+
+
+def write_output(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o644) -> None:
+    """Write all of what goes to where a user named it, see `written_output`.
+
+    :raise OSError: it could not be written.
+    """
+    with written_output(path, mode=mode) as file:
+        file.write(data)

@@ -199,13 +199,13 @@ def schema() -> dict[str, Any]:
 
 
 def save(result: Result, path: Path) -> None:
-    """Write a result under a temporary name and rename it.
+    """Write a result to a file, which appears when it is whole, or to a device or a pipe.
 
     :raise GuestlaunchError: when it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_whole(path, (json.dumps(result, indent=1) + "\n").encode(), mode=0o644)
+        files.write_output(path, (json.dumps(result, indent=1) + "\n").encode())
     except OSError as error:
         raise GuestlaunchError("cannot write the result", path, error.strerror or error) from error
 

@@ -13,7 +13,7 @@ import click
 from orchestrator.cli.filters import filter_options
 from orchestrator.cli.options import examples, json_option, state_options
 from orchestrator.errors import GuestlaunchError, NotFoundError, UsageError
-from orchestrator.files import written_whole
+from orchestrator.files import written_output
 from orchestrator.records.filters import Filters
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Kind
@@ -147,7 +147,7 @@ def _write_trace(logs: Sequence[Path], filters: Filters, settings: Settings, pat
     from orchestrator.report.trace import write_trace
 
     try:
-        with written_whole(path, mode=0o644) as whole, io.TextIOWrapper(whole, encoding="utf-8") as file:
+        with written_output(path) as whole, io.TextIOWrapper(whole, encoding="utf-8") as file:
             if logs:
                 events = Reading(paths=logs).events()
                 wanted = (e for e in events if e["event"] not in CANONICAL or filters.takes(cast("LaunchEvent", e)))

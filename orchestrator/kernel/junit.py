@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 
 from orchestrator.domain.xml import to_text
 from orchestrator.errors import CapabilityError
-from orchestrator.files import NOT_IN_XML, write_whole
+from orchestrator.files import NOT_IN_XML, write_output
 from orchestrator.kernel.tap import TestLine, TestOutcome
 from orchestrator.kernel.verdict import Cause
 from orchestrator.records.record import KernelRunRecord, LaunchRecord
@@ -30,7 +30,7 @@ class SuiteRun:
 
 
 def write_junit(path: Path, runs: Iterable[SuiteRun]) -> None:
-    """Write runs to a file, which appears when it is whole.
+    """Write runs to a file, which appears when it is whole, or to a device or a pipe.
 
     :raise CapabilityError: it cannot be written.
     """
@@ -41,7 +41,7 @@ def write_junit(path: Path, runs: Iterable[SuiteRun]) -> None:
         element.text = _speakable(element.text) if element.text else element.text
         element.attrib.update({key: _speakable(value) for key, value in element.attrib.items()})
     try:
-        write_whole(path, f'<?xml version="1.0" encoding="UTF-8"?>\n{to_text(root)}'.encode(), mode=0o644)
+        write_output(path, f'<?xml version="1.0" encoding="UTF-8"?>\n{to_text(root)}'.encode())
     except OSError as error:
         raise CapabilityError("cannot write the JUnit file", path, error.strerror or error) from error
 
@@ -56,9 +56,17 @@ def check_junit(path: Path) -> None:
 
     :raise CapabilityError: it cannot.
     """
-    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        why = "it is a folder" if path.is_dir() else "its folder is not there, or cannot be written to"
-        raise CapabilityError("cannot write the JUnit file", path, why)
+    if path.exists() and not path.is_dir() and not path.is_file():
+        if os.access(path, os.W_OK):
+            return
+        why = "it cannot be written to"
+    elif path.is_dir():
+        why = "it is a folder"
+    elif os.access(path.resolve().parent, os.W_OK | os.X_OK):
+        return
+    else:
+        why = "its folder is not there, or cannot be written to"
+    raise CapabilityError("cannot write the JUnit file", path, why)
 
 
 def _suite(run: SuiteRun) -> ET.Element:

@@ -116,11 +116,11 @@ def write_figure(name: str, collection: Collection, path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it.
+    """Write a file, which appears when it is whole, or to a device or a pipe.
 
     :raise GuestlaunchError: it cannot be written.
     """
     try:
-        files.write_whole(path, content, mode=0o644)
+        files.write_output(path, content)
     except OSError as error:
         raise GuestlaunchError("cannot write", path, error.strerror or error) from error

@@ -205,6 +205,29 @@ def test_file_is_written_whole(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a file", "folder"]
 
 
+def test_output_leaves_devices_pipes_and_links_as_they_are(tmp_path: Path) -> None:
+    """What a user names as /dev/null or >(...) is written to; no file takes its place, nor that of a link."""
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="No such device"):  # nobody reads
+        files.write_output(pipe, b"new")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_output(pipe, b"new")
+    assert os.read(reader, 10) == b"new"
+    os.close(reader)
+    assert pipe.is_fifo()
+    link.symlink_to(target)
+    files.write_output(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    primary, terminal = os.openpty()
+    files.write_output(os.ttyname(terminal), b"new")
+    assert os.read(primary, 10) == b"new"
+    os.close(primary)
+    os.close(terminal)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "pipe", "target"]
+
+
 def test_file_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
     """What goes wrong while a file is written leaves neither the file nor a part of it."""
 

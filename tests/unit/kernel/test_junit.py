@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -106,3 +107,16 @@ def test_a_file_that_cannot_be_written_later(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "no" / "junit.xml"):
         with pytest.raises(CapabilityError, match="cannot write the JUnit file"):
             check_junit(path)
+
+
+def test_device_is_written_to_and_stays(tmp_path: Path) -> None:
+    """A pipe, as a shell makes one of >(...), takes the results, and no file takes its place."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    check_junit(pipe)
+    check_junit(Path(os.devnull))
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_junit(pipe, [])
+    assert b"<testsuites" in os.read(reader, 4096)
+    os.close(reader)
+    assert pipe.is_fifo()
