@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import json
+import os
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,7 @@ from orchestrator.launch.stop import Stop
 
 _BLOCK = 1 << 18
 _ANSWER_S = 30.0
+_TICK_S = 0.1
 # How often in a row a connection may break without bringing anything.
 _BREAKS = 4
 _PARTIAL, _UNSATISFIABLE = 206, 416
@@ -64,8 +70,9 @@ def _asked(url: str, method: str, stop: Stop) -> bytes | None:
     for number in range(_BREAKS):
         _pause(number, stop)
         try:
-            with _open(url, {}, method) as response:
+            with _open(url, {}, stop, method) as response, _cut_off_by(stop, response):
                 content: bytes = response.read(_SMALL_BYTES + 1)
+                _check(stop)
                 return content
         except urllib.error.HTTPError as error:
             if error.code in {403, 404, 410}:
@@ -74,6 +81,7 @@ def _asked(url: str, method: str, stop: Stop) -> bytes | None:
                 raise _refused(url, error) from error
             last = error
         except _BROKEN as error:
+            _check(stop)
             last = error
     raise LocationError("cannot fetch", url, _why(last)) from last
 
@@ -105,6 +113,7 @@ def download(url: str, target: Path, tell: Tell, stop: Stop) -> None:
             if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 hint = "make room, and try again: it goes on where it broke off"
                 raise LocationError("no room for the file", target, error.strerror, hint) from error
+            _check(stop)
             why = _why(error)
         breaks = 0 if part.size > before else breaks + 1
         if breaks >= _BREAKS:
@@ -162,7 +171,7 @@ class _Partial:
 
 def _fetch(part: _Partial, tell: Tell, stop: Stop) -> bool:
     """Fetch the rest of a file; tell whether it is whole."""
-    with _open(part.url, part.headers()) as response:
+    with _open(part.url, part.headers(), stop) as response, _cut_off_by(stop, response):
         resumed = response.status == _PARTIAL
         if resumed and not str(response.headers.get("Content-Range", "")).startswith(f"bytes {part.size}-"):
             part.forget()
@@ -173,15 +182,67 @@ def _fetch(part: _Partial, tell: Tell, stop: Stop) -> bool:
         total = None if length is None else part.size + length
         done = part.size
         with part.path.open("ab") as out:
-            while block := response.read(_BLOCK):
+            while (total is None or done < total) and (block := response.read1(_BLOCK)):
                 out.write(block)
                 done += len(block)
                 tell(Progress(name=part.url.rpartition("/")[2], done=done, total=total))
                 _check(stop)
+        _check(stop)
         return total is None or done >= total
 
 
-def _open(url: str, headers: dict[str, str], method: str = "GET") -> Any:  # noqa: ANN401 - what urlopen returns depends on the scheme
+def _open(url: str, headers: dict[str, str], stop: Stop, method: str = "GET") -> Any:  # noqa: ANN401 - what urlopen returns depends on the scheme
+    """Return an answer, once it begins.
+
+    :raise StoppedError: the end was asked for; who waits then for a server that says nothing is a thread of its own.
+    """
+    answer: Future[Any] = Future()
+    asking = (answer, url, headers, method)
+    threading.Thread(target=_ask, args=asking, name=f"answer of {url}", daemon=True).start()
+    del asking
+    try:
+        while wait([answer], timeout=_TICK_S).not_done:
+            _check(stop)
+        return answer.result()
+    finally:
+        del answer  # it has an error whose frames would have it, and keep the socket open
+
+
+def _ask(answer: Future[Any], url: str, headers: dict[str, str], method: str) -> None:
+    try:
+        answer.set_result(_answer(url, headers, method))
+    except BaseException as error:  # noqa: BLE001 - it is the other thread's
+        answer.set_exception(error)
+    finally:
+        del answer
+
+
+@contextlib.contextmanager
+def _cut_off_by(stop: Stop, response: Any) -> Iterator[None]:  # noqa: ANN401 - as `_open`
+    """Within the context, have what is read of an answer end once the end is asked for, however slowly it comes."""
+    with contextlib.ExitStack() as stack:
+        try:
+            line = stack.enter_context(socket.socket(fileno=os.dup(response.fileno())))
+        except (AttributeError, ValueError, OSError):  # it is over already
+            yield
+            return
+        left = threading.Event()
+
+        def watch() -> None:
+            while not left.wait(_TICK_S):
+                if stop.requested:
+                    with contextlib.suppress(OSError):
+                        line.shutdown(socket.SHUT_RDWR)
+                    return
+
+        watching = threading.Thread(target=watch, name="stop of a download", daemon=True)
+        watching.start()
+        stack.callback(watching.join)
+        stack.callback(left.set)
+        yield
+
+
+def _answer(url: str, headers: dict[str, str], method: str) -> Any:  # noqa: ANN401 - as `_open`
     said = {"User-Agent": f"guestlaunch/{__version__}", **headers}
     request = urllib.request.Request(url, headers=said, method=method)  # noqa: S310 - http and https only, see `orchestrator.install.source`
     response = urllib.request.urlopen(request, timeout=_ANSWER_S)  # noqa: S310 - likewise

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,3 +197,33 @@ def test_a_tree_on_a_server(site: Site, tmp_path: Path, stop: Stop) -> None:
     with pytest.raises(LocationError, match="not what its tree says"):
         source.fetch("file", digest("sha256", "0" * 64))
     assert [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()] == ["file"]
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["silent", "slow"])
+def test_the_end_is_not_the_servers_to_delay(begun: bool, tmp_path: Path, stop: Stop) -> None:
+    """A server that says nothing, or hardly anything, keeps nobody waiting who wants to leave."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        left = threading.Event()
+
+        def serve() -> None:
+            line, _ = server.accept()
+            with line, contextlib.suppress(OSError):
+                line.recv(4096)
+                if begun:
+                    line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                while not left.wait(0.05):
+                    line.sendall(b"x" if begun else b"")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        threading.Timer(0.3, stop.request, ["a test"]).start()
+        began = time.monotonic()
+        try:
+            with pytest.raises(StoppedError):
+                download.download(
+                    f"http://127.0.0.1:{server.getsockname()[1]}/file", tmp_path / "file", lambda _: None, stop
+                )
+            assert time.monotonic() - began < 10
+        finally:
+            left.set()
+            thread.join()
