@@ -25,7 +25,7 @@ from orchestrator.settings import Settings
 @state_options("Where launches are recorded.")
 @json_option
 def timeline(*, launch: str, against: str | None, settings: Settings, as_json: bool) -> int:
-    """Draw a recorded LAUNCH: an id, the beginning of one, or "last"."""
+    """Draw a recorded LAUNCH: an id, the beginning of one, or "last", which ended last."""
     events = []
     with open_store(settings.state_dir) as store:
         for wanted in (launch, against):

@@ -186,12 +186,15 @@ class Store:
             yield json.loads(zlib.decompress(line))
 
     def find(self, launch_id: str) -> LaunchEvent | None:
-        """Return the whole line of the launch whose id starts so, or of the newest for "last"; None when none does.
+        """Return the whole line of the launch whose id starts so; None when none does.
+
+        "last" is the one that ended last: a VM, and not the appliance that was launched meanwhile to customise it.
 
         :raise NotFoundError: when several ids start so.
         """
         if launch_id == "last":
-            return next(self.lines(Filters(), order="-wall_start_ns", limit=1), None)
+            found = list(self._ask("SELECT line FROM launches ORDER BY sequence DESC LIMIT 1", []))
+            return cast("LaunchEvent", json.loads(zlib.decompress(found[0][0]))) if found else None
         sql = "SELECT line FROM launches WHERE substr(launch_id, 1, ?) = ? LIMIT 2"
         found = list(self._ask(sql, [len(launch_id), launch_id]))
         if len(found) > 1:

@@ -54,6 +54,16 @@ def test_what_is_appended_is_found(tmp_path: Path) -> None:
             reader.find("")
 
 
+def test_the_last_one_ended_last(tmp_path: Path) -> None:
+    """A VM began before the appliance that customised it, and ended later."""
+    vm, appliance = mixture(count=20)[:2]
+    appliance["wall_start_ns"] = vm["wall_start_ns"] + 1
+    for event in (appliance, vm):
+        assert store.append(tmp_path, event) is None
+    with store.open_store(tmp_path) as reader:
+        assert reader.find("last") == vm
+
+
 def test_selection_and_order(tmp_path: Path) -> None:
     """Each condition filters, and rows come newest first."""
     events = mixture(count=200)
