@@ -15,7 +15,7 @@ from pathlib import Path
 
 from orchestrator import files
 from orchestrator.distributions import Part, hint
-from orchestrator.errors import CapabilityError, DiskError, GuestlaunchError, StoppedError, UsageError
+from orchestrator.errors import CapabilityError, DiskError, FirmwareError, GuestlaunchError, StoppedError, UsageError
 from orchestrator.firmware.descriptors import Firmware
 from orchestrator.firmware.nvram import keep_nvram
 from orchestrator.hypervisor.failure import from_qemu_output
@@ -33,6 +33,7 @@ NAMES = (DISK, NVRAM, SEED, KNOWN_HOSTS, CONNECTION)
 _LOCK = ".lock"
 _SYSTEM = Path("/var/lib/libvirt/images/guestlaunch")
 _TICK_S = 0.2
+_QCOW2 = b"QFI\xfb"
 
 
 def default_folder(settings: Settings, uri: str) -> Path:
@@ -167,12 +168,30 @@ def make_seed(folder: Path, data: bytes) -> None:
 def make_nvram(request: VmRequest, firmware: Firmware, folder: Path, settings: Settings) -> Path:
     """Make the VM's variables, in place of what was there: those that were given, or the firmware's own.
 
-    :raise FirmwareError: they cannot be read, or not be written.
+    :raise FirmwareError: they cannot be read, are none of this firmware's, or not be written.
     """
+    if request.nvram is not None:
+        _check_variables(request.nvram, Path(firmware.nvram_template))
     cache = settings.state_dir / "cache" if request.nvram is None else None
     (folder / NVRAM).unlink(missing_ok=True)
     keep_nvram(request.nvram or firmware.nvram_template, folder / NVRAM, cache=cache)
     return folder / NVRAM
+
+
+def _check_variables(path: Path, template: Path) -> None:
+    """Refuse what QEMU would not take in the place of a firmware's own variables, and would not name.
+
+    :raise FirmwareError: it cannot be read, or is of another size; images with a header are QEMU's to judge.
+    """
+    try:
+        with path.open("rb") as given, template.open("rb") as own:
+            headed = _QCOW2 in {given.read(len(_QCOW2)), own.read(len(_QCOW2))}
+            size, wanted = os.fstat(given.fileno()).st_size, os.fstat(own.fileno()).st_size
+    except OSError as error:
+        raise FirmwareError("cannot use the variables", path, error.strerror or error) from error
+    if not headed and size != wanted:
+        why = f"it has {size} bytes, and this firmware's variables {wanted}"
+        raise FirmwareError("cannot use the variables", path, why, "guestlaunch install leaves them as DISK.nvram.fd")
 
 
 def _qemu_img(arguments: Sequence[str], subject: Path, stop: Stop) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -81,6 +82,8 @@ class VmRequest:
         if isinstance(self.image, PoolVolume) and self.nvram is not None:
             why = "libvirt makes the variables of a VM whose disk is in a storage pool"
             raise UsageError("cannot use", f"--nvram {self.nvram}", why)
+        if self.nvram is not None and not (self.nvram.is_file() and os.access(self.nvram, os.R_OK)):
+            raise UsageError("cannot use", f"--nvram {self.nvram}", "it is no file that is there and can be read")
         self.interface()
         if self.network == "none" and self.ready is ReadySign.SSH:
             raise UsageError("options exclude each other", "--ready ssh", "with --network none")

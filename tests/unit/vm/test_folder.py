@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from orchestrator.errors import UsageError
+from orchestrator.errors import FirmwareError, UsageError
+from orchestrator.settings import Settings
 from orchestrator.vm import folder as folders
 from orchestrator.vm import known
+from orchestrator.vm.request import VmRequest
 
 if TYPE_CHECKING:
+    from orchestrator.firmware.descriptors import Firmware
     from orchestrator.hypervisor.connection import Connection
 
 
@@ -34,6 +37,28 @@ def test_what_is_told_to_cloud_init_is_a_secret(tmp_path: Path) -> None:
     folders.make_seed(tmp_path, b"passwords")
     assert (tmp_path / folders.SEED).read_bytes() == b"passwords"
     assert (tmp_path / folders.SEED).stat().st_mode & 0o777 == 0o600
+
+
+def test_variables_that_are_none(tmp_path: Path) -> None:
+    """What QEMU would refuse without its name is refused by it; nothing is made."""
+    given, own = tmp_path / "given.fd", tmp_path / "own.fd"
+    own.write_bytes(bytes(4096))
+    request = VmRequest(name="one", image=tmp_path / "image", nvram=given)
+    with pytest.raises(UsageError, match="given.fd"):
+        request.check()
+    given.write_bytes(b"short")
+    request.check()
+    firmware = cast("Firmware", SimpleNamespace(nvram_template=own))
+    with pytest.raises(FirmwareError, match=r"given.fd: it has 5 bytes, and this firmware's variables 4096"):
+        folders.make_nvram(request, firmware, tmp_path, Settings(state_dir=tmp_path, runtime_dir=tmp_path))
+    assert not (tmp_path / folders.NVRAM).exists()
+    given.write_bytes(own.read_bytes())
+    assert (
+        folders.make_nvram(request, firmware, tmp_path, Settings(state_dir=tmp_path, runtime_dir=tmp_path))
+        .stat()
+        .st_size
+        == 4096
+    )
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "../one", "/one"])
