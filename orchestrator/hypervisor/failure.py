@@ -87,6 +87,12 @@ _KINDS: tuple[tuple[frozenset[Code], type[errors.GuestlaunchError], str], ...] =
 # Codes that libvirt uses for many things, with the wording of the case that is meant.
 _REFINED: tuple[tuple[frozenset[Code], str, type[errors.GuestlaunchError], str], ...] = (
     (
+        frozenset({Code.SYSTEM_ERROR}),
+        "-sock': Permission denied",
+        errors.HypervisorError,
+        "this user may not use that daemon: the group libvirt may, and -c qemu:///session needs no rights",
+    ),
+    (
         frozenset({Code.OPERATION_INVALID, Code.OPERATION_FAILED}),
         "already exists",
         errors.HypervisorError,

@@ -36,6 +36,7 @@ QEMU_LOCK = (
         (Code.INVALID_CONN, "invalid connection", errors.ConnectionLostError, "t1"),
         (Code.RPC, "Cannot recv data: Connection reset", errors.ConnectionLostError, "t1"),
         (Code.SYSTEM_ERROR, "Failed to connect socket to '/run/x': No such file", errors.ConnectionLostError, "t1"),
+        (Code.SYSTEM_ERROR, "Failed to connect socket to '/r/a-sock': Permission denied", errors.HypervisorError, "t1"),
         (Code.AUTH_FAILED, "authentication failed", errors.HypervisorError, "t1"),
         (Code.XML_ERROR, "XML error: no name", errors.HypervisorError, "t1"),
         (Code.NO_DOMAIN, "Domain not found", errors.NotFoundError, "t1"),
