@@ -181,7 +181,7 @@ def _found(request: VmRequest, place: VmPlace, domain: StoredDomain, note: VmNot
     if note.ready:
         if domain.is_active:
             return Created(name=request.name, uri=place.uri, how="already there", note=note)
-        record = _boot(request, place, domain, note, connection, created=False)
+        record, note = _boot(request, place, domain, note, connection, created=False)
         return Created(name=request.name, uri=place.uri, how="started", note=note, record=record)
     place.tell(f"{request.name}: its creation was interrupted; it goes on with the first boot")
     domain.destroy()
@@ -189,7 +189,7 @@ def _found(request: VmRequest, place: VmPlace, domain: StoredDomain, note: VmNot
         home = home_for(request, connection, Path(note.folder))
         _undone_unless_ready(stack, place, domain, note, home)
         home.renew_nvram(_settings_of(note, place))
-        record = _boot(request, place, domain, note, connection, created=True)
+        record, note = _boot(request, place, domain, note, connection, created=True)
         stack.pop_all()
     return Created(name=request.name, uri=place.uri, how="went on", note=note, record=record)
 
@@ -282,12 +282,13 @@ def _remove(domain: StoredDomain, note: VmNote, home: Home) -> None:
 
 def _boot(
     request: VmRequest, place: VmPlace, domain: StoredDomain, note: VmNote, connection: Connection, *, created: bool
-) -> LaunchRecord:
+) -> tuple[LaunchRecord, VmNote]:
+    """Boot a VM until it is ready; return the boot's record, and the note with that in it."""
     boot = VmStart(request, _settings_of(note, place), place.origin_ns)
     with boot.recorded(connection, image=note.image, created=created):
-        boot.until_ready(domain, note, connection, place.stop, place.step)
+        note = boot.until_ready(domain, note, connection, place.stop, place.step)
     assert boot.record is not None  # whatever became of it
-    return boot.record
+    return boot.record, note
 
 
 def _settings_of(note: VmNote, place: VmPlace) -> Settings:
@@ -303,7 +304,7 @@ def start(vm: KnownVm, connection: Connection, place: VmPlace, ready: ReadySign,
         hint = "guestlaunch vm create starts over, guestlaunch vm delete removes what is there"
         raise UsageError("cannot start VM", vm.domain.name, "its creation was interrupted", hint)
     request = VmRequest(name=vm.domain.name, image=Path(vm.note.image), ready=ready, timeout_s=timeout_s)
-    return _boot(request, place, vm.domain, vm.note, connection, created=False)
+    return _boot(request, place, vm.domain, vm.note, connection, created=False)[0]
 
 
 def _settings_for(request: VmRequest, image: VmImage, place: VmPlace, connection: Connection) -> Settings:

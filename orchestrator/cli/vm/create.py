@@ -138,7 +138,7 @@ def _tell(made: list[Created], *, as_json: bool, one: bool) -> None:
             if phase["duration_ns"] is not None and phase["name"] != "workload":
                 click.echo(f"{phase['name']:<11} {duration(phase['duration_ns']):>9}")
         took = f"ready after {duration(event['launch_ns'])}" if event["launch_ns"] else "not waited for"
-        told = f", told by {vm.note.ready}" if event["launch_ns"] else ""
+        told = f", told by {vm.record.vm.told_by}" if event["launch_ns"] and vm.record.vm else ""
         click.echo(f"{vm.name}: {vm.how} on {vm.uri}, {took}{told}")
         if vm.note.asked.get("graphics"):
             click.echo(f"{vm.name}: its display: virt-viewer -c {shlex.quote(vm.uri)} {vm.name}")

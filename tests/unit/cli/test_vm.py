@@ -40,6 +40,7 @@ def test_a_request(
 ) -> None:
     """Everything that can be said of a VM reaches it, paths absolute."""
     monkeypatch.chdir(tmp_path)
+    Path("n").touch()
     for name in "kfc":
         Path(name).write_text("#cloud-config\n")
     words = (

@@ -291,6 +291,7 @@ def test_killed_at_each_step(making: Making, when: str) -> None:
     made = making()
     assert (making.vms / "one" / "nvram.fd").read_bytes() == NVRAM  # of a boot that was cut off, nothing is there
     assert made.how == ("went on" if whole else "created")
+    assert made.note.ready
     word = "goes on with the first boot" if whole else "starts over" if domain else ""
     assert [word in line for line in making.told] == [True] * bool(word)
     assert making.left() == ["connection", "disk.qcow2", "nvram.fd", "one", "seed.img"]
