@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from orchestrator.appliance.command import require
 
@@ -18,6 +19,19 @@ _LZ4_LEGACY = b"\x02\x21\x4c\x18"
 
 class CompressionError(ValueError):
     """Data cannot be unpacked; says why."""
+
+
+def _whole(begin: Callable[[], Any]) -> Callable[[bytes], bytes]:
+    """Return what unpacks by a module of Python's, and takes nothing that has no end."""
+
+    def unpack(data: bytes) -> bytes:
+        stream = begin()
+        image: bytes = stream.decompress(data, LARGEST + 1)
+        if not stream.eof and len(image) <= LARGEST:
+            raise CompressionError("truncated: what is packed in it is not all there")
+        return image
+
+    return unpack
 
 
 def _filtered(*command: str) -> Callable[[bytes], bytes]:
@@ -54,10 +68,10 @@ def _lz4_blocks(data: bytes) -> bytes:
 
 
 _UNPACK: Mapping[bytes, Callable[[bytes], bytes]] = {
-    b"\xfd7zXZ\x00": lambda data: lzma.LZMADecompressor().decompress(data, LARGEST + 1),
-    b"]\x00\x00": lambda data: lzma.LZMADecompressor().decompress(data, LARGEST + 1),
-    b"\x1f\x8b": lambda data: zlib.decompressobj(wbits=31).decompress(data, LARGEST + 1),
-    b"BZh": lambda data: bz2.BZ2Decompressor().decompress(data, LARGEST + 1),
+    b"\xfd7zXZ\x00": _whole(lzma.LZMADecompressor),
+    b"]\x00\x00": _whole(lzma.LZMADecompressor),
+    b"\x1f\x8b": _whole(lambda: zlib.decompressobj(wbits=31)),
+    b"BZh": _whole(bz2.BZ2Decompressor),
     b"\x28\xb5\x2f\xfd": _filtered("zstd", "-dcq"),
     _LZ4_LEGACY: lambda data: _filtered("lz4", "-dcq")(_lz4_blocks(data)),
 }

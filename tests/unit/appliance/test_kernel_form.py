@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import os
 import struct
 import subprocess
@@ -139,13 +140,15 @@ def test_unused_are_forgotten(tmp_path: Path) -> None:
     ("data", "why"),
     [
         (b"\x1f\x8b" + os.urandom(500), "cannot unpack the kernel"),
+        (gzip.compress(image())[:-9], "truncated: what is packed"),
+        (zboot(lzma.compress(image())[:-9], b"xzkern"), "truncated: what is packed"),
         (zboot(b"LZO!" + bytes(100), b"lzo"), r"unknown compression: 4c5a4f21 \(it says lzo\)"),
         (zboot(gzip.compress(image()), b"gzip")[:9000], "truncated: its packed image"),
         (zboot(b"\x28\xb5\x2f\xfd" + bytes(100), b"zstd"), "damaged"),
         (unified(image())[:9000], r"truncated: its section \.linux"),
         (unified(unified(unified(unified(unified(image()))))), "packed more than 4 times"),
     ],
-    ids=["gzip", "unknown", "cut off", "zstd", "unified cut off", "nested"],
+    ids=["gzip", "gzip cut off", "xz cut off", "unknown", "cut off", "zstd", "unified cut off", "nested"],
 )
 def test_damaged(data: bytes, why: str, tmp_path: Path) -> None:
     """What is damaged is named, with the reason."""
