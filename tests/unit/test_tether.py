@@ -68,7 +68,10 @@ def gone(pid: int, within_s: float = 10.0) -> bool:
 
 def tied(pid: int) -> bool:
     """Tell whether a process has a descriptor by which it gets signals."""
-    flags = [path.read_text().split("flags:")[1].split()[0] for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
+    flags = []
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it closes what it does not need
+            flags.append(path.read_text().split("flags:")[1].split()[0])
     return any(int(text, 8) & os.O_ASYNC for text in flags)
 
 
