@@ -301,7 +301,7 @@ class KernelBoot:
         """Return why a guest ended; None for one whose record was acknowledged."""
         last = f"the console's last line: {seen.last_line}" if seen.last_line else "the console is empty"
         where = f"phase {seen.phase}"
-        if event is Event.FAILED:
+        if event is Event.FAILED or (seen.broken and event is Event.QEMU_GONE):
             return diagnose(event, seen)
         if self._panicked or self._panic is not None:
             words = self._panic[1] if self._panic is not None else last

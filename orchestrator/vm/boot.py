@@ -124,6 +124,8 @@ class Followed:
                 raise ConnectionLostError(
                     "the connection to libvirt broke", self._connection.uri, f"phase {phase}", hint
                 )
+            if self._guest.halted:
+                self._guest.kill_if_broken()
             if self._guest.exited.is_set():
                 raise self._why(Event.QEMU_GONE, boot)
             if boot.overdue(time.monotonic_ns()):
@@ -152,6 +154,7 @@ class Followed:
             panic=self.ring.panic(),
             allowed_s=boot.allowed_s(phase),
             uri=self._connection.uri,
+            broken=self._guest.broken,
         )
         return boot.diagnose(event, evidence) or VmError("the VM ended", f"phase {phase}", "before it was ready")
 

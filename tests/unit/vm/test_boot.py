@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from orchestrator.errors import QemuExitedError
 from orchestrator.hypervisor.events import EventSource, GuestEvent
 from orchestrator.launch.diagnosis import Evidence
 from orchestrator.launch.lifecycle import Event
+from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
 from orchestrator.timeline.phases import Kind, Phase, Start
 from orchestrator.timeline.recorder import Recorder
-from orchestrator.vm.boot import VmBoot
+from orchestrator.vm.boot import Followed, VmBoot
 from orchestrator.vm.describe import AGENT_ALIAS
 from orchestrator.vm.request import ReadySign
 
@@ -77,3 +82,25 @@ def test_why_it_is_not_ready() -> None:
         phase=Phase.KERNEL, ready=False, exit_code=None, last_line="waiting", panic=None, allowed_s=None, uri=None
     )
     assert "the VM did not come up: phase kernel" in str(one.diagnose(Event.DEADLINE, evidence))
+
+
+class StoppedGuest:
+    """A guest that QEMU has stopped for an internal error, and that it is asked about."""
+
+    def __init__(self) -> None:
+        self.exited, self.halted, self.broken = threading.Event(), True, False
+        self.exit_code = None
+
+    def kill_if_broken(self) -> None:
+        """Be killed, as the answer is yes."""
+        self.halted, self.broken = False, True
+        self.exited.set()
+
+
+def test_a_guest_that_qemu_has_stopped() -> None:
+    """QEMU lives on then: nobody waits for the deadline, and it is said."""
+    domain, connection = SimpleNamespace(name="vm"), SimpleNamespace(uri="test:///", lost=threading.Event())
+    settings = Settings(state_dir=Path("/s"), runtime_dir=Path("/r"))
+    followed = Followed(cast("Any", StoppedGuest()), cast("Any", domain), cast("Any", connection), settings)
+    with pytest.raises(QemuExitedError, match="QEMU stopped the guest: phase firmware: an internal error"):
+        followed.wait(boot(timeout_s=600.0)[0], Stop(), lambda _: None)
