@@ -171,6 +171,8 @@ def _check_makable(disk: Path, size_bytes: int | None) -> tuple[str, int]:
 
     :raise GuestlaunchError: one of the two is missing, or its folder.
     """
+    if disk.is_symlink() and not disk.exists():
+        raise DiskError("cannot make the disk", disk, f"it is a link to {disk.readlink()}, which is not there")
     if size_bytes is None:
         raise DiskError("cannot open the disk", disk, "no such file", "--size makes one")
     if not os.access(disk.parent, os.W_OK | os.X_OK):

@@ -285,9 +285,11 @@ def test_what_is_known_before_anything_is_fetched(
     fifo, text = tmp_path / "fifo", tmp_path / "text"
     os.mkfifo(fifo)
     text.write_text("version: 1\n")
+    (tmp_path / "link").symlink_to("nowhere")
     for changed, why in (
         ({"size_bytes": None}, "--size makes one"),
         ({"disks": (tmp_path / "none" / "d.img",), "nvram": tmp_path / "n"}, "its folder is not there"),
+        ({"disks": (tmp_path / "link",)}, "it is a link to nowhere, which is not there"),
         ({"disks": (fifo,)}, "neither a file nor a block device"),
         ({"nvram": text}, "it is there already"),
         ({"answers": Answers(preseed=tmp_path / "none")}, "No such file"),
