@@ -55,6 +55,7 @@ class PretendedLibvirt:
         self.kvm = False
         self.there = self.runs = self.speaks = False
         self.lost, self.exited = threading.Event(), threading.Event()
+        self.halted = self.broken = False
         self.note: VmNote | None = None
         self._hear: Callable[[bytes], object] = lambda _: None
         self._answered: Callable[[bytes], object] = lambda _: None
