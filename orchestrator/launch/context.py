@@ -15,7 +15,7 @@ from orchestrator.domain.cloning import split_cmdline
 from orchestrator.domain.cmdline import fix_cmdline
 from orchestrator.domain.layout import takes_slots
 from orchestrator.hypervisor.connection import Connection
-from orchestrator.launch.plan import Plan
+from orchestrator.launch.plan import Plan, named_firmware
 from orchestrator.launch.request import LaunchRequest
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
@@ -79,7 +79,7 @@ class LaunchSpec:
 
         :param attached: it keeps what is only a clone's, and there from its start: network, the user's own arguments.
         """
-        pflash, firmware = self.request.pflash, self.plan.firmware
+        pflash, firmware = named_firmware(self.request, self.plan.profile), self.plan.firmware
         if pflash is not None and firmware is not None:
             pflash = firmware.code, firmware.nvram_template
         request = replace(

@@ -218,6 +218,20 @@ def _accel(request: LaunchRequest, settings: Settings, profile: Profile, emulato
     )
 
 
+def named_firmware(request: LaunchRequest, profile: Profile) -> tuple[str, str] | None:
+    """Return the pflash pair, code and variables, that the client named for such a guest.
+
+    libguestfs on Arm names one, whatever the guest; it is Arm's firmware, and for no other guest.
+    """
+    if request.pflash is None or (_is_libguestfs_own(request.pflash[1]) and profile.arch is not Arch.AARCH64):
+        return None
+    return request.pflash
+
+
+def _is_libguestfs_own(variables: str) -> bool:
+    return in_libguestfs_folder(Path(variables)) and bool(_LIBGUESTFS_VARIABLES.fullmatch(Path(variables).name))
+
+
 def choose_firmware(request: LaunchRequest, profile: Profile) -> Firmware | None:
     """Choose the firmware: the client's own pflash pair where it named one, else by QEMU's descriptors.
 
@@ -228,9 +242,10 @@ def choose_firmware(request: LaunchRequest, profile: Profile) -> Firmware | None
     """
     if profile.firmware is not FirmwareKind.UEFI:
         return None
-    if request.pflash is not None:
-        code, variables = request.pflash
-        if in_libguestfs_folder(Path(variables)) and _LIBGUESTFS_VARIABLES.fullmatch(Path(variables).name):
+    named = named_firmware(request, profile)
+    if named is not None:
+        code, variables = named
+        if _is_libguestfs_own(variables):
             known = firmware_with_code(code, profile.arch, profile.machine)
             if known is not None and _is_copy(variables, known.nvram_template):
                 return known

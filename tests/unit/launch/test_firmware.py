@@ -96,3 +96,26 @@ def test_variables_of_the_users_own(installed: tuple[Path, Path], tmp_path: Path
     copy.parent.mkdir()
     copy.write_bytes(data)
     assert chosen(variables, copy).nvram_template == str(copy)
+
+
+def test_a_guest_of_another_arch(installed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What libguestfs on Arm names is Arm's: another guest has its own, also by what its template remembers."""
+    code, variables = installed
+    copy = tmp_path / "libguestfsAbCd12/vars1.fd"
+    copy.parent.mkdir()
+    copy.write_bytes(variables.read_bytes())
+    other = replace(chosen(code, copy), code="/ovmf", nvram_template="/ovmf-vars")
+    monkeypatch.setattr(plan, "find_firmware", lambda *_, **__: other)
+    request = LaunchRequest(kernel="/k", initrd="/i", cmdline="", pflash=(str(code), str(copy)))
+    profile = load_profile("x86_64-ovmf")
+    assert plan.choose_firmware(request, profile) is other
+    spec = LaunchSpec(
+        request=request,
+        settings=Settings(state_dir=tmp_path, runtime_dir=tmp_path),
+        plan=replace(PLAN, firmware=other, profile=profile),
+    )
+    assert spec.without_tool().request.pflash is None
+    mine = replace(request, pflash=("/mine", "/my-variables"))
+    found = plan.choose_firmware(mine, profile)
+    assert found is not None
+    assert (found.code, found.nvram_template) == mine.pflash
