@@ -21,11 +21,10 @@ from typing import Self
 
 from orchestrator import files, sockets
 from orchestrator.domain.model import FileSource
-from orchestrator.launch.request import LaunchRequest, in_libguestfs_folder
+from orchestrator.launch.request import LaunchRequest, in_libguestfs_folder, is_libguestfs_variables
 
-# The names that libguestfs gives (lib/launch-direct.c, lib/drives.c, lib/appliance-uefi.c).
+# The names that libguestfs gives (lib/launch-direct.c, lib/drives.c).
 _OVERLAY = re.compile(r"overlay\d+\.qcow2")
-_VARIABLES = re.compile(r"vars\d+\.fd")
 _SOCKET = "guestfsd.sock"
 
 
@@ -189,7 +188,7 @@ def _folders(request: LaunchRequest) -> Iterator[Path]:
     made = [path for path in made if _OVERLAY.fullmatch(path.name)]
     if request.guestfsd_path is not None and Path(request.guestfsd_path).name == _SOCKET:
         made.append(Path(request.guestfsd_path))
-    if request.pflash is not None and _VARIABLES.fullmatch(Path(request.pflash[1]).name):
+    if request.pflash is not None and is_libguestfs_variables(Path(request.pflash[1])):
         made.append(Path(request.pflash[1]))
     for path in made:
         if in_libguestfs_folder(path):

@@ -257,7 +257,9 @@ def _refused(url: str, error: urllib.error.HTTPError) -> LocationError:
 
 
 def _why(error: Exception | None) -> str:
-    return str(getattr(error, "reason", None) or error or "no answer") or type(error).__name__
+    reason = getattr(error, "reason", None) or error
+    system = reason.strerror if isinstance(reason, OSError) else None
+    return system or str(reason or "no answer") or type(error).__name__
 
 
 def _check(stop: Stop) -> None:

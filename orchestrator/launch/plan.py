@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,12 +26,11 @@ from orchestrator.hypervisor.accel import AccelVerdict, choose_accel
 from orchestrator.hypervisor.emulator import find_emulator, host_arch
 from orchestrator.hypervisor.pflash import flash_formats
 from orchestrator.images.chain import read_chain
-from orchestrator.launch.request import LaunchRequest, in_libguestfs_folder
+from orchestrator.launch.request import LaunchRequest, is_libguestfs_variables
 from orchestrator.remembered import Remembered
 from orchestrator.settings import Settings
 from orchestrator.values import dataclass
 
-_LIBGUESTFS_VARIABLES = re.compile(r"vars\d+\.fd")
 # edk2 keeps its variables in the first 768 KiB of the 64 MiB of flash (ArmVirtPkg/VarStore.fdf.inc).
 _VARIABLES_BYTES = 1 << 20
 
@@ -223,13 +221,11 @@ def named_firmware(request: LaunchRequest, profile: Profile) -> tuple[str, str] 
 
     libguestfs on Arm names one, whatever the guest; it is Arm's firmware, and for no other guest.
     """
-    if request.pflash is None or (_is_libguestfs_own(request.pflash[1]) and profile.arch is not Arch.AARCH64):
+    if request.pflash is None or (
+        is_libguestfs_variables(Path(request.pflash[1])) and profile.arch is not Arch.AARCH64
+    ):
         return None
     return request.pflash
-
-
-def _is_libguestfs_own(variables: str) -> bool:
-    return in_libguestfs_folder(Path(variables)) and bool(_LIBGUESTFS_VARIABLES.fullmatch(Path(variables).name))
 
 
 def choose_firmware(request: LaunchRequest, profile: Profile) -> Firmware | None:
@@ -245,7 +241,7 @@ def choose_firmware(request: LaunchRequest, profile: Profile) -> Firmware | None
     named = named_firmware(request, profile)
     if named is not None:
         code, variables = named
-        if _is_libguestfs_own(variables):
+        if is_libguestfs_variables(Path(variables)):
             known = firmware_with_code(code, profile.arch, profile.machine)
             if known is not None and _is_copy(variables, known.nvram_template):
                 return known

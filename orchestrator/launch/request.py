@@ -11,6 +11,7 @@ from orchestrator.domain.model import Disk, Network
 from orchestrator.values import dataclass
 
 _LIBGUESTFS_FOLDER = re.compile(r"libguestfs[A-Za-z0-9]{6}")
+_LIBGUESTFS_VARIABLES = re.compile(r"vars\d+\.fd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,3 +68,8 @@ def from_json(values: Mapping[str, Any]) -> LaunchRequest:
 def in_libguestfs_folder(path: Path) -> bool:
     """Tell whether a file lies in a folder named as libguestfs names its own (lib/tmpdirs.c); people may do so, too."""
     return path.is_absolute() and _LIBGUESTFS_FOLDER.fullmatch(path.parent.name) is not None
+
+
+def is_libguestfs_variables(path: Path) -> bool:
+    """Tell whether a file is named as libguestfs names its copy of UEFI variables (lib/appliance-uefi.c)."""
+    return in_libguestfs_folder(path) and _LIBGUESTFS_VARIABLES.fullmatch(path.name) is not None

@@ -169,6 +169,19 @@ def test_a_server_that_refuses(site: Site, tmp_path: Path, stop: Stop, path: str
         download.download(f"{site.url}{path}", tmp_path / "file", lambda _: None, stop)
 
 
+@pytest.mark.parametrize("small", [True, False])
+def test_nobody_listens(small: bool, tmp_path: Path, stop: Stop) -> None:
+    """It is said as people say it, without the number of the system's error."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/file"
+    with pytest.raises(LocationError, match="Connection refused") as raised:
+        if small:
+            download.read_small(url, stop)
+        else:
+            download.download(url, tmp_path / "file", lambda _: None, stop)
+    assert "Errno" not in str(raised.value)
+
+
 def test_a_length_that_is_no_number(site: Site, tmp_path: Path, stop: Stop) -> None:
     """It says nothing: the file ends with the connection."""
     site.length, site.breaks = "many", [len(CONTENT)]
