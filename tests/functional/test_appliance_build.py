@@ -110,6 +110,7 @@ def test_two_builds_at_once(guestlaunch: Guestlaunch, own_state: dict[str, str])
     assert "no appliance for: aarch64" in again.error_line
 
 
+@pytest.mark.needs("network")  # by which the host has its package lists, without which apt is not asked
 def test_no_network(guestlaunch: Guestlaunch, tmp_path: Path) -> None:
     """Without a way to the packages the build ends with one line that names apt's reason, and leaves nothing."""
     environ = {"GUESTLAUNCH_STATE_DIR": str(tmp_path / "state"), "APT_CONFIG": str(tmp_path / "apt.conf")}

@@ -174,11 +174,9 @@ def test_nobody_listens(small: bool, tmp_path: Path, stop: Stop) -> None:
     """It is said as people say it, without the number of the system's error."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/file"
+    fetch = download.read_small if small else lambda url, stop: download.download(url, tmp_path / "f", print, stop)
     with pytest.raises(LocationError, match="Connection refused") as raised:
-        if small:
-            download.read_small(url, stop)
-        else:
-            download.download(url, tmp_path / "file", lambda _: None, stop)
+        fetch(url, stop)
     assert "Errno" not in str(raised.value)
 
 
