@@ -31,7 +31,7 @@ _STATUS_SECONDS = 2.0
 class Ending:
     """How a guest ended.
 
-    :ivar reason: libvirt's word for it.
+    :ivar reason: libvirt's word for it, or what QEMU's own status says where libvirt could not hear QEMU's last words.
     :ivar exit_code: QEMU's exit status, 128 + signal when a signal ended it.
     :ivar exit_seen: the status is the process's own, not derived from the reason.
     :ivar forced: it had to be killed.
@@ -325,6 +325,10 @@ class Guest:
     def _ending(self, reason: StopReason) -> Ending:
         seen = self._process.exit_code if self._process else None
         code = reason.exit_code if seen is None else seen
+        # libvirt says "failed" where it has not read QEMU's SHUTDOWN event. QEMU answers a command at its last brace;
+        # if it ends before it has read the end of the line, the kernel resets the connection, event and all.
+        if seen == 0 and reason is StopReason.FAILED:
+            reason = StopReason.SHUTDOWN
         return Ending(reason=reason, exit_code=code, exit_seen=seen is not None, forced=self._forced)
 
     def _in_background(self, function: Callable[[], object]) -> None:

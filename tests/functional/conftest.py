@@ -74,6 +74,15 @@ def without_firmware(guestlaunch: Guestlaunch) -> None:
 
 
 @pytest.fixture
+def fresh(session_dir: Path) -> Iterator[Path]:
+    """A state directory with nothing in it. A test that fails leaves nothing in the next one's way."""
+    folder = session_dir / "fresh"  # short: libvirt's sockets are in it
+    folder.mkdir(mode=0o700)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
 def start(evidence: Path) -> Iterator[Start]:
     """Start orchestrators; those that still run at the end of a test are killed."""
     with starting(evidence) as begin:

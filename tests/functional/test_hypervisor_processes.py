@@ -27,9 +27,8 @@ TOP = Path(__file__).resolve().parents[2]
 NOBODY = 65534
 
 
-def test_orchestrators_at_once_share_the_capabilities(state_dir: Path, start: Start, session_dir: Path) -> None:
+def test_orchestrators_at_once_share_the_capabilities(fresh: Path, start: Start) -> None:
     """Three processes that start at once on an empty cache all launch, and leave one sound cache file and no root."""
-    fresh = session_dir / "fresh"
     orchestrators = [start(fresh, "same-name") for _ in range(3)]
     first = [one.answer() for one in orchestrators]
     assert len({answer["root"] for answer in first}) == 3
@@ -42,7 +41,6 @@ def test_orchestrators_at_once_share_the_capabilities(state_dir: Path, start: St
     assert len(files) == 1
     assert ET.parse(files[0]).getroot().tag == "qemuCaps"
     assert gone(*(Path(answer["root"]) for answer in first))
-    shutil.rmtree(fresh)
 
 
 def test_killed_orchestrator_leaves_nothing(state_dir: Path, start: Start, tmp_path: Path) -> None:
@@ -101,9 +99,8 @@ def test_sweep_ends_a_guest_that_the_kernel_could_not(state_dir: Path, start: St
     assert gone(Path(f"/proc/{left['pid']}"), Path(left["root"]))
 
 
-def test_killed_while_libvirt_asks_qemu_what_it_can_do(session_dir: Path, start: Start) -> None:
+def test_killed_while_libvirt_asks_qemu_what_it_can_do(fresh: Path, start: Start) -> None:
     """On an empty cache libvirt runs QEMUs of its own, which wait to be asked: they go with the rest."""
-    fresh = session_dir / "fresh"
     one = start(fresh, "asked")
     end = time.monotonic() + 60
     while not (files := [file for file in fresh.glob("libvirt/roots/*/lib/qemu/qmp-*/qmp.pid") if file.read_text()]):
@@ -112,7 +109,6 @@ def test_killed_while_libvirt_asks_qemu_what_it_can_do(session_dir: Path, start:
     os.kill(pid, signal.SIGSTOP)  # it is not done before we are
     one.process.kill()
     assert gone(Path(f"/proc/{pid}"), files[0].parents[3])
-    shutil.rmtree(fresh)
 
 
 def test_long_state_directory(session_dir: Path, start: Start) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -39,13 +38,11 @@ print(json.dumps({"status": done.returncode, "out": done.stdout, "err": done.std
 
 @pytest.mark.parametrize("how", ["command", "environment"])
 def test_one_launch_leaves_no_zombie(
-    guestlaunch: Guestlaunch, disk_image: DiskFactory, session_dir: Path, state_dir: Path, how: str
+    guestlaunch: Guestlaunch, disk_image: DiskFactory, fresh: Path, state_dir: Path, how: str
 ) -> None:
     """Neither our programs, nor guardians, nor the QEMUs that libvirt asks what they can do: the cache is empty."""
     if os.geteuid() != 0:
         pytest.skip("a pid namespace needs the superuser")
-    fresh = session_dir / "fresh"
-    fresh.mkdir(mode=0o700)
     (fresh / "appliances").symlink_to(state_dir / "appliances")
     options = (*ACCEL, "--state-dir", fresh)
     tool = ("guestfish", "--ro", "-a", disk_image(), "run", ":", "list-filesystems")
@@ -58,4 +55,3 @@ def test_one_launch_leaves_no_zombie(
     said = json.loads(result.ok().stdout)
     assert (said["status"], said["out"]) == (0, "/dev/sda: ext4\n"), said["err"]
     assert said["left"] == []
-    shutil.rmtree(fresh)
