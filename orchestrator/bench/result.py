@@ -6,7 +6,10 @@ without this program. Analysing is `analysis`'s business.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -196,6 +199,23 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema of result files."""
     text = resources.files(__package__).joinpath("bench_result.schema.json").read_text("utf-8")
     return dict(json.loads(text))
+
+
+def require_place(path: Path) -> None:
+    """Refuse a path where no result could be written, before anything is measured. Nothing is left there.
+
+    :raise GuestlaunchError: it is a directory, or its folder (or the one in which that would be made) takes no file.
+    """
+    real = Path(os.path.realpath(path))
+    try:
+        if real.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if real.exists() and not real.is_file():
+            return  # a device or a pipe
+        with tempfile.TemporaryFile(dir=next(folder for folder in real.parents if folder.exists())):
+            pass
+    except OSError as error:
+        raise GuestlaunchError("cannot write the result", path, error.strerror or error) from error
 
 
 def save(result: Result, path: Path) -> None:

@@ -17,7 +17,7 @@ from orchestrator.errors import CapabilityError, WorkloadError
 from orchestrator.program import complain
 from orchestrator.settings import Settings
 from orchestrator.workload import tools
-from orchestrator.workload.environment import tool_environment
+from orchestrator.workload.environment import tool_environment, variables_set
 
 if TYPE_CHECKING:
     from orchestrator.workload.job import Job
@@ -137,6 +137,9 @@ def env(*, settings: Settings, as_json: bool, foreign: bool, unset: bool) -> int
     A daemon is used when one runs at the time of a launch; else each launch serves itself. With --foreign, LD_PRELOAD
     is among them (see guestlaunch exec --help).
     """
+    if unset and not as_json:
+        _echo_unset(settings)
+        return 0
     made = tool_environment(os.environ, settings, everything=False)
     for line in made.warnings:
         complain(PROGRAM, f"warning: {line}")
@@ -149,5 +152,17 @@ def env(*, settings: Settings, as_json: bool, foreign: bool, unset: bool) -> int
         print_json(ours)
         return 0
     for name, value in ours.items():
-        click.echo(f"unset {name}" if unset else f"export {name}={shlex.quote(value)}")
+        click.echo(f"export {name}={shlex.quote(value)}")
     return 0
+
+
+def _echo_unset(settings: Settings) -> None:
+    """Print what takes the variables away again: also when the appliance is gone, and not what else is preloaded."""
+    from orchestrator.workload import foreign  # here: few ask for it
+
+    for name in variables_set(os.environ, settings):
+        click.echo(f"unset {name}")
+    if rest := foreign.others(os.environ):
+        click.echo(f"export {foreign.VARIABLE}={shlex.quote(':'.join(rest))}")
+    else:
+        click.echo(f"unset {foreign.VARIABLE}")

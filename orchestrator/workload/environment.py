@@ -81,17 +81,24 @@ def tool_environment(
         ours |= {"GUESTLAUNCH_CLIENT": client, "GUESTLAUNCH_QUIET": "1"}
     if own_server:
         ours["GUESTLAUNCH_OWN_SERVER"] = "1"
-    passed = to_environ(settings)
-    if not everything:
-        try:
-            usual = default_state_dir(environ)
-        except SettingsError:  # a user without a home: so one was set
-            usual = Path("/")
-        plain = to_environ(Settings(state_dir=usual, runtime_dir=default_runtime_dir(environ)))
-        passed = {key: value for key, value in passed.items() if key in environ or value != plain.get(key)}
-    ours |= passed
+    ours |= to_environ(settings) if everything else _few(environ, settings)
     variables = {key: value for key, value in kept.items() if key not in _OVERRIDDEN} | ours
     return ToolEnvironment(variables=variables, ours=ours, warnings=warnings)
+
+
+def variables_set(environ: Mapping[str, str], settings: Settings) -> tuple[str, ...]:
+    """Return the names of what `guestlaunch env` sets, for which nothing has to be there any more."""
+    return ("LIBGUESTFS_HV", "LIBGUESTFS_PATH", "LIBGUESTFS_BACKEND", *_few(environ, settings))
+
+
+def _few(environ: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """Return the settings that are not the default, or that variables give already."""
+    try:
+        usual = default_state_dir(environ)
+    except SettingsError:  # a user without a home: so one was set
+        usual = Path("/")
+    plain = to_environ(Settings(state_dir=usual, runtime_dir=default_runtime_dir(environ)))
+    return {key: value for key, value in to_environ(settings).items() if key in environ or value != plain.get(key)}
 
 
 def _overrides(environ: Mapping[str, str], hv: Path) -> Iterable[str]:
@@ -106,7 +113,7 @@ def choose_appliance(settings: Settings, environ: Mapping[str, str]) -> tuple[Pa
     """Return the directory of the fixed appliance to boot, and lines about what was passed over.
 
     In this order: the settings' own, a fixed appliance in LIBGUESTFS_PATH, the newest one built for
-    the profile's arch.
+    the profile's arch. One of our store for another arch is there by `guestlaunch env`, and no choice of the user's.
 
     :raise ApplianceError: it is not usable, or of another arch than the profile.
     :raise NotFoundError: there is none.
@@ -115,6 +122,8 @@ def choose_appliance(settings: Settings, environ: Mapping[str, str]) -> tuple[Pa
     search = environ.get("LIBGUESTFS_PATH", "")
     warnings: tuple[str, ...] = ()
     found = next((path for path in map(Path, search.split(":")) if search and _is_fixed(path)), None)
+    if found is not None and _is_stores_for_another(found, settings, arch):
+        found, search = None, ""
     if settings.appliance is not None:
         chosen = settings.appliance
         if search and found != chosen:
@@ -138,6 +147,12 @@ def choose_appliance(settings: Settings, environ: Mapping[str, str]) -> tuple[Pa
             "choose another profile or appliance",
         )
     return appliance.path, warnings
+
+
+def _is_stores_for_another(path: Path, settings: Settings, arch: str) -> bool:
+    """Tell whether it is one that was built, and for another arch: STORE/ARCH/NAME."""
+    real = Path(os.path.realpath(path))
+    return real.parents[1:2] == (Path(os.path.realpath(settings.appliance_store)),) and real.parent.name != arch
 
 
 def _is_fixed(path: Path) -> bool:

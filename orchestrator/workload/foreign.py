@@ -9,6 +9,7 @@ the appliance, so that it is right whatever that turns out to be, and answers no
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 
@@ -21,6 +22,7 @@ VARIABLE = "LD_PRELOAD"
 PROGRAMS = frozenset({"virt-customize", "virt-builder", "virt-sysprep"})
 _PACKAGE = "orchestrator.workload"
 _PURPOSE = "cannot run commands in a foreign guest"
+_NAME = "guest-arch"
 _SPECIAL = frozenset(" :$\t\n")  # ld.so(8): they separate names, or start one of its own
 
 
@@ -41,9 +43,14 @@ def preload(environ: Mapping[str, str], settings: Settings) -> dict[str, str]:
     :raise CapabilityError: it cannot be kept in a file, or not be named in the variable.
     """
     data = our_object(_PACKAGE, "guest_arch.c", os.uname().machine, purpose=_PURPOSE)
-    library = kept(data, settings.state_dir / "cache", name="guest-arch", purpose=_PURPOSE)
+    library = kept(data, settings.state_dir / "cache", name=_NAME, purpose=_PURPOSE)
     if not _SPECIAL.isdisjoint(os.fspath(library)):
         why = f"{VARIABLE} takes no path with a space, a colon or a dollar sign in it"
         raise CapabilityError(_PURPOSE, library, why, "set state_dir to another directory")
-    before = environ.get(VARIABLE)
-    return {VARIABLE: f"{library}:{before}" if before else os.fspath(library)}
+    return {VARIABLE: ":".join([os.fspath(library), *others(environ)])}
+
+
+def others(environ: Mapping[str, str]) -> list[str]:
+    """Return what is preloaded beside our library, of whatever version and state directory that is."""
+    names = filter(None, re.split("[ :]", environ.get(VARIABLE, "")))
+    return [name for name in names if re.fullmatch(rf"{_NAME}-[0-9a-f]+\.so", PurePath(name).name) is None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,14 +59,18 @@ def choose(command: Sequence[str], settings: Settings, read: Callable[[Job, Sett
         status = image.path.stat()
     except OSError as error:
         raise UsageError(_PURPOSE, image.path, error.strerror or error, _HINT) from error
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+        raise UsageError(_PURPOSE, image.path, "it is neither a file nor a block device", _HINT)
     known = Remembered(settings.state_dir / "cache/architectures.json")
-    arch = known.of(status)
+    lasts = stat.S_ISREG(status.st_mode)  # a device looks the same whatever is written to it
+    arch = known.of(status) if lasts else None
     if arch is None:
         plain = replace(
             settings, profile=_PROFILES[0], appliance=None, memory_mib=None, vcpus=None, cpu=None, timeline=None
         )
         arch = _architecture(read(_job(image), plain), image.path)
-        known.note(status, arch)
+        if lasts:
+            known.note(status, arch)
     chosen = next((name for name in _PROFILES if load_profile(name).arch == arch), None)
     if chosen is None:
         raise CapabilityError(_PURPOSE, image.path, f"its system is for {arch}, and no profile is", _HINT)

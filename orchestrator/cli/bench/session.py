@@ -53,9 +53,11 @@ def recorded(
         none, it begins.
     """
     from orchestrator.bench.recording import Recording
+    from orchestrator.bench.result import require_place
 
     stamp = time.strftime("%Y%m%dT%H%M%S")
     path = resume or plan.out or settings.state_dir / "bench" / f"{kind}-{stamp}.json"
+    require_place(path)
     firmware = firmware_file(profile, os.environ) if profile is not None else None
     recording = Recording(kind, path, seed=plan.seed, firmware=firmware, trap_cost_ns=trap_cost_ns)
     if resume is not None and os.path.lexists(resume):
@@ -110,8 +112,12 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _keep(recording: Recording, plan: RunPlan, why: str) -> bool:
     """Save and show what was measured before the end; tell whether there was anything."""
-    if not recording.end(why):
-        return False
+    try:
+        if not recording.end(why):
+            return False
+    except GuestlaunchError as error:  # a file system that is full by now: what was measured is shown all the same
+        if str(error) not in why:
+            click.echo(f"bench: {error}", err=True)
     with suppress(OSError):  # a terminal that hung up
         show(recording, plan)
     return True

@@ -18,6 +18,7 @@ from orchestrator.bench import result
 from orchestrator.bench.text import not_complete
 from orchestrator.cli.bench.options import RunPlan
 from orchestrator.cli.bench.session import recorded
+from orchestrator.errors import GuestlaunchError
 from orchestrator.settings import load
 from tests.simulated_results import analysis_of
 
@@ -98,6 +99,35 @@ def test_an_error_in_a_late_round_keeps_what_was_measured(tmp_path: Path) -> Non
     assert "NOT COMPLETE: ended by an error: cannot run a side of the benchmark" in " ".join(out.split())
     assert err.splitlines()[-1].endswith("shell: no such program")
     assert len(result.load(tmp_path / "out.json")["samples"]) >= 5
+
+
+def test_a_result_that_cannot_be_written_any_more_is_shown(tmp_path: Path) -> None:
+    """Something is in its place by then: what was measured is in the table, and then the error."""
+    (tmp_path / "runs").mkdir()
+    there = f"{{ rm -f {tmp_path}/out.json; mkdir -p {tmp_path}/out.json; }}"
+    script = f"mktemp {tmp_path}/runs/XXXX; [ $(ls {tmp_path}/runs | wc -l) -lt 3 ] || {there}"
+    out, err = start(tmp_path, script).communicate(timeout=120)
+    assert "NOT COMPLETE: ended by an error: cannot write the result" in " ".join(out.split())
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].endswith("out.json: Is a directory")
+
+
+@pytest.mark.parametrize("name", [".", "file/out.json", "file/deep/out.json", "/proc/out.json", "/sys/a/out.json"])
+def test_nothing_is_measured_for_a_result_that_has_no_place(tmp_path: Path, name: str) -> None:
+    """That is said at once, not after the first round."""
+    (tmp_path / "file").write_text("")
+    plan = RunPlan(
+        runs=1, warm_ups=0, time_budget=None, deadline=1, seed=7, out=tmp_path / name, disk=None, as_json=False
+    )  # fmt: skip
+    with pytest.raises(GuestlaunchError, match="cannot write the result"), recorded("tools", load(), plan, None):
+        pytest.fail("something would have been measured")
+
+
+def test_a_place_is_left_as_it_was(tmp_path: Path) -> None:
+    """Folders are made for a result, not for the question whether it could be written."""
+    result.require_place(tmp_path / "a/b/out.json")
+    result.require_place(Path(os.devnull))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_measured_says_so(tmp_path: Path) -> None:

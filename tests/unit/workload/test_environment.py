@@ -14,7 +14,7 @@ import pytest
 from orchestrator.errors import ApplianceError, CapabilityError, NotFoundError, UsageError
 from orchestrator.settings import Settings, for_launch
 from orchestrator.workload import environment
-from orchestrator.workload.environment import choose_appliance, tool_environment
+from orchestrator.workload.environment import choose_appliance, tool_environment, variables_set
 
 
 def fixed(path: Path, *, arch: str = "aarch64", readme: bool = True) -> Path:
@@ -152,6 +152,25 @@ def test_appliance_of_another_arch(settings: Settings, tmp_path: Path) -> None:
     own = fixed(tmp_path / "own", arch="x86_64")
     with pytest.raises(ApplianceError, match="it is for x86_64, profile aarch64-uefi is for aarch64"):
         choose_appliance(dataclasses.replace(settings, appliance=own), {})
+
+
+def test_built_appliance_of_another_arch_gives_way(settings: Settings, tmp_path: Path) -> None:
+    """In a shell that has eval'ed `guestlaunch env` for one arch, a command for the other gets its own appliance."""
+    x86 = fixed(settings.appliance_store / "x86_64/20260101T000000-y", arch="x86_64")
+    assert choose_appliance(settings, {"LIBGUESTFS_PATH": str(x86)})[0].parent.name == "aarch64"
+    (tmp_path / "link").symlink_to(x86)
+    assert choose_appliance(settings, {"LIBGUESTFS_PATH": str(tmp_path / "link")})[1] == ()
+    own = fixed(tmp_path / "own", arch="x86_64")  # the user's own is the user's choice
+    with pytest.raises(ApplianceError, match="it is for x86_64"):
+        choose_appliance(settings, {"LIBGUESTFS_PATH": str(own)})
+
+
+def test_what_is_taken_away_again(settings: Settings, tmp_path: Path) -> None:
+    """All that was set, also when no appliance is left."""
+    ours = dataclasses.replace(settings, vcpus=3)
+    made = tool_environment({}, ours, everything=False)
+    gone = dataclasses.replace(ours, state_dir=tmp_path / "gone")
+    assert set(variables_set(made.variables, gone)) == set(made.ours)
 
 
 def test_appliance_that_libguestfs_would_not_know(settings: Settings, tmp_path: Path) -> None:

@@ -102,6 +102,14 @@ def test_what_is_preloaded_already_stays(folder: Path, settings: Settings) -> No
     assert foreign.preload({"LD_PRELOAD": "/lib/mine.so"}, settings) == {"LD_PRELOAD": f"{ours}:/lib/mine.so"}
 
 
+def test_it_is_preloaded_once_and_taken_away_alone(settings: Settings) -> None:
+    """A shell that asks twice has it once; without it, what the user preloads is left."""
+    once = foreign.preload({"LD_PRELOAD": "/lib/mine.so libother.so"}, settings)
+    assert foreign.preload(once, settings) == once
+    assert foreign.others(once) == ["/lib/mine.so", "libother.so"]
+    assert foreign.others(foreign.preload({}, settings)) == []
+
+
 @pytest.mark.parametrize("name", ["a folder", "a:folder", "$LIB"])
 def test_a_path_that_cannot_be_named_is_an_error(folder: Path, settings: Settings, tmp_path: Path, name: str) -> None:
     """The dynamic linker would look for something else, and say so in the middle of the tool's own words."""

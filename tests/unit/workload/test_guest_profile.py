@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,23 @@ def test_without_an_image_nothing_is_read(settings: Settings, words: str) -> Non
     with pytest.raises(UsageError, match="cannot choose the profile: .*name one with --profile"):
         choose(("virt-ls", *words.split()), settings, reader)
     assert not reader.jobs
+
+
+def test_what_is_no_image(settings: Settings, tmp_path: Path) -> None:
+    """A pipe, which QEMU would wait for, or a directory, is refused before anything is launched."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = Reader(["aarch64"])
+    for path in (tmp_path, tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(UsageError, match="it is neither a file nor a block device"):
+            choose(("virt-ls", "-a", os.fspath(path)), settings, reader)
+    assert not reader.jobs
+
+
+def test_block_device_is_read_each_time(settings: Settings, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written to it does not change what the kernel says of its node."""
+    reader, status = Reader(["aarch64"]), image.stat()
+    device = os.stat_result((stat.S_IFBLK | 0o660, *status[1:]))
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: device)
+    for _ in range(2):
+        choose(("virt-ls", "-a", os.fspath(image)), settings, reader)
+    assert len(reader.jobs) == 2
