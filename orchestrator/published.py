@@ -7,6 +7,7 @@ templates keep theirs so; what is in them is not known here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -53,11 +54,17 @@ def is_aside(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> bool:
-    """Remove a folder that is in place unless somebody holds it; tell whether it is gone."""
+    """Remove a folder that is in place unless somebody holds it; tell whether it is gone.
+
+    :raise OSError: it is another user's, or on a file system that is not to be written to: nobody has to hold it.
+    """
     with locks.locked(folder, exclusive=True) as lock:
         if lock:
             withdraw(folder)
-        return lock or not folder.exists()
+        gone = lock or not folder.exists()
+    if not gone and not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(folder))
+    return gone
 
 
 def withdraw(folder: Path) -> None:

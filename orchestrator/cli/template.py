@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -114,7 +115,7 @@ def _outdated(one: Template) -> str | None:
 @json_option
 def list_(*, settings: Settings, as_json: bool) -> int:
     """List all templates, and whether they still hold."""
-    found = store.templates(settings.state_dir)
+    found = _all(settings)
     if as_json:
         print_json([_facts(one) for one in found])
         return 0
@@ -157,7 +158,7 @@ def remove(*, key: Sequence[str], stale: bool, every: bool, settings: Settings, 
     if not (key or stale or every):
         raise click.UsageError("name templates, or say --stale or --all")
     doomed = [] if not key else _named(settings, key)
-    doomed += [one for one in store.templates(settings.state_dir) if every or (stale and _outdated(one))]
+    doomed += [one for one in _all(settings) if every or (stale and _outdated(one))]
     if stale or every:
         store.sweep(settings.state_dir)
     for one in {one.key: one for one in doomed}.values():
@@ -184,6 +185,7 @@ def prune(*, unused_days: int | None, most_mib: int | None, settings: Settings, 
     """Remove the templates that were not cloned for longest. Those in use stay."""
     if unused_days is None and most_mib is None:
         raise click.UsageError("say --unused-days or --most-mib")
+    _all(settings)
     removed = store.prune(
         settings.state_dir,
         most_bytes=None if most_mib is None else most_mib * _MIB,
@@ -203,11 +205,21 @@ def _named(settings: Settings, keys: Sequence[str]) -> list[Template]:
     """
     if keys:
         return [store.lookup(settings.state_dir, key) for key in keys]
-    found = store.templates(settings.state_dir)
+    found = _all(settings)
     if not found:
         hint = "guestlaunch template build makes one"
         raise NotFoundError("no templates", store.home(settings.state_dir), "none was built", hint)
     return found
+
+
+def _all(settings: Settings) -> list[Template]:
+    """Return all templates.
+
+    :raise OSError: the folder that they would be in cannot be read: that is not to look as if there were none.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.scandir(store.home(settings.state_dir)).close()
+    return store.templates(settings.state_dir)
 
 
 def _line(one: Template) -> str:

@@ -115,8 +115,11 @@ def outdated(template: Template) -> str | None:
     if facts["accel"] == Accel.KVM and facts["host_cpu"] != _host_cpu():
         return "the host's CPU or kernel has changed"
     root = Path(str(facts["root"]))
-    if not root.exists():
-        return f"the appliance {root.parent} is gone"
+    try:
+        if not root.exists():
+            return f"the appliance {root.parent} is gone"
+    except OSError as error:
+        return f"the appliance {root.parent} cannot be used: {error.strerror or error}"
     current = root.parent.parent / "current"
     if current.exists() and current.resolve() != root.parent:
         return f"there is a newer appliance than {root.parent.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,13 @@ def test_what_is_held_is_not_removed(tmp_path: Path) -> None:
         published.withdraw(folder)
     assert names(tmp_path) == []
     assert published.remove(folder)
+
+
+def test_what_is_not_ours_is_not_called_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's folder cannot be locked, but not because somebody uses it."""
+    folder = make(tmp_path, "a")
+    monkeypatch.setattr(locks, "open_lock", lambda *_, **__: os.open("/nonexistent", os.O_RDWR))
+    assert not published.remove(folder)
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    with pytest.raises(PermissionError, match=str(folder)):
+        published.remove(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from orchestrator.launch.eligibility import template_facts, why_not_warm
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest, from_json
 from orchestrator.settings import Settings
-from orchestrator.template.model import key_of
+from orchestrator.template.model import Template, key_of
 
 SETTINGS = Settings(state_dir=Path("/state"), runtime_dir=Path("/run/gl"))
 REQUEST = LaunchRequest(kernel="/a/kernel", initrd="/a/initrd", cmdline="panic=1 console=ttyS0 quiet TERM=linux")
@@ -263,3 +264,19 @@ def test_what_guests_see_of_the_host(
         monkeypatch.setattr("os.uname", lambda seen=seen: seen)
         found.append(key_of(template_facts(spec(plan(tmp_path, accel=accel)))))
     assert (found[0] == found[1]) is same
+
+
+def test_a_template_whose_appliance_cannot_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another user's folder: it is listed as one that nobody here can use, beside the others."""
+    root = tmp_path / "aarch64/one/root"
+    facts = {"libvirt": eligibility.library_version(), "accel": "tcg", "root": str(root)}
+    template = Template(
+        path=tmp_path, key="k", facts=facts, request={}, files={}, built="", seconds=1.0, learned=False
+    )  # fmt: skip
+    assert eligibility.outdated(template) == f"the appliance {root.parent} is gone"
+
+    def denied(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    assert eligibility.outdated(template) == f"the appliance {root.parent} cannot be used: Permission denied"

@@ -1,0 +1,24 @@
+"""guestlaunch template: what cannot be read does not look as if there were none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.main import main
+
+
+@pytest.mark.parametrize(
+    "words", [("list",), ("list", "--json"), ("verify",), ("prune", "--most-mib", "0"), ("remove", "--stale")]
+)
+def test_a_folder_that_cannot_be_read(
+    own_state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    """One line names it, and the status says that it failed."""
+    own_state.write_text("no folder")
+    monkeypatch.setattr(sys, "argv", ["guestlaunch", "template", *words])
+    assert main() == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"guestlaunch: cannot use: {own_state}/templates: Not a directory\n")
