@@ -45,7 +45,7 @@ def our_object(package: str, source: str, arch: str, *, purpose: str) -> bytes:
 
 
 def kept(data: bytes, cache: Path, *, name: str, purpose: str) -> Path:
-    """Return a file that holds a shared object; one that was written before is used again.
+    """Return a file that holds a shared object; one that was written before is used again if it is still the same.
 
     :param cache: directory to keep it in; it is used only where nobody but us can write to it.
     :param name: what its file name begins with.
@@ -55,11 +55,21 @@ def kept(data: bytes, cache: Path, *, name: str, purpose: str) -> Path:
     path = cache / f"{name}-{hashlib.sha256(data).hexdigest()[:16]}.so"
     try:
         os.close(files.open_folder(cache, make=True))
-        if not path.exists():
+        if not _holds(path, data):
             files.write_whole(path, data)
     except OSError as error:
         raise CapabilityError(purpose, error.filename or path, error.strerror or error) from error
     return path
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Tell whether a file is there, whole: a host that lost its power may have kept its name alone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(len(data) + 1) == data
+    except OSError:
+        return False
 
 
 def shared_object(

@@ -110,6 +110,20 @@ def test_it_is_preloaded_once_and_taken_away_alone(settings: Settings) -> None:
     assert foreign.others(foreign.preload({}, settings)) == []
 
 
+@pytest.mark.parametrize("harm", ["emptied", "overwritten", "a link", "a dangling link"])
+def test_a_damaged_library_is_written_again(settings: Settings, harm: str) -> None:
+    """Else the dynamic linker would complain in each program from then on, and the three would refuse."""
+    library = Path(foreign.preload({}, settings)["LD_PRELOAD"])
+    data = library.read_bytes()
+    if harm.endswith("link"):
+        library.unlink()
+        library.symlink_to("/etc/passwd" if harm == "a link" else "/nonexistent")
+    else:
+        library.write_bytes(b"" if harm == "emptied" else bytes(len(data)))
+    assert Path(foreign.preload({}, settings)["LD_PRELOAD"]) == library
+    assert (library.is_symlink(), library.read_bytes()) == (False, data)
+
+
 @pytest.mark.parametrize("name", ["a folder", "a:folder", "$LIB"])
 def test_a_path_that_cannot_be_named_is_an_error(folder: Path, settings: Settings, tmp_path: Path, name: str) -> None:
     """The dynamic linker would look for something else, and say so in the middle of the tool's own words."""
