@@ -186,6 +186,7 @@ def prune(*, unused_days: int | None, most_mib: int | None, settings: Settings, 
     if unused_days is None and most_mib is None:
         raise click.UsageError("say --unused-days or --most-mib")
     _all(settings)
+    store.sweep(settings.state_dir)
     removed = store.prune(
         settings.state_dir,
         most_bytes=None if most_mib is None else most_mib * _MIB,

@@ -54,14 +54,17 @@ def _read(directory: Path) -> Template:
     said = json.loads((directory / MANIFEST).read_text())
     if said["format"] != FORMAT:
         raise ValueError(f"format {said['format']}, this guestlaunch reads {FORMAT}")
+    facts = dict(said["facts"])
+    if said["key"] != key_of(facts):
+        raise ValueError(f"its facts are not those of {said['key']}")
     return Template(
         path=directory,
         key=said["key"],
-        facts=said["facts"],
+        facts=facts,
         request=said["request"],
         files={name: (size, made) for name, (size, made) in said["files"].items()},
-        built=said["built"],
-        seconds=said["seconds"],
+        built=str(said["built"]),
+        seconds=float(said["seconds"]),
         learned=said.get("learned") is True,
     )
 

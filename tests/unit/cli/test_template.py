@@ -22,3 +22,16 @@ def test_a_folder_that_cannot_be_read(
     assert main() == 1
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", f"guestlaunch: cannot use: {own_state}/templates: Not a directory\n")
+
+
+def test_prune_removes_what_one_that_was_killed_left(
+    own_state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was out of its place already, where no list shows it, and takes hundreds of megabytes."""
+    left = own_state / "templates/.building-gone-0123abcd"
+    left.mkdir(parents=True)
+    (left / "ram").write_bytes(b"memory")
+    monkeypatch.setattr(sys, "argv", ["guestlaunch", "template", "prune", "--unused-days", "30"])
+    assert main() == 0
+    assert not left.exists()
+    assert capsys.readouterr() == ("", "")

@@ -343,3 +343,13 @@ def test_a_recording_is_marked(tmp_path: Path) -> None:
     assert b"recorded" in first
     assert b"".join(said) == CONSOLE.encode() * 100
     assert last == b"guestlaunch: end of the recording"
+
+
+@pytest.mark.parametrize("change", [{"facts": {}}, {"facts": []}, {"facts": {**FACTS, "libvirt": 1}}, {"key": 3},
+                                    {"key": "x"}, {"seconds": "long"}, {"seconds": None}])  # fmt: skip
+def test_a_manifest_that_says_something_else(tmp_path: Path, change: dict[str, object]) -> None:
+    """A key is the digest of its facts; whoever lists templates may rely on what it reads."""
+    made = publish(tmp_path)
+    manifest = made.path / MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **change}))
+    assert store.templates(tmp_path) == []
