@@ -6,6 +6,7 @@ All do the same three things with the same disk: launch, list its file systems, 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ OURS: Mapping[str, Mapping[str, str]] = {
     WARM: {"start": "auto", "learn": "off"},
     STANDBY: {"start": "auto", "learn": "off"},
 }
+# Not what it only warns of, nor the advice that follows.
+_SAID_BY_A_TOOL = re.compile(r"(virt-|guest)[a-z-]+: (?!warning)")
 _RECORDED = {COLD_WITHOUT_DMA: Start.COLD, COLD: Start.COLD, WARM: Start.WARM, STANDBY: Start.STANDBY}
 
 
@@ -92,4 +95,5 @@ def tried(sides: tuple[Side, ...], *, deadline_s: float) -> LeftOut | None:
 def reason(error: str) -> str:
     """Return the line of a failed run's last ones that says why: libguestfs ends its own errors with advice."""
     lines = error.strip().splitlines()
-    return next((line for line in lines if ": error: " in line), lines[-1])
+    said = [line for line in lines if ": error: " in line] or [line for line in lines if _SAID_BY_A_TOOL.match(line)]
+    return (said or lines[-1:])[0]

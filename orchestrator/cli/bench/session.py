@@ -194,7 +194,7 @@ def chosen_accel(settings: Settings, profile: Profile) -> Accel:
 
 
 def show(recording: Recording, plan: RunPlan) -> int:
-    """Print the result; the exit status says whether any run failed."""
+    """Print the result; the exit status says whether any run failed, or all that was wanted was left out."""
     from rich.console import Console
 
     from orchestrator.bench.text import render
@@ -204,7 +204,8 @@ def show(recording: Recording, plan: RunPlan) -> int:
     else:
         Console().print(render(recording.result))
     click.echo(f"result: {recording.path}", err=True)
-    return 1 if (recording.result["analysis"] or {}).get("failed_runs") else 0
+    empty = recording.result["complete"] and not any(sample["round"] >= 0 for sample in recording.result["samples"])
+    return 1 if empty or (recording.result["analysis"] or {}).get("failed_runs") else 0
 
 
 def print_json(value: object) -> None:

@@ -129,3 +129,17 @@ def test_a_side_that_cannot_be_had(tmp_path: Path) -> None:
     assert out is not None
     assert "not warm" in out.reason
     assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("virt-cat: no operating system was found\n\nIf using other tools,\n(see the manual page).", 0),
+        ("virt-sysprep: warning: no seed\nvirt-sysprep: it is in use\nTo see more, set\n  LIBGUESTFS_DEBUG=1", 1),
+        ("virt-df: first\nlibguestfs: error: second\nthird", 1),
+        ("something\nelse", 1),
+    ],
+)
+def test_why_a_tool_failed(said: str, why: int) -> None:
+    """The line that says it, not the advice with which libguestfs's tools end."""
+    assert start_sides.reason(said) == said.splitlines()[why]

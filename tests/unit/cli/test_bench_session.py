@@ -17,7 +17,7 @@ import pytest
 from orchestrator.bench import result
 from orchestrator.bench.text import not_complete
 from orchestrator.cli.bench.options import RunPlan
-from orchestrator.cli.bench.session import recorded
+from orchestrator.cli.bench.session import recorded, show
 from orchestrator.errors import GuestlaunchError
 from orchestrator.settings import load
 from tests.simulated_results import analysis_of
@@ -153,6 +153,17 @@ def test_one_command_begins_and_goes_on(tmp_path: Path) -> None:
         with recorded("tools", load(), replace(plan, seed=seed), None, resume=path) as (recording, _folder):
             recording.left = "its time budget"
         assert result.load(path)["seed"] == 7
+
+
+def test_nothing_but_failures_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where all was left out the table is empty, and the status says so."""
+    plan = RunPlan(
+        runs=1, warm_ups=0, time_budget=None, deadline=1, seed=7, out=tmp_path / "r.json", disk=None, as_json=False
+    )  # fmt: skip
+    with recorded("tools", load(), plan, None) as (recording, _folder):
+        recording.leave_out("warm: virt-cat, given", "no operating system was found")
+    assert show(recording, plan) == 1
+    assert "no operating system was found" in " ".join(capsys.readouterr().out.split())
 
 
 def test_every_benchmark_is_recorded() -> None:
