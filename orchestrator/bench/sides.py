@@ -67,6 +67,8 @@ def make_work(
         disks.file_system(disk)
     elif not disk.exists():
         raise UsageError("cannot use the disk", disk, "it does not exist")
+    elif disk.is_dir():
+        raise UsageError("cannot use the disk", disk, "it is a directory")
     first = "".join(f"{command} {arguments}\n" for command, arguments in parameters)
     whole, run_only = f"{first}run\nlist-filesystems\n", f"{first}run\n"
     if not apart:

@@ -10,7 +10,7 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from orchestrator.errors import GuestlaunchError, StoppedError
+from orchestrator.errors import GuestlaunchError, LaunchError, StoppedError
 from orchestrator.launch.context import LaunchContext, LaunchSpec
 from orchestrator.launch.template_build import build_template
 from orchestrator.settings import Settings
@@ -43,6 +43,7 @@ def build(spec: LaunchSpec, facts: Facts, context: LaunchContext) -> Template:
     settings = spec.settings
     try:
         template = build_template(spec, facts, context, learned=True)
+        _require_room(template, settings)
     except StoppedError:
         raise
     except (GuestlaunchError, OSError):
@@ -56,6 +57,16 @@ def build(spec: LaunchSpec, facts: Facts, context: LaunchContext) -> Template:
     for one in removed:
         context.emit("template_forgotten", key=one.key)
     return template
+
+
+def _require_room(template: Template, settings: Settings) -> None:
+    """Remove a template that is alone larger than all of them may be: each launch would have it built again.
+
+    :raise LaunchError: says so.
+    """
+    if template.disk_bytes > settings.learned_mib * _MIB and store.remove(template):
+        why = f"it takes {template.disk_bytes / _MIB:.0f} MiB, and learned_mib is {settings.learned_mib}"
+        raise LaunchError("cannot keep the template", template.key, why)
 
 
 def available_mib() -> int:

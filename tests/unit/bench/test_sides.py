@@ -120,3 +120,11 @@ def test_direct_program_turns_the_hosts_arguments_into_the_guests(
         "-global", f"fw_cfg_mem.dma_enabled={value}",
     ]  # fmt: skip
     assert said("-device", "?") == ["-machine", "virt,accel=tcg", "-cpu", "cortex-a57", "-device", "?"]  # a probe
+
+
+def test_a_disk_that_is_none(tmp_path: Path) -> None:
+    """Said before anything is launched."""
+    with pytest.raises(UsageError, match="it is a directory"):
+        sides.make_work(tmp_path, disk=tmp_path)
+    with pytest.raises(UsageError, match="it does not exist"):
+        sides.make_work(tmp_path, disk=tmp_path / "disk.img")

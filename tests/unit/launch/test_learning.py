@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from orchestrator.launch import learning
 from orchestrator.launch.context import LaunchContext, LaunchSpec
 from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings
-from orchestrator.template import failures
+from orchestrator.template import failures, store
 from orchestrator.template.model import Facts, key_of
 from tests.unit.launch.fakes import PLAN, REQUEST
 
@@ -70,3 +72,25 @@ def test_a_failure_is_remembered(
             learning.build(LaunchSpec(plan=PLAN, request=REQUEST, settings=settings), FACTS, context)
     assert (failures.why_not_again(settings.state_dir, key_of(FACTS)) is not None) is counts
     assert (learning.why_not(settings, FACTS) is not None) is counts
+
+
+def test_one_that_is_larger_than_all_may_be(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not stay, drives no other out, and is not built after each launch."""
+    settings = replace(settings, learned_mib=1)
+    other, *made = (
+        SimpleNamespace(key=key, path=settings.state_dir / key, disk_bytes=size << 20, learned=True, used_s=0.0)
+        for key, size in (("small", 1), ("large", 2))
+    )
+    for one in (other, *made):
+        one.path.mkdir()
+    monkeypatch.setattr(learning, "build_template", lambda *_, **__: made[0])
+    monkeypatch.setattr(store, "templates", lambda _: [other, *made])
+    nothing: Any = None
+    with Stop() as stop:
+        context = LaunchContext(
+            stop=stop, connect=lambda _: nothing, claim=lambda _: contextlib.nullcontext(), emit=lambda *_, **__: None
+        )
+        with pytest.raises(LaunchError, match="large: it takes 2 MiB, and learned_mib is 1"):
+            learning.build(LaunchSpec(plan=PLAN, request=REQUEST, settings=settings), FACTS, context)
+    assert (other.path.exists(), made[0].path.exists()) == (True, False)
+    assert failures.why_not_again(settings.state_dir, key_of(FACTS)) is not None
