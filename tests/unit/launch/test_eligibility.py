@@ -24,7 +24,7 @@ from orchestrator.launch.eligibility import template_facts, why_not_warm
 from orchestrator.launch.plan import Plan
 from orchestrator.launch.request import LaunchRequest, from_json
 from orchestrator.settings import Settings
-from orchestrator.template.model import Template, key_of
+from orchestrator.template.model import Facts, Template, key_of
 
 SETTINGS = Settings(state_dir=Path("/state"), runtime_dir=Path("/run/gl"))
 REQUEST = LaunchRequest(kernel="/a/kernel", initrd="/a/initrd", cmdline="panic=1 console=ttyS0 quiet TERM=linux")
@@ -269,7 +269,8 @@ def test_what_guests_see_of_the_host(
 def test_a_template_whose_appliance_cannot_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In another user's folder: it is listed as one that nobody here can use, beside the others."""
     root = tmp_path / "aarch64/one/root"
-    facts = {"libvirt": eligibility.library_version(), "accel": "tcg", "root": str(root)}
+    monkeypatch.setattr(eligibility, "library_version", lambda: 9)
+    facts: Facts = {"libvirt": 9, "accel": "tcg", "root": str(root)}
     template = Template(
         path=tmp_path, key="k", facts=facts, request={}, files={}, built="", seconds=1.0, learned=False
     )  # fmt: skip
