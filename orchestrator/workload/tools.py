@@ -59,7 +59,7 @@ def run(command: Sequence[str], environ: Mapping[str, str], *, quiet: bool = Fal
             raise ToolNotFoundError("cannot run", command[0], "no such program", _from_where(command[0])) from error
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            raise ToolNotExecutableError("cannot run", command[0], why) from error
+            raise ToolNotExecutableError("cannot run", command[0] or "''", why) from error
         deliver_signals_to(process)
         status = process.wait()
     return SIGNAL_BASE - status if status < 0 else status

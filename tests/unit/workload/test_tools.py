@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import GuestlaunchError
 from orchestrator.workload import tools
 from orchestrator.workload.tools import ToolNotExecutableError, ToolNotFoundError
 
@@ -55,6 +56,8 @@ def test_program_that_cannot_be_executed(tmp_path: Path) -> None:
     with pytest.raises(ToolNotExecutableError) as caught:
         tools.run((str(tmp_path / "x"),), os.environ)
     assert caught.value.exit_status == 126
+    with pytest.raises(GuestlaunchError, match="cannot run: '': "):  # a variable that was not set
+        tools.run(("",), os.environ)
 
 
 def test_descriptors_pass_through(tmp_path: Path) -> None:
