@@ -67,7 +67,7 @@ def build(*, settings: Settings, as_json: bool) -> int:
             _WORK, opened.environment.variables, quiet=True
         )
         launches = opened.finished(5.0)
-    if status == tools.SIGNAL_BASE + signal.SIGTERM:  # sent to us
+    if status in {tools.SIGNAL_BASE + signal.SIGTERM, tools.SIGNAL_BASE + signal.SIGINT}:  # sent to us, or typed
         return status
     if not launches or launches[-1].record is None or status != 0:
         why = launches[-1].message if launches and launches[-1].message else f"guestfish ended with status {status}"

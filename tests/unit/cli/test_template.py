@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.cli import session, template
 from orchestrator.cli.main import main
+from orchestrator.settings import Settings
+from orchestrator.workload import tools
 
 
 @pytest.mark.parametrize(
@@ -34,4 +41,23 @@ def test_prune_removes_what_one_that_was_killed_left(
     monkeypatch.setattr(sys, "argv", ["guestlaunch", "template", "prune", "--unused-days", "30"])
     assert main() == 0
     assert not left.exists()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("own_state")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_build_that_is_ended_has_not_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    """Who typed Ctrl-C hears no reason, and the status is the signal's."""
+
+    @contextlib.contextmanager
+    def opened(_settings: Settings) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(environment=SimpleNamespace(variables={}), finished=lambda _seconds: [])
+
+    monkeypatch.setattr(template, "_require_eligible", lambda _: None)
+    monkeypatch.setattr(session, "opened", opened)
+    monkeypatch.setattr(tools, "run", lambda *_, **__: 128 + number)
+    monkeypatch.setattr(sys, "argv", ["guestlaunch", "template", "build"])
+    assert main() == 128 + number
     assert capsys.readouterr() == ("", "")
