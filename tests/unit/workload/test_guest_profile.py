@@ -108,9 +108,9 @@ def test_what_is_no_image(settings: Settings, tmp_path: Path) -> None:
 
 def test_block_device_is_read_each_time(settings: Settings, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written to it does not change what the kernel says of its node."""
-    reader, status = Reader(["aarch64"]), image.stat()
-    device = os.stat_result((stat.S_IFBLK | 0o660, *status[1:]))
-    monkeypatch.setattr(Path, "stat", lambda *_, **__: device)
+    reader, plain = Reader(["aarch64"]), Path.stat
+    device = os.stat_result((stat.S_IFBLK | 0o660, *image.stat()[1:]))
+    monkeypatch.setattr(Path, "stat", lambda path, **how: device if path == image else plain(path, **how))
     for _ in range(2):
         choose(("virt-ls", "-a", os.fspath(image)), settings, reader)
     assert len(reader.jobs) == 2
