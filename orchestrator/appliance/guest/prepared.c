@@ -2,7 +2,9 @@
  * Preloaded by the guestfsd that a template holds (guest/template.sh). It is held when it first asks for its options:
  * everything is loaded and linked, Augeas's lenses are read, and nothing is decided yet. So it serves each launch,
  * whatever that asks of it: when it goes on, it finds its arguments in the file that GUESTLAUNCH_ARGUMENTS names, a line
- * each.
+ * each, of which the first is its name. Where that is "rehearse", it is held again, and a child of it goes on until OCaml
+ * has started and all modules are there, which is most of what it does before it says that it is ready: QEMU, where it
+ * emulates the CPU, has translated that code then. The child can open no file, so not the port either.
  *
  * To read the lenses takes more than all else of an inspection. It asks for a handle with the arguments below, and gets
  * the one that was made before, as it would have been made then: with AUG_NO_LOAD nothing of a disk is looked at. So does
@@ -19,6 +21,7 @@ typedef struct augeas augeas;
 typedef augeas *init_fn(const char *root, const char *loadpath, unsigned int flags);
 typedef int load_fn(augeas *);
 typedef void close_fn(augeas *);
+typedef int sigaction_fn(int, const void *, void *);
 typedef int options_fn(int, char *const *, const char *, const void *, int *);
 
 void *dlsym(void *, const char *);
@@ -30,9 +33,17 @@ int raise(int);
 int open(const char *, int, ...);
 long read(int, void *, unsigned long);
 int close(int);
+int fork(void);
+int waitpid(int, int *, int);
+unsigned alarm(unsigned);
+int setrlimit(int, const unsigned long *);
+void _exit(int) __attribute__((noreturn));
 
 #define RTLD_NEXT ((void *)-1l)
+#define SIGPIPE 13
 #define SIGSTOP 19
+#define RLIMIT_NOFILE 7
+#define AT_MOST_SECONDS 30
 #define O_CLOEXEC 02000000
 #define SAVE_NOOP (1u << 4)
 #define NO_LOAD (1u << 5)
@@ -53,7 +64,7 @@ static struct {
 };
 #define HANDLES (sizeof handles / sizeof handles[0])
 
-static int began, count;
+static int began, count, rehearsing;
 static char text[4096], *arguments[MOST + 1];
 
 EXPORT augeas *aug_init(const char *root, const char *loadpath, unsigned int flags)
@@ -98,15 +109,13 @@ static void read_lenses(void)
     mallopt(M_TOP_PAD, AS_EVER);
 }
 
-static void hold(const char *path)
+static void read_arguments(const char *path)
 {
-    long length;
-    int file;
+    int file = open(path, O_CLOEXEC);
+    long length = file < 0 ? 0 : read(file, text, sizeof text - 1);
 
-    raise(SIGSTOP);
-    file = open(path, O_CLOEXEC);
-    length = file < 0 ? 0 : read(file, text, sizeof text - 1);
     close(file);
+    count = 0;
     for (long at = 0, begin = 0; at < length && count < MOST; at++) {
         if (text[at] == '\n') {
             text[at] = 0;
@@ -116,7 +125,39 @@ static void hold(const char *path)
     }
 }
 
-/* guestfsd's first call that is its own. Programs that it starts are not to have us. */
+/* guestfsd's first call after OCaml's start. */
+EXPORT int sigaction(int number, const void *action, void *old)
+{
+    if (rehearsing && number == SIGPIPE)
+        _exit(0);
+    return ((sigaction_fn *)dlsym(RTLD_NEXT, "sigaction"))(number, action, old);
+}
+
+static void hold(const char *path)
+{
+    static const unsigned long none[] = { 0, 0 };
+
+    for (;;) {
+        int child;
+
+        raise(SIGSTOP);
+        read_arguments(path);
+        if (count != 1 || strcmp(arguments[0], "rehearse") != 0)
+            return;
+        count = 0;
+        child = fork();
+        if (child == 0) {
+            rehearsing = 1;
+            setrlimit(RLIMIT_NOFILE, none);
+            alarm(AT_MOST_SECONDS);
+            return;
+        }
+        if (child > 0)
+            waitpid(child, 0, 0);
+    }
+}
+
+/* Its first call that is its own. Programs that it starts are not to have us. */
 EXPORT int getopt_long(int argc, char *const *argv, const char *letters, const void *options, int *index)
 {
     options_fn *real = (options_fn *)dlsym(RTLD_NEXT, "getopt_long");

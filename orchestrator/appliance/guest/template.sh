@@ -94,7 +94,9 @@ for file in /sys/class/virtio-ports/*/name; do
 done
 mkfifo /run/guestlaunch.words
 exec 7<>/run/guestlaunch.words
-/usr/bin/perl /usr/lib/guestlaunch/gate "/dev/${port##*/}" /run/guestlaunch.words 7<&- &
+set -- "/dev/${port##*/}" /run/guestlaunch.words
+[ -z "$held" ] || [ -z "$arguments" ] || set -- "$@" "$held" "$arguments"
+/usr/bin/perl /usr/lib/guestlaunch/gate "$@" 7<&- &
 loglevel=$default_loglevel ignore_loglevel=''
 while :; do
 	read -r words <&7

@@ -26,9 +26,12 @@ void aug_close(void *handle) { printf("closed %ld\\n", (long)handle); }
 """
 # A program that does as guestfsd does: it reads its options, then does what it is asked.
 GUESTFSD = """
+#include <fcntl.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 void *aug_init(const char *, const char *, unsigned);
 void aug_close(void *);
 static const struct option OPTIONS[] = { { "channel", 1, 0, 'c' }, { "network", 0, 0, 'n' }, { 0, 0, 0, 0 } };
@@ -37,6 +40,9 @@ int main(int argc, char **argv) {
     while ((option = getopt_long(argc, argv, "c:n", OPTIONS, 0)) != -1)
         printf("option %c %s\\n", option, optarg ? optarg : "-");
     if (optind < argc) puts("too many arguments");
+    struct sigaction ignored = { .sa_handler = SIG_IGN };
+    if (getenv("TELLS")) dprintf(1, "%s\\n", open("/dev/null", 0) < 0 ? "opens nothing" : "opens files");
+    sigaction(SIGPIPE, &ignored, 0);
     printf("preloaded %s, %s\\n", getenv("LD_PRELOAD") ? "yes" : "no", getenv("GUESTLAUNCH_ARGUMENTS") ? "yes" : "no");
     void *one = aug_init("/sysroot/", 0, 0x130), *two = aug_init("/sysroot", 0, 0x120);
     void *path = aug_init("/sysroot", "/p", 0x130);
@@ -123,6 +129,22 @@ def test_it_is_held_until_it_is_told_its_arguments(
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert said.splitlines() == [*MADE_FIRST, *options, "preloaded no, no", *AS_ASKED]
+
+
+def test_a_child_rehearses_the_start(guestfsd: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    """It opens no file, does nothing behind the start, and leaves what is held as it was; it may be more than one."""
+    program, environ = guestfsd
+    told = tmp_path / "arguments"
+    environ |= {"GUESTLAUNCH_ARGUMENTS": str(told), "TELLS": "yes"}
+    with subprocess.Popen([program], env=environ, stdout=subprocess.PIPE, text=True) as process:
+        for arguments in ("rehearse\n", "rehearse\n", "guestfsd\n-n\n"):
+            assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+            told.write_text(arguments)
+            os.kill(process.pid, signal.SIGCONT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    start = ["opens nothing", "opens nothing", "opens files"]
+    assert said.splitlines() == [*start, *MADE_FIRST, "option n -", "preloaded no, no", *AS_ASKED]
 
 
 LOOKER = """
