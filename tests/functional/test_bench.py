@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def test_matrix(guestlaunch: Guestlaunch, evidence: Path, disk_image: DiskFactor
 
 def test_a_disk_that_does_not_work_ends_the_benchmark(guestlaunch: Guestlaunch, tmp_path: Path) -> None:
     """A side that fails while it warms up ends the benchmark with one line: nothing is measured of failures."""
-    folder = tmp_path / "disk.img"
-    folder.mkdir()
-    done = guestlaunch("bench", "fw-cfg", *ACCEL, "--disk", folder, "--out", tmp_path / "out.json")
+    disk = tmp_path / "disk.img"
+    os.mknod(disk, stat.S_IFSOCK | 0o600)  # it is there, and QEMU cannot open it
+    done = guestlaunch("bench", "fw-cfg", *ACCEL, "--disk", disk, "--out", tmp_path / "out.json")
     assert "its warm-up fails" in done.error_line
