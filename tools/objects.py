@@ -26,7 +26,7 @@ SOURCES = {
 PROGRAMS = {"shortcuts.c"}  # those that are started by themselves
 ARCHS = ("aarch64", "x86_64")
 VERSION = "12.2.0"  # of the compilers that made what is there
-SHARED = ("-shared", "-fPIC")
+SHARED = ("-shared", "-fPIC", "-Wl,-Ttext-segment=0x7000000000")
 # Nothing in it calls a C library's memcpy or memset; aligned for pages of 64 KiB it would be that large.
 STATIC = ("-static", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-Wl,-z,max-page-size=4096")
 FLAGS = (

@@ -175,6 +175,7 @@ def _install_guest_files(root: Path, supermin: Path, version: str, init: Init) -
             names.append(name)
     for name in names:
         (root / "usr/sbin" / name).symlink_to("../lib/guestlaunch/shortcuts")
+    (root / "etc/ld.so.preload").write_text("libc.so.6\n")
     (root / "init").write_bytes(guest_file(ROOT_INIT))
     (root / "init").chmod(0o755)
 

@@ -2,9 +2,9 @@
  * Preloaded by the guestfsd that a template holds (guest/template.sh). It is held when it first asks for its options:
  * everything is loaded and linked, Augeas's lenses are read, and nothing is decided yet. So it serves each launch,
  * whatever that asks of it: when it goes on, it finds its arguments in the file that GUESTLAUNCH_ARGUMENTS names, a line
- * each, of which the first is its name. Where that is "rehearse", it is held again, and a child of it goes on until OCaml
- * has started and all modules are there, which is most of what it does before it says that it is ready: QEMU, where it
- * emulates the CPU, has translated that code then. The child can open no file, so not the port either.
+ * each, of which the first is its name. Where that is "rehearse", it is held again, and a child of it goes on as guestfsd
+ * does, and is sent what the file says that the second line names: libguestfs's messages, as they are on the wire. Nobody
+ * hears its answers: afterwards its code is in memory, and QEMU, where it emulates the CPU, has translated it.
  *
  * To read the lenses takes more than all else of an inspection. It asks for a handle with the arguments below, and gets
  * the one that was made before, as it would have been made then: with AUG_NO_LOAD nothing of a disk is looked at. So does
@@ -21,7 +21,6 @@ typedef struct augeas augeas;
 typedef augeas *init_fn(const char *root, const char *loadpath, unsigned int flags);
 typedef int load_fn(augeas *);
 typedef void close_fn(augeas *);
-typedef int sigaction_fn(int, const void *, void *);
 typedef int options_fn(int, char *const *, const char *, const void *, int *);
 
 void *dlsym(void *, const char *);
@@ -32,18 +31,25 @@ int mallopt(int, int);
 int raise(int);
 int open(const char *, int, ...);
 long read(int, void *, unsigned long);
+long write(int, const void *, unsigned long);
 int close(int);
+int socketpair(int, int, int, int[2]);
+int shutdown(int, int);
 int fork(void);
 int waitpid(int, int *, int);
+int prctl(int, ...);
 unsigned alarm(unsigned);
-int setrlimit(int, const unsigned long *);
+int snprintf(char *, unsigned long, const char *, ...);
 void _exit(int) __attribute__((noreturn));
 
 #define RTLD_NEXT ((void *)-1l)
-#define SIGPIPE 13
+#define SIGKILL 9l
 #define SIGSTOP 19
-#define RLIMIT_NOFILE 7
-#define AT_MOST_SECONDS 30
+#define PR_SET_PDEATHSIG 1
+#define AF_UNIX 1
+#define SOCK_STREAM (1 | O_CLOEXEC)
+#define SHUT_WR 1
+#define AT_MOST_SECONDS 60
 #define O_CLOEXEC 02000000
 #define SAVE_NOOP (1u << 4)
 #define NO_LOAD (1u << 5)
@@ -64,8 +70,8 @@ static struct {
 };
 #define HANDLES (sizeof handles / sizeof handles[0])
 
-static int began, count, rehearsing;
-static char text[4096], *arguments[MOST + 1];
+static int began, count;
+static char text[4096], channel[32], *arguments[MOST + 1];
 
 EXPORT augeas *aug_init(const char *root, const char *loadpath, unsigned int flags)
 {
@@ -109,12 +115,20 @@ static void read_lenses(void)
     mallopt(M_TOP_PAD, AS_EVER);
 }
 
-static void read_arguments(const char *path)
+/* Reads the beginning of a file into the text, and returns its length; none where there is no such file. */
+static long take(const char *path)
 {
     int file = open(path, O_CLOEXEC);
     long length = file < 0 ? 0 : read(file, text, sizeof text - 1);
 
     close(file);
+    return length;
+}
+
+static void read_arguments(const char *path)
+{
+    long length = take(path);
+
     count = 0;
     for (long at = 0, begin = 0; at < length && count < MOST; at++) {
         if (text[at] == '\n') {
@@ -125,31 +139,58 @@ static void read_arguments(const char *path)
     }
 }
 
-/* guestfsd's first call after OCaml's start. */
-EXPORT int sigaction(int number, const void *action, void *old)
+/* Sends messages to whoever is at the other end, and reads what comes of it until that is gone. */
+__attribute__((noreturn)) static void send(int end, const char *messages)
 {
-    if (rehearsing && number == SIGPIPE)
-        _exit(0);
-    return ((sigaction_fn *)dlsym(RTLD_NEXT, "sigaction"))(number, action, old);
+    long length = take(messages);
+
+    if (length > 0 && write(end, text, length) != length)
+        _exit(1);
+    shutdown(end, SHUT_WR);
+    while (read(end, text, sizeof text) > 0)
+        continue;
+    waitpid(-1, 0, 0);
+    _exit(0);
+}
+
+/* Returns in a process that is to go on as guestfsd, whose other end gets the messages. */
+static void rehearse(const char *messages)
+{
+    int ends[2];
+
+    alarm(AT_MOST_SECONDS);
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0)
+        _exit(1);
+    switch (fork()) {
+    case -1:
+        _exit(1);
+    case 0:
+        prctl(PR_SET_PDEATHSIG, SIGKILL, 0l, 0l, 0l);
+        close(ends[0]);
+        snprintf(channel, sizeof channel, "fd:%d", ends[1]);
+        arguments[0] = "guestfsd";
+        arguments[1] = "--channel";
+        arguments[2] = channel;
+        count = 3;
+        return;
+    default:
+        close(ends[1]);
+        send(ends[0], messages);
+    }
 }
 
 static void hold(const char *path)
 {
-    static const unsigned long none[] = { 0, 0 };
-
     for (;;) {
         int child;
 
         raise(SIGSTOP);
         read_arguments(path);
-        if (count != 1 || strcmp(arguments[0], "rehearse") != 0)
+        if (count != 2 || strcmp(arguments[0], "rehearse") != 0)
             return;
-        count = 0;
         child = fork();
         if (child == 0) {
-            rehearsing = 1;
-            setrlimit(RLIMIT_NOFILE, none);
-            alarm(AT_MOST_SECONDS);
+            rehearse(arguments[1]);
             return;
         }
         if (child > 0)

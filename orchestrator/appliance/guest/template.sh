@@ -81,6 +81,10 @@ for link in /dev/disk/by-path/*; do
 done
 # guestfsd asks in each session which options lvs has, and of all that LVM does, saying that takes the longest.
 [ -n "$unprepared" ] || lvm lvs --help >/run/guestlaunch.lvs-help 2>/dev/null || : >/run/guestlaunch.lvs-help
+if [ -z "$unprepared" ]; then
+	set -- /var/tmp/guestlaunch.disk /var/tmp/guestlaunch.messages
+	busybox sh /usr/lib/guestlaunch/rehearsal-disk "$@" 9<&- >/dev/null 2>&1
+fi
 [ -n "$unprepared" ] || [ ! -e $prepared ] || hold_prepared
 if [ -z "$held" ]; then
 	arguments=''
