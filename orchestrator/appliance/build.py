@@ -169,7 +169,7 @@ def _install_guest_files(root: Path, supermin: Path, version: str, init: Init) -
     drop_idle_rules(root)
     names = ["ls", "udevadm"]  # they lie where guestfsd looks later
     (ours / "real").mkdir()
-    for name in ("lvm", "parted", "sgdisk"):
+    for name in ("lvm", "parted", "sfdisk", "sgdisk"):
         if (root / "usr/sbin" / name).exists():
             (root / "usr/sbin" / name).rename(ours / "real" / name)
             names.append(name)

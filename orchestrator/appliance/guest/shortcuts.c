@@ -133,10 +133,10 @@ static int udevd_idle(void)
     return buffer[length + 2] == 'S' && !EXISTS("/run/udev/queue");
 }
 
-/* Says what lvs said of its options when the template was built; returns whether it said anything. */
-static int say_options(void)
+/* Says what a program said of its options when the template was built; returns whether it said anything. */
+static int say_options(const char *path)
 {
-    long file = OPEN("/run/guestlaunch.lvs-help", 0), length, said = 0;
+    long file = OPEN(path, 0), length, said = 0;
 
     while (file >= 0 && (length = call(READ, file, (long)buffer, sizeof buffer, 0)) > 0) {
         for (long at = 0, written; at < length; at += written) {
@@ -177,7 +177,8 @@ static char **environment(const char *name, char **argv, char **environ)
 __attribute__((noreturn, used)) void begin(long *stack)
 {
     static const char *const SETTLE[] = { "settle" }, *const SETTLE_FOR[] = { "settle", "-E", 0 },
-                             *const LINKS[] = { "-1v", "/dev/disk/by-path" }, *const HELP[] = { "lvs", "--help" };
+                             *const LINKS[] = { "-1v", "/dev/disk/by-path" }, *const LVS_HELP[] = { "lvs", "--help" },
+                             *const HELP[] = { "--help" };
     char **argv = (char **)(stack + 1), **environ = argv + *stack + 1, *name = argv[0];
     const char *real = "/usr/lib/guestlaunch/real/lvm";
 
@@ -196,7 +197,11 @@ __attribute__((noreturn, used)) void begin(long *stack)
         real = "/usr/lib/guestlaunch/real/parted";
     } else if (same(name, "sgdisk")) {
         real = "/usr/lib/guestlaunch/real/sgdisk";
-    } else if (asked(argv, 2, HELP) && say_options()) {
+    } else if (same(name, "sfdisk")) {
+        real = "/usr/lib/guestlaunch/real/sfdisk";
+        if (asked(argv, 1, HELP) && say_options("/run/guestlaunch.sfdisk-help"))
+            end(0);
+    } else if (asked(argv, 2, LVS_HELP) && say_options("/run/guestlaunch.lvs-help")) {
         end(0);
     }
     environ = environment(name, argv, environ);

@@ -79,13 +79,14 @@ done </proc/mounts
 for link in /dev/disk/by-path/*; do
 	case $(readlink "$link") in */"$root"*) rm "$link" ;; esac
 done
-# guestfsd asks in each session which options lvs has, and of all that LVM does, saying that takes the longest.
-[ -n "$unprepared" ] || lvm lvs --help >/run/guestlaunch.lvs-help 2>/dev/null || : >/run/guestlaunch.lvs-help
 if [ -z "$unprepared" ]; then
+	# guestfsd asks in each session which options these have, and of all that LVM does, saying that takes the longest.
+	lvm lvs --help >/run/guestlaunch.lvs-help 2>/dev/null || : >/run/guestlaunch.lvs-help
+	sfdisk --help >/run/guestlaunch.sfdisk-help 2>/dev/null || : >/run/guestlaunch.sfdisk-help
 	set -- /var/tmp/guestlaunch.disk /var/tmp/guestlaunch.messages
 	busybox sh /usr/lib/guestlaunch/rehearsal-disk "$@" 9<&- >/dev/null 2>&1
+	[ ! -e $prepared ] || hold_prepared
 fi
-[ -n "$unprepared" ] || [ ! -e $prepared ] || hold_prepared
 if [ -z "$held" ]; then
 	arguments=''
 	hold_bare
