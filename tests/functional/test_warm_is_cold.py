@@ -46,12 +46,13 @@ def test_how_much_the_kernel_says(
 ) -> None:
     """Words for the console are read by the kernel in a boot, and heeded at the gate in a clone.
 
-    Another has programs without shortcuts before them.
+    Another has programs without shortcuts before them, and nothing preloaded.
     """
-    looks = 'debug sh "cat /proc/sys/kernel/printk; readlink -f /usr/sbin/lvm /usr/sbin/parted; type udevadm ls"'
+    looks = 'debug sh "cat /proc/sys/kernel/printk; readlink -f /usr/sbin/lvm /usr/sbin/parted; type udevadm ls; cat /etc/ld.so.preload; true"'
     printed, _ = ask(guestlaunch, start, f"set-append '{words}'", f"add-drive-ro {disk_image()}", "run", looks)
     assert int(printed.split()[0]) == level
     assert ("guestlaunch/shortcuts" in printed or "/usr/sbin/ls" in printed) is (UNPREPARED not in words)
+    assert ("\nlibc.so.6\n" in printed) is (UNPREPARED not in words)
     assert records(evidence)[-1]["start"] == start
     assert events(evidence, "template_built") == []
 
@@ -93,6 +94,23 @@ def test_programs_get_no_descriptors_of_ours(guestlaunch: Guestlaunch, disk_imag
     _, said = ask(guestlaunch, "warm", *lines, "lvs", environ={"LIBGUESTFS_DEBUG": "1"})
     assert 0 <= said.find("guestlaunch: end of the recording") < said.find("guestfsd --verbose")
     assert "leaked" not in said
+
+
+WHERE_IT_WAS = "/sys/block/loop* /sys/block/dm-* /dev/mapper /dev/guestlaunch /tmp/lvm /run/lvm /run/udev/tags"
+
+
+def test_nothing_of_the_rehearsal_is_left(guestlaunch: Guestlaunch, disk_image: DiskFactory, template: Path) -> None:
+    """A clone has seen a disk with a volume group that no tool is to see. It was there: what it was asked is."""
+    found = {}
+    for start in ("cold", "warm"):
+        left = f'debug sh "find {WHERE_IT_WAS} -type f -o -type l; grep sysroot /proc/mounts; true"'
+        found[start], _ = ask(guestlaunch, start, f"add-drive-ro {disk_image()}", "run", left, "lvs", "list-filesystems")
+    assert found["warm"] == found["cold"] == "/tmp/lvm/lvm.conf\n\n/dev/sda: ext4\n"
+    seen = 'debug sh "stat -c %s /var/tmp/guestlaunch.disk /var/tmp/guestlaunch.messages /run/guestlaunch.sfdisk-help"'
+    printed, _ = ask(guestlaunch, "warm", f"add-drive-ro {disk_image()}", "run", seen)
+    disk, messages, options = map(int, printed.split())
+    assert (disk, messages) == (32 * MIB, 3 * 44)
+    assert options > 0
 
 
 MAKE_GROUP = ("pvcreate /dev/sda", "vgcreate group /dev/sda", "lvcreate volume group 8", "mkfs ext2 /dev/group/volume")
