@@ -48,7 +48,8 @@ def test_how_much_the_kernel_says(
 
     Another has programs without shortcuts before them, and nothing preloaded.
     """
-    looks = 'debug sh "cat /proc/sys/kernel/printk; readlink -f /usr/sbin/lvm /usr/sbin/parted; type udevadm ls; cat /etc/ld.so.preload; true"'
+    looked_at = "readlink -f /usr/sbin/lvm /usr/sbin/parted; type udevadm ls; cat /etc/ld.so.preload; true"
+    looks = f'debug sh "cat /proc/sys/kernel/printk; {looked_at}"'
     printed, _ = ask(guestlaunch, start, f"set-append '{words}'", f"add-drive-ro {disk_image()}", "run", looks)
     assert int(printed.split()[0]) == level
     assert ("guestlaunch/shortcuts" in printed or "/usr/sbin/ls" in printed) is (UNPREPARED not in words)
@@ -104,7 +105,8 @@ def test_nothing_of_the_rehearsal_is_left(guestlaunch: Guestlaunch, disk_image: 
     found = {}
     for start in ("cold", "warm"):
         left = f'debug sh "find {WHERE_IT_WAS} -type f -o -type l; grep sysroot /proc/mounts; true"'
-        found[start], _ = ask(guestlaunch, start, f"add-drive-ro {disk_image()}", "run", left, "lvs", "list-filesystems")
+        lines = (f"add-drive-ro {disk_image()}", "run", left, "lvs", "list-filesystems")
+        found[start], _ = ask(guestlaunch, start, *lines)
     assert found["warm"] == found["cold"] == "/tmp/lvm/lvm.conf\n\n/dev/sda: ext4\n"
     seen = 'debug sh "stat -c %s /var/tmp/guestlaunch.disk /var/tmp/guestlaunch.messages /run/guestlaunch.sfdisk-help"'
     printed, _ = ask(guestlaunch, "warm", f"add-drive-ro {disk_image()}", "run", seen)

@@ -24,7 +24,7 @@ void *aug_init(const char *root, const char *path, unsigned flags) {
 int aug_load(void *handle) { printf("loaded %ld\\n", (long)handle); return 0; }
 void aug_close(void *handle) { printf("closed %ld\\n", (long)handle); }
 """
-# A program that does as guestfsd does: it reads its options, then does what it is asked, here over a channel that is open.
+# A program that does as guestfsd does: it reads its options, then does what it is asked, over an open channel.
 GUESTFSD = """
 #include <getopt.h>
 #include <stdio.h>
