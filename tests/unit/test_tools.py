@@ -233,11 +233,13 @@ def test_on_arm_host_is_a_machine_with_the_checkout(tmp_path: Path) -> None:
     machine = folder / "arm-host"
     machine.write_text('#!/bin/sh\nprintf "%s|" "$GUESTLAUNCH_STATE_DIR" "$@"; echo\n[ "$1" != "$FAILS" ]\n')
     machine.chmod(0o755)
+    cache = tmp_path / "cache"
+    (cache / "systems").mkdir(parents=True)  # or it would ask for gigabytes of room
     said = {}
     for fails in ("nothing", "build", "run"):
         run = subprocess.run(
             ["/bin/bash", folder / "test", "--on", "arm-host", "-k", "a b"],
-            env={"PATH": "/usr/bin:/bin", "FAILS": fails},
+            env={"PATH": "/usr/bin:/bin", "FAILS": fails, "ARM_HOST_CACHE": str(cache)},
             capture_output=True,
             text=True,
             timeout=60,
