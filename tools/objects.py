@@ -26,7 +26,9 @@ SOURCES = {
 PROGRAMS = {"shortcuts.c"}  # those that are started by themselves
 ARCHS = ("aarch64", "x86_64")
 VERSION = "12.2.0"  # of the compilers that made what is there
-SHARED = ("-shared", "-fPIC", "-Wl,-Ttext-segment=0x7000000000")
+SHARED = ("-shared", "-fPIC")
+# In a guest, where libc is to lie alike in all programs (etc/ld.so.preload), a preloaded library is out of its way.
+APART = ("-Wl,-Ttext-segment=0x7000000000",)
 # Nothing in it calls a C library's memcpy or memset; aligned for pages of 64 KiB it would be that large.
 STATIC = ("-static", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-Wl,-z,max-page-size=4096")
 FLAGS = (
@@ -45,7 +47,7 @@ def compiled(source: Path, arch: str) -> bytes:
     """Return the shared object made of a C file."""
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made.so"
-        kind = STATIC if source.name in PROGRAMS else SHARED
+        kind = STATIC if source.name in PROGRAMS else (*SHARED, *(APART if source.parent.name == "guest" else ()))
         subprocess.run([compiler_for(arch), *kind, *FLAGS, "-o", made, source], check=True)
         return made.read_bytes()
 
