@@ -28,6 +28,7 @@ _LINKS_MAX = 40  # as the kernel
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 SETTINGS_BYTES = 8 << 20  # the most that a file has which somebody writes by hand: answers, descriptions, keys
 _PIPE_S = 60.0  # for whoever writes to a pipe to write more
+_NULL = os.makedev(1, 3)  # /dev/null on any Linux
 _IRREGULAR = "it is no regular file"
 _OVERFLOW_UID = 65534  # who a user namespace shows as the owner of what belongs to nobody in it
 
@@ -168,7 +169,7 @@ def open_image(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
 
 
 def read_whole(path: str | os.PathLike[str], most: int = SETTINGS_BYTES, *, pipe: bool = False) -> bytes:
-    """Return all of a file that somebody names, which may be none, or without end.
+    """Return all of a file that somebody names, which may be none, or without end; /dev/null is one without content.
 
     :param most: how many bytes of it are taken.
     :param pipe: it is read once, so that it may be a pipe as well, as a shell makes one of `<(...)`.
@@ -176,7 +177,10 @@ def read_whole(path: str | os.PathLike[str], most: int = SETTINGS_BYTES, *, pipe
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        kind = os.fstat(descriptor).st_mode
+        status = os.fstat(descriptor)
+        kind = status.st_mode
+        if stat.S_ISCHR(kind) and status.st_rdev == _NULL:
+            return b""
         if not stat.S_ISREG(kind) and not (pipe and stat.S_ISFIFO(kind)):
             raise OSError(errno.EINVAL, _IRREGULAR, os.fspath(path))
         blocks: list[bytes] = []

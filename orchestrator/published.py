@@ -26,9 +26,20 @@ def staging(home: Path) -> Iterator[Path]:
     :param home: an existing folder on the file system where the finished thing is to be.
     :raise OSError: it cannot be made.
     """
+    with aside(home, ASIDE) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def aside(home: Path, prefix: str) -> Iterator[Path]:
+    """Give a new folder that no sweeper takes while its context lasts, and that is gone afterwards.
+
+    :param prefix: what its name begins with.
+    :raise OSError: it cannot be made.
+    """
     with contextlib.ExitStack() as stack:
         while True:
-            folder = Path(tempfile.mkdtemp(prefix=ASIDE, dir=home))
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=home))
             stack.callback(_erase, folder)
             # Shared, as users of what it becomes may come before it is left.
             if stack.enter_context(locks.locked(folder, exclusive=False)):

@@ -6,12 +6,11 @@ And how many fw_cfg accesses it takes to hand one over, counted in a start that 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from orchestrator import scratch
 from orchestrator.bench.analysis import comparison_to_dict
 from orchestrator.bench.compare import Comparison, Difference, compare
 from orchestrator.bench.transfer import Payload, Transfer, predicted_accesses, transfer
@@ -126,8 +125,8 @@ def count_accesses(request: KernelRequest, settings: Settings) -> list[AccessCou
     if not run.plan.initrd_bytes:
         why, hint = "there is no initrd, whose transfer is the end", "add --initrd builtin"
         raise CapabilityError("cannot count accesses", request.kernel, why, hint)
-    with tempfile.TemporaryDirectory(prefix="guestlaunch-count-") as folder:
-        initrd = Path(folder, "initrd")
+    with scratch.folder() as folder:
+        initrd = folder / "initrd"
         join(request.initrds, run.own_initrd, initrd)
         payload = Payload(kernel=run.image.started, initrd=initrd)
         found = []

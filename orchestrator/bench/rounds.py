@@ -12,7 +12,6 @@ import os
 import random
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import cast
 
+from orchestrator import scratch
 from orchestrator.errors import CapabilityError, WorkloadError
 from orchestrator.records.record import LaunchEvent
 from orchestrator.timeline.phases import Start
@@ -158,11 +158,11 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
 
     :raise CapabilityError: when the program is not there at all.
     """
-    with tempfile.TemporaryDirectory(prefix="guestlaunch-bench-") as folder:
-        timeline = Path(folder, "timeline.jsonl")
+    with scratch.folder() as folder:
+        timeline = folder / "timeline.jsonl"
         command = [argument.replace("{timeline}", str(timeline)) for argument in side.command]
         load, wall = os.getloadavg()[0], time.time_ns()
-        with Path(folder, "stderr").open("w+b") as stderr:
+        with (folder / "stderr").open("w+b") as stderr:
             start = time.monotonic_ns()
             try:
                 process = subprocess.Popen(

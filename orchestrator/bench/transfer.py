@@ -11,13 +11,13 @@ import os
 import re
 import select
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator import scratch
 from orchestrator.domain.model import Accel, Arch, FirmwareKind, Profile
 from orchestrator.errors import CapabilityError, DeadlineError, QemuExitedError
 from orchestrator.firmware.descriptors import find_firmware
@@ -96,7 +96,7 @@ def transfer(
     :raise CapabilityError: QEMU or firmware for the profile is missing, or the profile has no fw_cfg transfer.
     """
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="guestlaunch-fw-")))
+        folder = stack.enter_context(scratch.folder())
         command = [
             f"qemu-system-{profile.arch}", "-machine", profile.machine, "-accel", str(accel),
             "-cpu", profile.cpu_kvm if accel is Accel.KVM else profile.cpu_tcg,

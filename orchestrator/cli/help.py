@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import click
 
-from orchestrator import settings
+from orchestrator import scratch, settings
 from orchestrator.cli.bench.options import plan_options
 from orchestrator.cli.filters import filter_options
 from orchestrator.cli.kernel.options import run_options
@@ -145,8 +144,8 @@ def _shown_by_man(made: Page) -> bool:
     man = shutil.which("man")
     if man is None:
         return False
-    with tempfile.TemporaryDirectory(prefix=f"{PROGRAM}-") as folder:
-        path = Path(folder, made.file_name)
+    with scratch.folder() as folder:
+        path = folder / made.file_name
         path.write_text(roff.render(made, time.strftime("%Y-%m-%d")), encoding="ascii")
         return subprocess.run([man, "-l", str(path)], check=False).returncode == 0
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
+from orchestrator import scratch
 from orchestrator.errors import LocationError
 from orchestrator.install.source import TreeSource
 
@@ -53,8 +53,8 @@ def _verified(text: str, keyrings: Sequence[Path], where: str) -> str:
 
     :raise LocationError: none of the keys made it.
     """
-    with tempfile.TemporaryDirectory(prefix="guestlaunch-") as scratch:
-        signed, plain = Path(scratch) / "signed", Path(scratch) / "plain"
+    with scratch.folder() as folder:
+        signed, plain = folder / "signed", folder / "plain"
         signed.write_text(text, encoding="utf-8")
         options = [option for path in keyrings for option in ("--keyring", str(path))]
         command = ["gpgv", "--quiet", "--output", str(plain), *options, str(signed)]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from orchestrator import scratch
 from orchestrator.appliance.command import require
 from orchestrator.appliance.initrd import CpioEntry, driver_entries, module_order
 from orchestrator.appliance.model import Appliance
@@ -104,8 +104,7 @@ def _entries(folder: Path, names: Sequence[str]) -> list[CpioEntry]:
 def _from_root(root: Path, version: str, names: Sequence[str]) -> Iterator[Path]:
     """Take what is needed out of an appliance's file system, into a directory that is gone afterwards."""
     home = f"/usr/lib/modules/{version}"
-    with tempfile.TemporaryDirectory(prefix="guestlaunch-modules-") as scratch:
-        folder = Path(scratch)
+    with scratch.folder() as folder:
         _dump(root, [(f"{home}/{name}", folder / name) for name in _INDEX])
         wanted_files = module_order(folder, (), names)
         for path in wanted_files:

@@ -134,8 +134,7 @@ def _from_file(path: Path, *, required: bool) -> Iterator[tuple[str, object]]:
     import tomllib  # here: most launches read no file
 
     try:
-        with path.open("rb") as stream:
-            table = tomllib.load(stream)
+        table = tomllib.loads(files.read_whole(path, pipe=required).decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         if required:
             raise SettingsError("cannot read settings", path, error.strerror) from error

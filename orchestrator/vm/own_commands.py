@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator import scratch
 from orchestrator.appliance.store import resolve
 from orchestrator.domain.model import Arch
 from orchestrator.domain.profiles import load_profile
@@ -66,8 +67,8 @@ def run_job(script: Path, image: Path, image_format: str, settings: Settings, st
     :raise StoppedError: the end was asked for.
     """
     text = [f"python = {_quoted(script)}", "[[disks]]", f"path = {_quoted(image)}", f"format = {_quoted(image_format)}"]
-    with tempfile.TemporaryDirectory(prefix=f"{_PROGRAM}-") as folder:
-        job = Path(folder, "look.toml")
+    with scratch.folder() as folder:
+        job = folder / "look.toml"
         job.write_text("\n".join([*text, ""]), "utf-8")
         status, out, err = _run([_PROGRAM, "run", os.fspath(job), "--json"], settings, stop)
     with contextlib.suppress(ValueError, KeyError, TypeError):

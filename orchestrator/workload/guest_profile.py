@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ _PURPOSE = "cannot choose the profile"
 _HINT = "name one with --profile"
 # One for each architecture that there are appliances for. Images are read with the first.
 _PROFILES = ("aarch64-uefi", "x86_64-ovmf")
+# Behind letters that take no value, in any of the programs, it may stand as well: -ia FILE.
+_ADD = re.compile("-[hilnPqrRvVwx]*a(.*)", re.DOTALL)
 _READER = Path(__file__).with_name("inspect_arch.py")
 
 
@@ -40,8 +43,8 @@ def images(command: Sequence[str]) -> Iterator[NamedImage]:
             image_format = value or None
         elif option == "--add":
             yield NamedImage(path=Path(value if given else next(words, "")), format=image_format)
-        elif word.startswith("-a"):
-            yield NamedImage(path=Path(word[2:] or next(words, "")), format=image_format)
+        elif short := _ADD.fullmatch(word):
+            yield NamedImage(path=Path(short[1] or next(words, "")), format=image_format)
 
 
 def choose(command: Sequence[str], settings: Settings, read: Callable[[Job, Settings], object]) -> str:

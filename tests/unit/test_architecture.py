@@ -21,7 +21,7 @@ PACKAGE = TOP / "orchestrator"
 # In the order data flows: a room imports from itself and from those before it.
 ROOMS = (
     "values", "errors", "distributions", "surroundings", "priority", "tether", "files", "locks", "sockets", "published",
-    "compiled", "remembered", "settings", "program", "images", "timeline", "records",
+    "scratch", "compiled", "remembered", "settings", "program", "images", "timeline", "records",
     "appliance", "firmware", "domain", "hypervisor", "channel", "template", "launch", "kernel", "install", "wrapper",
     "workload", "vm", "provision", "telemetry", "daemon", "bench", "report", "manual", "cli",
 )  # fmt: skip

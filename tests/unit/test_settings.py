@@ -92,8 +92,33 @@ def test_file_that_is_not_text(home: dict[str, str], tmp_path: Path) -> None:
     path.write_bytes(b'cpu = "\xff"')
     with pytest.raises(SettingsError, match=r"bin\.toml"):
         load(config=path, environ=home)
-    with pytest.raises(SettingsError, match="directory"):
+    with pytest.raises(SettingsError, match="no regular file"):
         load(config=tmp_path, environ=home)
+
+
+def test_file_that_is_a_pipe(home: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe that is named is read, as a shell makes one of `<(...)`; one to which nobody writes is not waited for."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(SettingsError, match="nobody writes to it"):
+        load(config=pipe, environ=home)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    writing = os.open(pipe, os.O_WRONLY)
+    os.write(writing, b"vcpus = 3\n")
+    os.close(writing)
+    assert load(config=Path(f"/dev/fd/{reading}"), environ=home).vcpus == 3
+    os.close(reading)
+    folder = tmp_path / "guestlaunch"
+    folder.mkdir()
+    pipe.rename(folder / "config.toml")
+    monkeypatch.setitem(home, "XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(SettingsError, match="no regular file"):
+        load(environ=home)
+
+
+def test_a_file_that_is_none(home: dict[str, str]) -> None:
+    """Who names /dev/null has no settings file."""
+    assert load(config=Path(os.devnull), environ=home) == load(environ=home)
 
 
 def test_variable_typo_is_named(home: dict[str, str]) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator import scratch
 from orchestrator.bench.firmware import firmware_file
 from orchestrator.cli.bench.options import RunPlan
 from orchestrator.cli.progress import shown
@@ -64,10 +64,10 @@ def recorded(
         from orchestrator.bench.result import load
 
         recording.go_on(load(resume))
-    with tempfile.TemporaryDirectory(prefix="guestlaunch-bench-") as folder:
+    with scratch.folder() as folder:
         try:
             with _ended_by_signals():
-                yield recording, Path(folder)
+                yield recording, folder
         except _EndedBySignal as ended:
             if not _keep(recording, plan, ended.number.name):
                 click.echo(f"bench: ended by {ended.number.name} before anything was measured", err=True)

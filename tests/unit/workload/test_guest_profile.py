@@ -49,6 +49,10 @@ def image(tmp_path: Path) -> Path:
         ("--format=raw -a x.img --format -a y.img", [("x.img", "raw"), ("y.img", None)]),
         ("--ro -i -a x.img -- -a y.img", [("x.img", None)]),
         ("--format=qcow2 -a", [("", "qcow2")]),
+        ("-ia x.img", [("x.img", None)]),
+        ("-via=x -riax.img -iqa y.img", [("=x", None), ("x.img", None), ("y.img", None)]),
+        ("-m /dev/sda1:/a -la -a x.img", [("-a", None)]),
+        ("-da -ca -ma x.img", []),
         ("--verbose -d domain", []),
     ],
 )  # fmt: skip
