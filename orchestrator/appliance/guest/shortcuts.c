@@ -1,7 +1,7 @@
 /*
  * In the way of some programs on the PATH of guestfsd, for what it asks of them most: answering here costs a fraction of
  * starting the real ones, as this program is linked with nothing. guestfsd has udev settle before most of what it does.
- * Two others only look, as it mostly asks them to, with a library that has them open the disk for that (guest/looking.c).
+ * Two others are started with a library that has them open a disk for no more than they do (guest/looking.c).
  */
 
 #define EXISTS(path) (call(FACCESSAT, AT_FDCWD, (long)(path), 0, 0) == 0)
@@ -48,7 +48,7 @@ static int same(const char *one, const char *other)
     return *one == *other;
 }
 
-/* Whether the arguments behind the program's name are these. */
+/* Whether the arguments behind the program's name are these; one that is none here may be any. */
 static int asked(char **argv, int count, const char *const *words)
 {
     for (int i = 0; i < count; i++)
@@ -155,15 +155,13 @@ __attribute__((noreturn, used)) static void end(int status)
         call(EXIT, status, 0, 0, 0);
 }
 
-/* Sets what a program gets as its environment: with the library if it only looks at a disk, as asked by guestfsd. */
-static char **environment(const char *name, char **argv, char **environ)
+/* Sets what a program gets as its environment: with the library, if it is one of those that take disks' tables apart. */
+static char **environment(const char *name, char **environ)
 {
-    static const char *const PRINT[] = { "-m", "-s", "--", 0, "unit", "b", "print" }, *const INFO[] = { 0, "-i", 0 };
     static char *more[256];
     int count = 0;
 
-    if (!(same(name, "parted") && (asked(argv, 7, PRINT) || asked(argv, 6, PRINT + 1))) &&
-        !(same(name, "sgdisk") && asked(argv, 3, INFO) && argv[1][0] == '/'))
+    if (!same(name, "parted") && !same(name, "sgdisk"))
         return environ;
     for (; environ[count]; count++) {
         if (count == (int)(sizeof more / sizeof more[0]) - 2)
@@ -204,7 +202,7 @@ __attribute__((noreturn, used)) void begin(long *stack)
     } else if (asked(argv, 2, LVS_HELP) && say_options("/run/guestlaunch.lvs-help")) {
         end(0);
     }
-    environ = environment(name, argv, environ);
+    environ = environment(name, environ);
     /* Under its own name, by which it begins what it says; LVM's program has many, and knows by it what to do. */
     argv[0] = name;
     call(EXECVE, (long)real, (long)argv, (long)environ, 0);
