@@ -184,8 +184,8 @@ def configure(root: Path, kernel_version: str, deadline: Deadline) -> None:
 def drop_idle_rules(root: Path) -> None:
     """Remove udev's rules for devices that no appliance has (input, sound, seats, ...), or that ours replace.
 
-    So do those for disks at IEEE 1394, which have a partition's every parent looked at, and the names for network cards,
-    whose files udevd looks for anew before the first event after three seconds: some 200 and 300 system calls.
+    Those for disks at IEEE 1394 have each of a partition's parents looked at, 200 system calls; and for the files with
+    names for network cards udevd looks anew when an event comes after three seconds without, 300 of them.
     """
     rules = root / "usr/lib/udev/rules.d"
     for name in IDLE_RULES:

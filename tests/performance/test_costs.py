@@ -99,7 +99,7 @@ def ended(command: list[str], environ: dict[str, str]) -> Iterator[subprocess.Po
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("served", ["by a daemon", "by itself"])
+@pytest.mark.parametrize("served", ["with a daemon", "without"])
 def test_host_time_until_the_guest_runs(
     guestlaunch: Guestlaunch,
     direct_side: Side,
@@ -134,7 +134,7 @@ def test_host_time_until_the_guest_runs(
         return (float(found[1]) - began) * 1e3
 
     daemon = None
-    if served == "by a daemon":
+    if served == "with a daemon":
         daemon = guestlaunch.start(guestlaunch.bin_dir / "guestlaunchd", environ=environ)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(guestfsd))
@@ -147,7 +147,7 @@ def test_host_time_until_the_guest_runs(
     if daemon is not None:
         daemon.terminate()
         daemon.communicate(timeout=60)
-    show(f"start of the program, served {served}, until the vCPU runs", ("guestlaunch-hv", "QEMU directly"), pairs, "ms")
+    show(f"start of the program, {served}, until the vCPU runs", ("guestlaunch-hv", "QEMU directly"), pairs, "ms")
 
 
 @pytest.mark.timeout(1800)

@@ -35,7 +35,10 @@ def test_gone_when_done_with(home: Path) -> None:
 
 def test_one_whose_maker_was_killed(home: Path) -> None:
     """It goes when the next is made, while that of a living maker stays."""
-    code = "import signal\nfrom orchestrator import scratch\nwith scratch.folder() as f: print(f, flush=True); signal.pause()"
+    code = (
+        "import signal\nfrom orchestrator import scratch\n"
+        "with scratch.folder() as folder: print(folder, flush=True); signal.pause()"
+    )
     makers = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         killed, living = (Path(maker.stdout.readline().strip()) for maker in makers if maker.stdout)
