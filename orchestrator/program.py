@@ -59,10 +59,12 @@ def guarded(program: str, body: Callable[[], int]) -> int:
 def unwinding_on_sigterm() -> Iterator[None]:
     """Make SIGTERM unwind the stack, as Ctrl-C does, so that what was made is removed; then exit with 143.
 
-    A handler that is there already, and a signal that our caller had ignored, are left alone.
+    A second one does not interrupt that. A handler that is there already, and a signal that our caller had ignored, are
+    left alone.
     """
 
     def unwind(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, lambda *_: None)
         raise SystemExit(_SIGNAL_BASE + number)
 
     free = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -90,10 +90,13 @@ class _EndedBySignal(BaseException):
 def _ended_by_signals() -> Iterator[None]:
     """Turn the first of the signals that end programs into an exception; those that follow change nothing.
 
-    What our caller had ignored (nohup) stays so.
+    Not even afterwards, while what was measured is saved and shown. What our caller had ignored (nohup) stays so.
     """
+    came = False
 
     def end(number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
         for caught in before:
             signal.signal(caught, lambda *_: None)
         raise _EndedBySignal(number)
@@ -106,7 +109,7 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in before.items() if not came else ():
             signal.signal(number, handler)
 
 

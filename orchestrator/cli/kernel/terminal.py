@@ -17,7 +17,11 @@ SIGNAL_BASE = 128
 
 @contextlib.contextmanager
 def stopping() -> Iterator[tuple[Stop, list[int]]]:
-    """Have signals end what runs; yields what does so, and those that came. What our caller had ignored stays so."""
+    """Have signals end what runs; yields what does so, and those that came.
+
+    Once one came, those that follow change nothing, not even afterwards: what there is to say is still said. What our
+    caller had ignored stays so.
+    """
     came: list[int] = []
     with Stop() as stop:
 
@@ -32,7 +36,7 @@ def stopping() -> Iterator[tuple[Stop, list[int]]]:
         try:
             yield stop, came
         finally:
-            for number, handler in before.items():
+            for number, handler in before.items() if not came else ():
                 signal.signal(number, handler)
 
 
