@@ -35,7 +35,8 @@ sys.exit(SIGNAL_BASE + came[0])
 
 
 def _run(code: str) -> tuple[int, str, str]:
-    done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=False, cwd=TOP, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout, done.stderr
 
 
