@@ -20,6 +20,7 @@ FILE = TOP / "orchestrator/compiled.json"
 SOURCES = {
     "orchestrator.appliance/guest/looking.c": TOP / "orchestrator/appliance/guest/looking.c",
     "orchestrator.appliance/guest/prepared.c": TOP / "orchestrator/appliance/guest/prepared.c",
+    "orchestrator.appliance/guest/probing.c": TOP / "orchestrator/appliance/guest/probing.c",
     "orchestrator.appliance/guest/shortcuts.c": TOP / "orchestrator/appliance/guest/shortcuts.c",
     "orchestrator.workload/guest_arch.c": TOP / "orchestrator/workload/guest_arch.c",
 }

@@ -7,14 +7,14 @@ from pathlib import Path
 from orchestrator.compiled import our_object
 from orchestrator.domain.model import Arch
 
-NAME, LOOKING, SHORTCUTS = "prepared.so", "looking.so", "shortcuts"
-_MODES = {NAME: 0o644, LOOKING: 0o644, SHORTCUTS: 0o755}
+NAME, LOOKING, PROBING, SHORTCUTS = "prepared.so", "looking.so", "probing.so", "shortcuts"
+_MODES = {NAME: 0o644, LOOKING: 0o644, PROBING: 0o644, SHORTCUTS: 0o755}
 _PACKAGE = "orchestrator.appliance"
 _FOLDER = "usr/lib/guestlaunch"
 
 
 def add_prepared(root: Path, arch: Arch) -> None:
-    """Add the libraries (guest/prepared.c, guest/looking.c) and the program (guest/shortcuts.c) to an appliance's root.
+    """Add the libraries (guest/prepared.c, looking.c, probing.c) and the program (guest/shortcuts.c) to an appliance's root.
 
     :raise CapabilityError: one was made of another source than is here.
     """
