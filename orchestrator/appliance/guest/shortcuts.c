@@ -155,7 +155,23 @@ __attribute__((noreturn, used)) static void end(int status)
         call(EXIT, status, 0, 0, 0);
 }
 
-/* Sets what a program gets as its environment: with the library, if it is one of those that take disks' tables apart. */
+/* Whether the machine says that Apple made it, as QEMU's do where somebody wants them to. */
+static int is_apples(void)
+{
+    static const char apple[] = "Apple";
+
+    if (!take("/sys/class/dmi/id/sys_vendor"))
+        return 0;
+    for (int i = 0; apple[i]; i++)
+        if (buffer[i] != apple[i])
+            return 0;
+    return 1;
+}
+
+/*
+ * Sets what a program gets as its environment: with the library, if it is one of those that take disks' tables apart.
+ * Debian's parted has dmidecode say each time who made the machine, by a shell, unless it is told that it was not Apple.
+ */
 static char **environment(const char *name, char **environ)
 {
     static char *more[256];
@@ -164,11 +180,13 @@ static char **environment(const char *name, char **environ)
     if (!same(name, "parted") && !same(name, "sgdisk"))
         return environ;
     for (; environ[count]; count++) {
-        if (count == (int)(sizeof more / sizeof more[0]) - 2)
+        if (count == (int)(sizeof more / sizeof more[0]) - 3)
             return environ;
         more[count] = environ[count];
     }
-    more[count] = "LD_PRELOAD=/usr/lib/guestlaunch/looking.so";
+    more[count++] = "LD_PRELOAD=/usr/lib/guestlaunch/looking.so";
+    if (!is_apples())
+        more[count] = "PARTED_GPT_APPLE=0";
     return more;
 }
 
