@@ -13,7 +13,8 @@
  * kernel forget what it read. Those that /dev does not have are not there.
  *
  * Before it has the kernel read a partition table sgdisk sleeps for a second, as the kernel does not while udev looks at
- * a partition. So it is udev that is waited for; where that was too early after all, the kernel is asked again.
+ * a partition. So it is udev that is waited for; where that was too early after all, the kernel is asked again, but not
+ * for long: of a disk with a mounted partition it never does.
  *
  * It is linked with nothing, as guest/prepared.c is. The prototypes are those of glibc.
  */
@@ -49,7 +50,7 @@ enum { OPENAT = 257, CLOSE = 3, LSEEK = 8, READ = 0, WRITE = 1, PREAD64 = 17, FS
 #define READ_TABLE 0x125ful /* BLKRRPART */
 #define ENOENT 2
 #define EBUSY 16
-#define TRIES 100
+#define TRIES 10
 #define PAUSE 20000 /* microseconds */
 #define MOST 64
 

@@ -11,6 +11,13 @@
  * who asks as "aug-init / 0" does (virt-customize, for a host name): what of the disk is loaded then is loaded when it is
  * given. Each is given away once. Any other handle is made as ever.
  *
+ * Where guestfsd looks at one file of a disk, it forks for that, hundreds of times in an inspection; what that costs is the
+ * copy of its address space. So libraries that are mapped in five parts get along with two, for each of which the kernel
+ * makes something anew in a child, and takes it down again: their constants can be executed then, and what the linker had
+ * protected can be written to, in a process that only a guest contains. And a parent does not go on before its child has
+ * ended, begun another program or waits for something: what it writes to meanwhile is copied, and takes the huge page there to pieces,
+ * of which each later fork copies 512 entries.
+ *
  * It is linked with nothing, so that it can be compiled for a guest of another architecture without that one's C library:
  * what it calls is there where guestfsd is. The prototypes are those of glibc and of augeas.h.
  */
@@ -22,6 +29,24 @@ typedef augeas *init_fn(const char *root, const char *loadpath, unsigned int fla
 typedef int load_fn(augeas *);
 typedef void close_fn(augeas *);
 typedef int options_fn(int, char *const *, const char *, const void *, int *);
+typedef int fork_fn(void);
+
+struct awaited {
+    int file;
+    short events, revents;
+};
+
+/* Of elf.h and link.h, on 64 bits. */
+struct segment {
+    unsigned type, flags;
+    unsigned long offset, address, physical, in_file, size, align;
+};
+struct object {
+    unsigned long base;
+    const char *name;
+    const struct segment *segments;
+    unsigned short count;
+};
 
 void *dlsym(void *, const char *);
 int strcmp(const char *, const char *);
@@ -37,6 +62,10 @@ int socketpair(int, int, int, int[2]);
 int shutdown(int, int);
 int fork(void);
 int waitpid(int, int *, int);
+int pipe2(int[2], int);
+int poll(struct awaited *, unsigned long, int);
+int mprotect(void *, unsigned long, int);
+int dl_iterate_phdr(int (*)(struct object *, unsigned long, void *), void *);
 int prctl(int, ...);
 unsigned alarm(unsigned);
 int snprintf(char *, unsigned long, const char *, ...);
@@ -51,6 +80,13 @@ void _exit(int) __attribute__((noreturn));
 #define SHUT_WR 1
 #define AT_MOST_SECONDS 60
 #define O_CLOEXEC 02000000
+#define WRITE 2u /* a segment's flag */
+#define PROT_READ 1
+#define PROT_WRITE 2
+#define PROT_EXEC 4
+#define LOADED 1u
+#define PAGE 4096ul
+#define LOOK_AFTER 20 /* milliseconds */
 #define SAVE_NOOP (1u << 4)
 #define NO_LOAD (1u << 5)
 #define NO_ERR_CLOSE (1u << 8)
@@ -115,6 +151,83 @@ static void read_lenses(void)
     mallopt(M_TOP_PAD, AS_EVER);
 }
 
+static int real_fork(void)
+{
+    static fork_fn *real;
+
+    if (!real)
+        real = (fork_fn *)dlsym(RTLD_NEXT, "fork");
+    return real();
+}
+
+/* Whether a process is at work, and not waiting for its parent, perhaps, to read what it has to say. */
+static int works(int pid)
+{
+    char path[32], line[128];
+    long length;
+    int file;
+
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    file = open(path, O_CLOEXEC);
+    length = file < 0 ? 0 : read(file, line, sizeof line);
+    close(file);
+    /* Its name, in parentheses, then its state. */
+    while (length > 0 && line[length - 1] != ')')
+        length--;
+    return length > 0 && (line[length + 1] == 'R' || line[length + 1] == 'D');
+}
+
+/* The kernel closes our pipe's other end when the child ends, and where it begins another program; then both have let go
+   of our memory. */
+EXPORT int fork(void)
+{
+    struct awaited gone;
+    int ends[2], child;
+
+    if (pipe2(ends, O_CLOEXEC) != 0)
+        return real_fork();
+    child = real_fork();
+    if (child == 0)
+        return 0;
+    close(ends[1]);
+    gone = (struct awaited){ .file = ends[0] };
+    while (child > 0 && poll(&gone, 1, LOOK_AFTER) <= 0 && works(child))
+        continue;
+    close(ends[0]);
+    return child;
+}
+
+/* Has the kernel see as one what lies side by side of an object: what is only read or executed, and what is written to. */
+static int join(struct object *object, unsigned long size, void *data)
+{
+    unsigned long constant = 0, end = 0, written = 0, written_end = 0;
+
+    (void)size;
+    (void)data;
+    for (int i = 0; i < object->count; i++) {
+        const struct segment *one = &object->segments[i];
+        unsigned long first = object->base + one->address, last = first + one->in_file;
+
+        if (one->type != LOADED)
+            continue;
+        if (one->flags & WRITE) {
+            written = first & -PAGE;
+            written_end = (last + PAGE - 1) & -PAGE;
+        } else {
+            if (!constant)
+                constant = first & -PAGE;
+            end = (last + PAGE - 1) & -PAGE;
+        }
+    }
+    if (constant && written > end)
+        end = written; /* a gap that the linker has kept free */
+    if (constant)
+        mprotect((void *)constant, end - constant, PROT_READ | PROT_EXEC);
+    if (written)
+        mprotect((void *)written, written_end - written, PROT_READ | PROT_WRITE);
+    return 0;
+}
+
 /* Reads the beginning of a file into the text, and returns its length; none where there is no such file. */
 static long take(const char *path)
 {
@@ -161,7 +274,7 @@ static void rehearse(const char *messages)
     alarm(AT_MOST_SECONDS);
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0)
         _exit(1);
-    switch (fork()) {
+    switch (real_fork()) {
     case -1:
         _exit(1);
     case 0:
@@ -188,7 +301,7 @@ static void hold(const char *path)
         read_arguments(path);
         if (count != 2 || strcmp(arguments[0], "rehearse") != 0)
             return;
-        child = fork();
+        child = real_fork();
         if (child == 0) {
             rehearse(arguments[1]);
             return;
@@ -210,6 +323,7 @@ EXPORT int getopt_long(int argc, char *const *argv, const char *letters, const v
         unsetenv("LD_PRELOAD");
         unsetenv("GUESTLAUNCH_ARGUMENTS");
         read_lenses();
+        dl_iterate_phdr(join, 0);
         if (path)
             hold(path);
     }

@@ -39,6 +39,8 @@ static long call(long number, long a, long b, long c, long d)
 }
 #endif
 
+#define ROOM 4096
+
 static char buffer[4096];
 
 static int same(const char *one, const char *other)
@@ -171,20 +173,25 @@ static int is_apples(void)
 /*
  * Sets what a program gets as its environment: with the library, if it is one of those that take disks' tables apart.
  * Debian's parted has dmidecode say each time who made the machine, by a shell, unless it is told that it was not Apple.
+ * And it writes a table of 512 bytes from its stack as a sector of 4096, where a disk has those, and is killed where that
+ * reaches beyond the stack's end: as all stacks end at the same place here, always. So there is room in its environment.
  */
 static char **environment(const char *name, char **environ)
 {
-    static char *more[256];
+    static char *more[256], room[ROOM + 8] = "ROOM=";
     int count = 0;
 
     if (!same(name, "parted") && !same(name, "sgdisk"))
         return environ;
     for (; environ[count]; count++) {
-        if (count == (int)(sizeof more / sizeof more[0]) - 3)
+        if (count == (int)(sizeof more / sizeof more[0]) - 4)
             return environ;
         more[count] = environ[count];
     }
     more[count++] = "LD_PRELOAD=/usr/lib/guestlaunch/looking.so";
+    for (int at = 5; at < ROOM; at++)
+        room[at] = ' ';
+    more[count++] = room;
     if (!is_apples())
         more[count] = "PARTED_GPT_APPLE=0";
     return more;
