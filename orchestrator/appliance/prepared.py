@@ -14,7 +14,7 @@ _FOLDER = "usr/lib/guestlaunch"
 
 
 def add_prepared(root: Path, arch: Arch) -> None:
-    """Add the libraries (guest/prepared.c, looking.c, probing.c) and the program (guest/shortcuts.c) to an appliance's root.
+    """Add the libraries (guest/prepared.c, looking.c, probing.c) and the program (guest/shortcuts.c) to a root.
 
     :raise CapabilityError: one was made of another source than is here.
     """

@@ -344,6 +344,79 @@ def test_writing_partition_tables(guestfish: Guestfish, disk_image: DiskFactory,
     assert written[0][0] == written[1][0]
 
 
+# What udev reads of a disk when it is told to look at it, in requests to the host.
+READ_BY_UDEV = (
+    "/usr/bin/udevadm settle; read a rest </sys/block/sda/stat; echo change >/sys/block/sda/uevent; sleep 1; "
+    "/usr/bin/udevadm settle; read b rest </sys/block/sda/stat; echo $((b - a))"
+)
+
+
+def test_udev_asks_for_little(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:
+    """It makes out what is on a disk by few requests, and the same as without our library, but for a ZFS pool's member.
+
+    That guestfsd knows all the same: it asks blkid.
+    """
+    disk = disk_image(size_mib=64)
+    zfs = disk_image("zfs.img", size_mib=64, filesystem=False)
+    with zfs.open("r+b") as file:
+        for label in (0, 256 << 10, 64 * MIB - (512 << 10), 64 * MIB - (256 << 10)):
+            for block in range(128):  # uberblocks, of their magic alone
+                file.seek(label + (128 << 10) + block * 1024)
+                file.write((0x00BAB10C).to_bytes(8, "little"))
+    printed = []
+    for start, words in (("warm", ()), ("cold", ("set-append guestlaunch.prepared=0",))):
+        script = (
+            *words,
+            *(f"add-drive {one} readonly:true format:raw" for one in (disk, zfs)),
+            *("run", f'debug sh "{READ_BY_UDEV}"', "list-filesystems", "vfs-type /dev/sdb"),
+            'debug sh "grep -h ^E:ID_FS /run/udev/data/b8:0; ls /dev/disk/by-uuid"',
+        )
+        requests, *others = guestfish(start, *script).split()
+        printed.append((int(requests), others))
+    assert 3 * printed[0][0] < printed[1][0]
+    assert printed[0][1] == printed[1][1]
+    assert "zfs_member" in printed[0][1]
+
+
+# The requests that a shell and what it ran have made for something to be read.
+READS = "while read -r key value; do case $key in syscr:) echo $value ;; esac; done </proc/$$/io"
+
+
+def test_parted_asks_for_little(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:
+    """It reads what it reads again and again once, and says the same of each partition, as sgdisk does."""
+    real = "/usr/lib/guestlaunch/real"
+    parted, sgdisk = "parted -m -s -- /dev/sda unit b print", "sgdisk -p -i 3 /dev/sda"
+    script = (
+        *(f"add-drive {disk_image(size_mib=64, filesystem=False)} format:raw", "run", "part-init /dev/sda gpt"),
+        *(f"part-add /dev/sda p {8192 * number} {8192 * number + 8191}" for number in range(1, 13)),
+        *("mkfs ext4 /dev/sda1", "mkfs vfat /dev/sda12", "mkswap /dev/sda3"),
+        *(f'debug sh "{place}{parted}; {READS}"' for place in ("", f"{real}/")),
+        *(f'debug sh "{place}{sgdisk}"' for place in ("", f"{real}/")),
+    )
+    printed = guestfish("warm", *script)
+    tables = re.findall(r"^BYT;\n(.*?)^(\d+)$\n", printed, re.MULTILINE | re.DOTALL)
+    (ours, our_reads), (reals, real_reads) = tables
+    assert ours == reals
+    assert "ext4" in ours
+    assert len(ours.splitlines()) == 13
+    assert 4 * int(our_reads) < int(real_reads)
+    said = printed[printed.rindex(f"{real_reads}\n") + len(real_reads) + 1 :]
+    assert "Partition unique GUID" in said
+    assert said[: len(said) // 2].strip() == said[len(said) // 2 :].strip()
+
+
+def test_large_sectors(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:
+    """An extended partition, of whose table parted writes more than it has: from its stack, which has room for that."""
+    for number in range(3):
+        disk = disk_image(f"{number}.img", size_mib=64, filesystem=False)
+        script = (
+            *(f"add-drive {disk} format:raw blocksize:4096", "run", "part-init /dev/sda mbr"),
+            *("part-add /dev/sda p 256 2559", "part-add /dev/sda e 2560 -1", "part-add /dev/sda l 2816 -1"),
+            *("part-set-mbr-id /dev/sda 5 0x8e", "part-get-mbr-id /dev/sda 5", "list-partitions"),
+        )
+        assert guestfish("warm", *script).split() == ["0x8e", "/dev/sda1", "/dev/sda2", "/dev/sda5"]
+
+
 def test_devices_of_the_users_own(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:
     """A device that was added by `config` is found; what only the host sees goes with any template."""
     script = (

@@ -6,11 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from orchestrator.appliance.prepared import LOOKING, NAME, SHORTCUTS, add_prepared
+from orchestrator.appliance.prepared import LOOKING, NAME, PROBING, SHORTCUTS, add_prepared
 from orchestrator.domain.model import Arch
 
 # Augeas, but for that it does nothing: it tells what it is called with, and each handle is another number.
@@ -154,6 +155,114 @@ def test_a_child_rehearses(guestfsd: tuple[Path, dict[str, str]], tmp_path: Path
     assert said.splitlines() == [*asked, *MADE_FIRST, "option n -", "preloaded no, no", *AS_ASKED]
 
 
+# A program that forks as guestfsd does, once its options are read.
+FORKER = """
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static int parts(const char *name) {
+    char line[512];
+    int found = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (fgets(line, sizeof line, maps)) found += strstr(line, name) != 0;
+    fclose(maps);
+    return found;
+}
+int main(int argc, char **argv) {
+    static char much[1 << 20];
+    int ends[2], status;
+    long got = 0, more;
+    getopt_long(argc, argv, "c", 0, 0);
+    pid_t child = fork();
+    if (child == 0) {
+        for (volatile int i = 0; i < 300000000; i++) continue;
+        _exit(7);
+    }
+    usleep(20000); /* from the end of its descriptors to its own */
+    printf("ended %d\\n", waitpid(child, &status, WNOHANG) == child && WEXITSTATUS(status) == 7);
+    child = fork();
+    if (child == 0) execlp("sleep", "sleep", "60", NULL);
+    printf("begun %d\\n", waitpid(child, &status, WNOHANG) == 0);
+    kill(child, 9);
+    waitpid(child, &status, 0);
+    if (pipe(ends) != 0) return 1;
+    child = fork();
+    if (child == 0) {
+        close(ends[0]);
+        _exit(write(ends[1], much, sizeof much) != sizeof much);
+    }
+    close(ends[1]);
+    while ((more = read(ends[0], much, sizeof much)) > 0) got += more;
+    waitpid(child, &status, 0);
+    printf("told %d\\n", got == sizeof much && status == 0);
+    printf("joined %d\\n", parts("libc.so") <= 2);
+    return 0;
+}
+"""
+
+
+def test_forks(tmp_path: Path) -> None:
+    """A parent goes on when its child has ended, begun another program, or waits to be read. Libraries are joined."""
+    if shutil.which(os.environ.get("CC") or "cc") is None:
+        pytest.skip("no C compiler")
+    root = root_of(tmp_path)
+    add_prepared(root, native())
+    environ = {**os.environ, "LD_PRELOAD": str(root / "usr/lib/guestlaunch" / NAME)}
+    program = compiled(tmp_path, "forker", FORKER, "-include", "signal.h")
+    done = subprocess.run([program], env=environ, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["ended 1", "begun 1", "told 1", "joined 1"]
+
+
+# What is found on a device as udev's libblkid looks for it: the types of libblkid's that follow are left out, or not.
+PROBE = """
+import ctypes, os, sys
+blkid, libc = ctypes.CDLL(None), ctypes.CDLL(None)
+blkid = ctypes.CDLL("libblkid.so.1", ctypes.RTLD_GLOBAL) if not hasattr(blkid, "blkid_new_probe") else blkid
+blkid.blkid_new_probe.restype = ctypes.c_void_p
+for path in sys.argv[1:]:
+    probe = ctypes.c_void_p(blkid.blkid_new_probe())
+    main = ctypes.CDLL(None)
+    main.blkid_probe_set_superblocks_flags(probe, (1 << 1) | (1 << 3) | (1 << 5))
+    file = os.open(path, os.O_RDONLY)
+    main.blkid_probe_set_device(probe, file, ctypes.c_int64(0), ctypes.c_int64(0))
+    value = ctypes.c_char_p()
+    blkid.blkid_do_safeprobe(probe)
+    found = blkid.blkid_probe_lookup_value(probe, b"TYPE", ctypes.byref(value), None)
+    print(os.path.basename(path), value.value.decode() if found == 0 else "-")
+"""
+
+
+def zfs(path: Path) -> None:
+    """Make what libblkid takes for a member of a ZFS pool: its four labels, with the magic of their blocks alone."""
+    labels = (0, 256 << 10, (64 << 20) - (512 << 10), (64 << 20) - (256 << 10))
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+        for label in labels:
+            for block in range(128):
+                file.seek(label + (128 << 10) + block * 1024)
+                file.write((0x00BAB10C).to_bytes(8, "little"))
+
+
+def test_probing(tmp_path: Path) -> None:
+    """Udev does not look for what no appliance could use, and finds all else."""
+    if shutil.which("mkfs.ext4", path="/usr/sbin:/sbin") is None:
+        pytest.skip("no mkfs.ext4")
+    root = root_of(tmp_path)
+    add_prepared(root, native())
+    pool, ext4 = tmp_path / "pool", tmp_path / "ext4"
+    zfs(pool)
+    subprocess.run(["/usr/sbin/mkfs.ext4", "-q", ext4, "2M"], check=True)
+    found = []
+    for preload in ("libblkid.so.1", f"{root}/usr/lib/guestlaunch/{PROBING} libblkid.so.1"):
+        environ = {**os.environ, "LD_PRELOAD": preload}
+        command = [sys.executable, "-c", PROBE, pool, ext4]
+        found.append(subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout)
+    assert found == ["pool zfs_member\next4 ext4\n", "pool -\next4 ext4\n"]
+
+
 LOOKER = """
 #include <fcntl.h>
 #include <unistd.h>
@@ -185,7 +294,7 @@ def test_it_takes_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
     monkeypatch.setenv("CC", "no-such-cc")
     root = root_of(tmp_path)
     add_prepared(root, arch)
-    for name in (NAME, LOOKING, SHORTCUTS):
+    for name in (NAME, LOOKING, PROBING, SHORTCUTS):
         head = (root / "usr/lib/guestlaunch" / name).read_bytes()[:20]
         assert head[:4] == b"\x7fELF"
         assert int.from_bytes(head[18:20], "little") == machine
