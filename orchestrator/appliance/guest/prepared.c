@@ -50,6 +50,8 @@ struct object {
 
 void *dlsym(void *, const char *);
 int strcmp(const char *, const char *);
+int strncmp(const char *, const char *, unsigned long);
+void *memchr(const void *, int, unsigned long);
 char *getenv(const char *);
 int unsetenv(const char *);
 int mallopt(int, int);
@@ -197,6 +199,60 @@ EXPORT int fork(void)
     return child;
 }
 
+/* Returns the number that a text begins with, in hexadecimal digits, and where it ends. */
+static unsigned long number(const char **text)
+{
+    unsigned long value = 0;
+
+    for (;; (*text)++) {
+        char digit = **text;
+
+        if (digit >= '0' && digit <= '9')
+            value = value << 4 | (unsigned long)(digit - '0');
+        else if (digit >= 'a' && digit <= 'f')
+            value = value << 4 | (unsigned long)(digit - 'a' + 10);
+        else
+            return value;
+    }
+}
+
+/*
+ * On Arm the linker keeps the addresses between a library's code and its data by a mapping of the library that nobody may
+ * use. It joins the code if it may be used as that.
+ */
+static void join_gaps(void)
+{
+    static char lines[8192];
+    unsigned long code_end = 0, kept = 0;
+    int file = open("/proc/self/maps", O_CLOEXEC);
+    long length;
+
+    while (file >= 0 && (length = read(file, lines + kept, sizeof lines - 1 - kept)) > 0) {
+        const char *at = lines, *end = lines + kept + length, *line_end;
+
+        for (;; at = line_end + 1) {
+            const char *text = at;
+            unsigned long first, last;
+
+            for (line_end = at; line_end < end && *line_end != '\n'; line_end++)
+                continue;
+            if (line_end == end)
+                break;
+            first = number(&text);
+            text++;
+            last = number(&text);
+            /* Perhaps of another file: then the kernel leaves them as two. */
+            if (first == code_end && strncmp(text, " ---p", 5) == 0 && memchr(text, '/', line_end - text))
+                mprotect((void *)first, last - first, PROT_READ | PROT_EXEC);
+            code_end = strncmp(text, " r-xp", 5) == 0 && memchr(text, '/', line_end - text) ? last : 0;
+        }
+        kept = end - at;
+        for (unsigned long i = 0; i < kept; i++)
+            lines[i] = at[i];
+    }
+    close(file);
+}
+
 /* Has the kernel see as one what lies side by side of an object: what is only read or executed, and what is written to. */
 static int join(struct object *object, unsigned long size, void *data)
 {
@@ -219,8 +275,6 @@ static int join(struct object *object, unsigned long size, void *data)
             end = (last + PAGE - 1) & -PAGE;
         }
     }
-    if (constant && written > end)
-        end = written; /* a gap that the linker has kept free */
     if (constant)
         mprotect((void *)constant, end - constant, PROT_READ | PROT_EXEC);
     if (written)
@@ -324,6 +378,7 @@ EXPORT int getopt_long(int argc, char *const *argv, const char *letters, const v
         unsetenv("GUESTLAUNCH_ARGUMENTS");
         read_lenses();
         dl_iterate_phdr(join, 0);
+        join_gaps();
         if (path)
             hold(path);
     }
