@@ -21,6 +21,7 @@ _HINT = "name one with --profile"
 _PROFILES = ("aarch64-uefi", "x86_64-ovmf")
 # Behind letters that take no value, in any of the programs, it may stand as well: -ia FILE.
 _ADD = re.compile("-[hilnPqrRvVwx]*a(.*)", re.DOTALL)
+_NOT_MADE_OUT = "unknown"  # what guestfs_inspect_get_arch(3) says then
 _READER = Path(__file__).with_name("inspect_arch.py")
 
 
@@ -76,7 +77,10 @@ def choose(command: Sequence[str], settings: Settings, read: Callable[[Job, Sett
             known.note(status, arch)
     chosen = next((name for name in _PROFILES if load_profile(name).arch == arch), None)
     if chosen is None:
-        raise CapabilityError(_PURPOSE, image.path, f"its system is for {arch}, and no profile is", _HINT)
+        why = f"its system is for {arch}, and no profile is"
+        if arch == _NOT_MADE_OUT:
+            why = "the architecture of its system could not be made out"
+        raise CapabilityError(_PURPOSE, image.path, why, _HINT)
     return chosen
 
 

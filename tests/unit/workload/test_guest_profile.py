@@ -83,6 +83,7 @@ def test_read_once_until_the_image_changes(settings: Settings, image: Path, arch
         (None, "no system found in it"),
         (["aarch64", "x86_64"], "systems for aarch64, x86_64 found in it"),
         (["riscv64"], "its system is for riscv64, and no profile is"),
+        (["unknown"], "the architecture of its system could not be made out"),
     ],
 )
 def test_what_cannot_be_chosen(settings: Settings, image: Path, found: object, why: str) -> None:
