@@ -105,7 +105,8 @@ def drive_option(disk: Disk, index: int, handed: tuple[Handed, ...] = (), *, at_
 def _image_options(disk: Disk, index: int, handed: tuple[Handed, ...]) -> list[tuple[str, str]]:
     """Return the options of the image's format, and of what is below it."""
     if disk.graph is not None:
-        return [("file", f"json:{disk.graph}")]
+        # What is said beside a graph goes before what it says itself.
+        return [("file", f"json:{disk.graph}"), *_handed_options(handed)]
     pairs = _handed_options(handed) if handed else [*_source_options(disk, index)]
     if disk.format is not None:
         pairs.append(("format", disk.format))

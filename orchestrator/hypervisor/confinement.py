@@ -123,9 +123,11 @@ def staying_root(granted: Privileges | None, reason: str) -> Privileges | None:
     return None if granted is None else replace(granted, user=None, reason=granted.reason or reason)
 
 
-def sees_others() -> bool:
-    """Tell whether root can see what processes of others have open."""
-    return bool(int(_status_field(os.getpid(), "CapEff") or "0", 16) >> _CAP_SYS_PTRACE & 1)
+def unseen() -> str | None:
+    """Return why root cannot see what processes of others have open, None when it can."""
+    if int(_status_field(os.getpid(), "CapEff") or "0", 16) >> _CAP_SYS_PTRACE & 1:
+        return None
+    return "root has no CAP_SYS_PTRACE here to see what another user's QEMU has opened"
 
 
 def lacking() -> str | None:

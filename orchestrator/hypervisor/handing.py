@@ -1,12 +1,14 @@
 """Hands files to a QEMU that may open none by itself: each as a descriptor, which QEMU calls `/dev/fdset/N`.
 
 An image may refer to others. Where its header says plainly to which, as qcow2's does of backing files, they are handed
-over with it; an image that may refer to anything else can be opened only as QEMU starts.
+over with it; an image that may refer to anything else can be opened only as QEMU starts. Of an untrusted image, those
+are handed over that were checked.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from orchestrator.errors import DiskError
 from orchestrator.files import open_image
 from orchestrator.hypervisor.guest import Guest
 from orchestrator.images.header import BadImageError, Header
+from orchestrator.images.policy import ImagePolicyError
 from orchestrator.images.reading import read_header
 
 _ONE_FILE = frozenset({"raw", "luks", "vdi", "vpc", "vhdx", "parallels", "bochs", "cloop"})
@@ -43,12 +46,13 @@ def chain_of(disk: Disk) -> ImageFiles:
     """Return the files that QEMU will open for a disk. Errors of reading are QEMU's to report."""
     if not isinstance(disk.source, FileSource):
         return ImageFiles(files=(), obstacle="a disk is reached over the network")
-    if disk.graph is not None or disk.options:
+    if disk.options:
         return ImageFiles(files=(disk.source.path,), obstacle=f"{disk.source.path}: files are named for QEMU to open")
     files: list[str] = []
     try:
         with contextlib.suppress(OSError):
-            files.extend(_walk(disk.source.path, disk.format))
+            walked = _walk(disk.source.path, disk.format) if disk.graph is None else _checked(disk.graph)
+            files.extend(walked)
     except _Obstacle as obstacle:
         return ImageFiles(files=tuple(files), obstacle=str(obstacle))
     return ImageFiles(files=tuple(files))
@@ -75,6 +79,19 @@ def _walk(path: str, image_format: str | None) -> Iterator[str]:
     raise _Obstacle(f"{path}: its backing chain is too long")
 
 
+def _checked(graph: str) -> Iterator[str]:
+    """Yield the file of each image in the block graph of a disk that was checked, from its top down."""
+    node = json.loads(graph)
+    while node is not None:
+        path = node["file"]["filename"]
+        yield path
+        if node["driver"] == "vmdk":
+            raise _Obstacle(f"{path}: an image of format vmdk may refer to other files")
+        if "data-file" in node:
+            raise _Obstacle(f"{path}: its data are in another file")
+        node = node.get("backing")
+
+
 def _header(path: str, image_format: str | None) -> Header:
     descriptor = open_image(path)
     try:
@@ -91,6 +108,7 @@ def hand_over(guest: Guest, disk: Disk) -> tuple[Handed, ...]:
     Nobody keeps them open but QEMU: its locks are on the open files, and go with it.
 
     :raise DiskError: a file cannot be opened, or what the image refers to cannot be handed over.
+    :raise ImagePolicyError: another file has taken the place of one that was checked.
     :raise MonitorError: QEMU does not take one.
     """
     chain = chain_of(disk)
@@ -105,7 +123,11 @@ def hand_over(guest: Guest, disk: Disk) -> tuple[Handed, ...]:
         except OSError as error:
             raise DiskError("cannot open the disk", path, error.strerror or error) from error
         try:
-            block_device = stat.S_ISBLK(os.fstat(descriptor).st_mode)
+            status = os.fstat(descriptor)
+            if disk.graph is not None and (status.st_dev, status.st_ino) not in disk.identities:
+                why = "image policy untrusted: it was exchanged after it was checked"
+                raise ImagePolicyError("cannot hand over the disk", path, why)
+            block_device = stat.S_ISBLK(status.st_mode)
             added = guest.qmp("add-fd", {"opaque": path}, files=[descriptor])
         finally:
             os.close(descriptor)

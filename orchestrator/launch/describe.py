@@ -120,8 +120,7 @@ def _privileges(spec: LaunchSpec) -> Privileges | None:
         memory_mib=None if request.extra_args else spec.memory_mib,
         disks=len(plan.disks),
     )
-    if any(disk.graph is not None for disk in plan.disks) and not confinement.sees_others():
-        why = "root has no CAP_SYS_PTRACE here to see what another user's QEMU has opened"
+    if any(disk.graph is not None for disk in plan.disks) and (why := confinement.unseen()):
         privileges = confinement.staying_root(privileges, why)
     return privileges
 

@@ -12,7 +12,7 @@ from orchestrator.domain.cloning import misfit, split_cmdline, stranger
 from orchestrator.domain.model import Accel
 from orchestrator.domain.policy import choose_cpu
 from orchestrator.hypervisor.binding import library_version
-from orchestrator.hypervisor.confinement import confined
+from orchestrator.hypervisor.confinement import confined, unseen
 from orchestrator.hypervisor.connection import is_local
 from orchestrator.launch.context import LaunchSpec
 from orchestrator.settings import Settings
@@ -56,6 +56,8 @@ def why_not_warm(spec: LaunchSpec) -> str | None:
 
         # A clone has given up its rights before it gets its disks; a QEMU that boots opens them first.
         why = next((chain.obstacle for chain in map(chain_of, plan.disks) if chain.obstacle), None)
+        if why is None and any(disk.graph is not None for disk in plan.disks):
+            why = unseen()
     return why
 
 

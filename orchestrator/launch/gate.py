@@ -180,9 +180,9 @@ def _attach_all(guest: Guest, place: Place, spec: LaunchSpec) -> None:
             _attach(guest, disk, plug, handed.get(i, ()))
             continue
         *opening, plugging = plug.commands
-        _attach(guest, disk, Plug(commands=tuple(opening)), ())
+        _attach(guest, disk, Plug(commands=tuple(opening)), handed.get(i, ()))
         check(disks[: i + 1])
-        _attach(guest, disk, Plug(commands=(plugging,)), ())
+        _attach(guest, disk, Plug(commands=(plugging,)), handed.get(i, ()))
 
 
 def _attach(guest: Guest, disk: Disk, plug: Plug, handed: tuple[Handed, ...]) -> None:

@@ -263,6 +263,30 @@ def test_what_cannot_be_handed_over_is_opened_at_the_start(
     assert (started["confinement"]["network"], started["confinement"]["reason"]) == (False, record["start_reason"])
 
 
+def test_a_jobs_images_are_handed_over(
+    guestlaunch: Guestlaunch, evidence: Path, tmp_path: Path, template: Path
+) -> None:
+    """A job, whose images are not trusted, is cloned for: read-only and written to, files that only root may open."""
+    (tmp_path / "base").write_bytes(b"the base".ljust(MIB))
+    for name in ("read", "written"):
+        make = ("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", tmp_path / name)
+        subprocess.run(make, check=True)
+    for file in tmp_path.iterdir():
+        file.chmod(0o600)
+    disks = "".join(
+        f'[[disks]]\npath = "{name}"\nformat = "qcow2"\nreadonly = {readonly}\n'
+        for name, readonly in (("read", "true"), ("written", "false"))
+    )
+    commands = ["pread-device /dev/sda 8 0", "pwrite-device /dev/sdb written 0", "pread-device /dev/sdb 8 0"]
+    (tmp_path / "job.toml").write_text(f"commands = {commands}\n{disks}", encoding="utf-8")
+    done = guestlaunch("run", *ACCEL, "--start", "auto", tmp_path / "job.toml", "--json").ok().json()
+    assert [command["output"] for command in done["commands"]] == ["the base", 7, "writtene"]
+    (record,) = records(evidence)
+    assert (record["start"], record["start_reason"]) == ("warm", None)
+    (started,) = events(evidence, "launch_started")
+    assert started["confinement"]["uid"]
+
+
 @pytest.mark.usefixtures("without_firmware")
 def test_a_guests_addresses_can_be_random(guestlaunch: Guestlaunch, disk_image: DiskFactory, evidence: Path) -> None:
     """With guest_aslr, a template of its own is built; programs that its clones start lie elsewhere in each."""

@@ -16,6 +16,7 @@ from orchestrator.domain.model import (
     DiskBus,
     Domain,
     FileSource,
+    Handed,
     Network,
     NetworkSource,
 )
@@ -207,6 +208,11 @@ def test_a_graph_says_it_all() -> None:
     assert not native(disk)
     expected = graph.replace(",", ",,")
     assert drive_option(disk, 0) == f"id=drive0,if=none,file=json:{expected},cache=unsafe"
+    # A file that QEMU was given goes before the name of the same file in the graph.
+    assert drive_option(disk, 0, (Handed(path="/a,b", name="/dev/fdset/0"),)) == (
+        f"id=drive0,if=none,file=json:{expected},file.driver=file,file.filename=/dev/fdset/0,file.auto-read-only=off,"
+        "cache=unsafe"
+    )
 
 
 def test_options_below_an_image() -> None:

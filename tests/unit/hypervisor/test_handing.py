@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
+from typing import cast
+from unittest.mock import Mock
 
 import pytest
 
 from orchestrator.domain.model import Disk, FileSource, Handed, NetworkSource
 from orchestrator.domain.passthrough import drive_option
-from orchestrator.hypervisor.handing import chain_of
+from orchestrator.hypervisor.guest import Guest
+from orchestrator.hypervisor.handing import chain_of, hand_over
+from orchestrator.images.policy import ImagePolicyError, Policy, confine
 
 
 def qcow2(path: Path, backing: str | None = None, backing_format: str | None = None, *, incompatible: int = 0) -> Path:
@@ -93,3 +98,41 @@ def test_a_handed_chain_to_qemu() -> None:
         "id=drive0,if=none,file.driver=file,file.filename=/dev/fdset/0,backing.file.driver=host_device,"
         "backing.file.filename=/dev/fdset/1,format=qcow2,backing.file.locking=off,file.auto-read-only=off"
     )
+
+
+def checked(path: Path) -> Disk:
+    """Return a disk with an image that is not trusted, and was checked."""
+    found = confine(str(path), "qcow2", "/", Policy(max_bytes=1 << 40))
+    source = FileSource(path=str(path))
+    return Disk(source=source, format="qcow2", graph=found.graph, identities=tuple(found.identities))
+
+
+def test_an_image_that_was_checked(tmp_path: Path) -> None:
+    """Its files are those of the check, whatever its headers say since; not all are known where QEMU finds some."""
+    (tmp_path / "base").write_bytes(bytes(512))
+    image = checked(qcow2(tmp_path / "top", "base", "raw"))
+    qcow2(tmp_path / "top", "nbd://host/x")
+    assert chain_of(image).files == (str(tmp_path / "top"), str(tmp_path / "base"))
+    assert chain_of(image).obstacle is None
+    file = {"driver": "file", "filename": "/b"}
+    for below, why in (
+        ({"driver": "vmdk", "file": file}, "/b: an image of format vmdk may refer to other files"),
+        ({"driver": "qcow2", "file": file, "data-file": file}, "/b: its data are in another file"),
+    ):
+        graph = {"driver": "qcow2", "file": {"driver": "file", "filename": "/a"}, "backing": below}
+        assert chain_of(Disk(source=FileSource(path="/a"), graph=json.dumps(graph))).obstacle == why
+
+
+def test_a_file_that_was_exchanged_since_is_not_handed_over(tmp_path: Path) -> None:
+    """QEMU is given what was checked, by its names; never another file that has such a name now."""
+    (tmp_path / "base").write_bytes(bytes(512))
+    image = checked(qcow2(tmp_path / "top", "base", "raw"))
+    qmp = Mock(side_effect=[{"fdset-id": 0}, {"fdset-id": 1}, {"fdset-id": 2}])
+    guest = cast("Guest", Mock(qmp=qmp))
+    assert [file.name for file in hand_over(guest, image)] == ["/dev/fdset/0", "/dev/fdset/1"]
+    (tmp_path / "base").rename(tmp_path / "old")
+    (tmp_path / "secret").write_bytes(bytes(512))
+    (tmp_path / "base").symlink_to("secret")
+    with pytest.raises(ImagePolicyError, match="base: image policy untrusted: it was exchanged after it was checked"):
+        hand_over(guest, image)
+    assert qmp.call_count == 3  # no second file

@@ -144,6 +144,18 @@ def test_what_no_template_can_serve(
     assert why in said
 
 
+def test_an_image_that_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is handed to a confined clone as another one is, where root can see afterwards what QEMU has opened."""
+    monkeypatch.setattr(eligibility, "confined", lambda *_: True)
+    monkeypatch.setattr(eligibility, "unseen", lambda: None)
+    graph = '{"driver": "raw", "file": {"driver": "file", "filename": "/a"}}'
+    disks = (dataclasses.replace(SCSI, graph=graph),)
+    assert why_not_warm(spec(plan(tmp_path, disks=disks))) is None
+    monkeypatch.setattr(eligibility, "unseen", lambda: "root cannot see it")
+    assert why_not_warm(spec(plan(tmp_path, disks=(SCSI,)))) is None
+    assert why_not_warm(spec(plan(tmp_path, disks=disks))) == "root cannot see it"
+
+
 def other_manifest(name: str) -> Manifest:
     """Return a manifest of which one file is another."""
     files = manifest().files
