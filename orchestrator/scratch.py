@@ -15,14 +15,15 @@ _PREFIX = "guestlaunch-scratch-"
 
 
 @contextlib.contextmanager
-def folder() -> Iterator[Path]:
-    """Give a new folder where temporary files belong ($TMPDIR), for as long as the context lasts.
+def folder(home: Path | None = None) -> Iterator[Path]:
+    """Give a new folder where temporary files belong, for as long as the context lasts.
 
     Those of this user's whose makers were killed are removed first.
 
+    :param home: an existing folder instead of $TMPDIR.
     :raise OSError: it cannot be made.
     """
-    home = Path(tempfile.gettempdir())
+    home = home or Path(tempfile.gettempdir())
     published.sweep(home.glob(f"{_PREFIX}*"), _is_left)
     with published.aside(home, _PREFIX) as made:
         yield made

@@ -23,7 +23,9 @@ from typing import cast
 from orchestrator import scratch
 from orchestrator.errors import CapabilityError, WorkloadError
 from orchestrator.records.record import LaunchEvent
+from orchestrator.tether import Tether
 from orchestrator.timeline.phases import Start
+from orchestrator.workload.tools import swept
 
 _END_SECONDS = 60.0
 _STDERR_LINES = 20
@@ -158,7 +160,7 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
 
     :raise CapabilityError: when the program is not there at all.
     """
-    with scratch.folder() as folder:
+    with scratch.folder() as folder, swept(side.environ) as environ, contextlib.closing(Tether()) as tether:
         timeline = folder / "timeline.jsonl"
         command = [argument.replace("{timeline}", str(timeline)) for argument in side.command]
         load, wall = os.getloadavg()[0], time.time_ns()
@@ -166,11 +168,12 @@ def run(side: Side, number: int, position: int, *, deadline_s: float) -> Sample:
             start = time.monotonic_ns()
             try:
                 process = subprocess.Popen(
-                    command, env=dict(side.environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
-                    start_new_session=True,
+                    command, env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
+                    start_new_session=True, pass_fds=(tether.reading,),
                 )  # fmt: skip
             except FileNotFoundError as error:
                 raise CapabilityError("cannot run a side of the benchmark", command[0], "no such program") from error
+            tether.tie(-process.pid)
             status, first, end = _watch(process, deadline_s)
             late = end - start > deadline_s * 1e9
             stderr.seek(0)

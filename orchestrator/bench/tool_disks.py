@@ -16,6 +16,7 @@ from orchestrator.bench import disks
 from orchestrator.domain.model import Arch
 from orchestrator.errors import GuestlaunchError
 from orchestrator.values import dataclass
+from orchestrator.workload.tools import swept
 
 _FILE_SYSTEM_MIB = 64
 _ROOT_MIB = 96
@@ -101,10 +102,11 @@ def _lvm(path: Path, folder: Path, content: Path, name: str, environ: Mapping[st
         f"lvcreate root vg {_ROOT_MIB}\ncopy-device-to-device /dev/sdb /dev/vg/root sparse:true\n"
     )
     try:
-        disks.program(
-            "guestfish", "--format=raw", "-a", str(path), "--format=raw", "-a", str(made),
-            package="libguestfs-tools", stdin=script, environ=environ, deadline_s=_GUEST_S,
-        )  # fmt: skip
+        with swept(environ) as variables:
+            disks.program(
+                "guestfish", "--format=raw", "-a", str(path), "--format=raw", "-a", str(made),
+                package="libguestfs-tools", stdin=script, environ=variables, deadline_s=_GUEST_S,
+            )  # fmt: skip
     finally:
         made.unlink()
 

@@ -117,7 +117,7 @@ def _launch(opened: session.Session, image: Path, *, dma: bool) -> Event:
     """
     environ = {**opened.environment.variables, variable("fw_cfg_dma"): "on" if dma else "off"}
     command = ("guestfish", "--ro", "-a", str(image), "-i", *_WORK)
-    status = tools.run(command, environ, quiet=True)
+    status = tools.run_own(command, environ)
     finished = opened.finished()
     for launch in finished:
         if launch.message:

@@ -63,9 +63,8 @@ def build(*, settings: Settings, as_json: bool) -> int:
     _require_eligible(warm)
     with unwinding_on_sigterm(), session.opened(warm) as opened:
         # The first launch builds the template, unless it is there; the second proves it, and is timed.
-        status = tools.run(_WORK, opened.environment.variables, quiet=True) or tools.run(
-            _WORK, opened.environment.variables, quiet=True
-        )
+        variables = opened.environment.variables
+        status = tools.run_own(_WORK, variables) or tools.run_own(_WORK, variables)
         launches = opened.finished(5.0)
     if status in {tools.SIGNAL_BASE + signal.SIGTERM, tools.SIGNAL_BASE + signal.SIGINT}:  # sent to us, or typed
         return status

@@ -24,6 +24,7 @@ from orchestrator.launch.stop import Stop
 from orchestrator.settings import Settings, is_setting, to_environ
 from orchestrator.tether import Tether
 from orchestrator.workload.environment import wrapper_path
+from orchestrator.workload.tools import swept
 
 # The profile with UEFI of each architecture.
 PROFILES = {Arch.AARCH64: "aarch64-uefi", Arch.X86_64: "x86_64-ovmf"}
@@ -112,6 +113,7 @@ def _run(command: Sequence[str], settings: Settings, stop: Stop) -> tuple[int, s
     program = wrapper_path().with_name(_PROGRAM)
     environ = {key: value for key, value in os.environ.items() if not is_setting(key)}
     with (
+        swept(environ | to_environ(settings)) as variables,
         contextlib.closing(Tether()) as tether,
         tempfile.TemporaryFile("w+") as out,
         tempfile.TemporaryFile("w+") as err,
@@ -122,7 +124,7 @@ def _run(command: Sequence[str], settings: Settings, stop: Stop) -> tuple[int, s
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=environ | to_environ(settings),
+                env=dict(variables),
                 pass_fds=(tether.reading,),
             )
         except OSError as error:

@@ -21,6 +21,7 @@ from orchestrator.errors import CapabilityError, WorkloadError
 from orchestrator.images.policy import Policy, confine
 from orchestrator.settings import Settings
 from orchestrator.workload.job import Job, JobDisk
+from orchestrator.workload.tools import swept
 
 SCHEMA_VERSION = 1
 TIMED_OUT = 124  # as timeout(1)
@@ -104,7 +105,7 @@ def carry_out(
     """
     began = time.monotonic()
     outcome = Outcome(job=job.name)
-    with _images(job.disks, outcome), _worker(job, environ) as (process, events):
+    with _images(job.disks, outcome), swept(environ) as variables, _worker(job, variables) as (process, events):
         for event in _events(events, began + job.deadline_s):
             outcome.take(event)
             if progress is not None:

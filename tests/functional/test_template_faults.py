@@ -160,16 +160,19 @@ def test_sudden_death(
 def test_an_interrupted_build_leaves_nothing(
     guestlaunch: Guestlaunch, session_dir: Path, own: Path, sent: signal.Signals
 ) -> None:
-    """Ctrl-C and SIGTERM clean up; so is, by the guardian or by the next build, what SIGKILL leaves."""
+    """Ctrl-C and SIGTERM clean up; so is, by the guardian or by the next build, what SIGKILL leaves.
+
+    Killed alone, the command takes its guestfish along, which would build to the end.
+    """
     guestlaunch.environ["GUESTLAUNCH_STATE_DIR"] = str(own)
     process = guestlaunch.start(guestlaunch.bin_dir / "guestlaunch", "template", "build", *ACCEL)
     next_qemu(session_dir, process)
     assert len(list((own / "templates").glob(".building-*"))) == 1
     time.sleep(1.0)  # into the boot
-    if sent is signal.SIGTERM:
-        process.send_signal(sent)
+    if sent is signal.SIGINT:
+        os.killpg(process.pid, sent)  # as a terminal does
     else:
-        os.killpg(process.pid, sent)  # as a terminal does; a tool that survives its command goes on
+        process.send_signal(sent)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[sent], stderr
     assert "Traceback" not in stderr
@@ -181,8 +184,11 @@ def test_an_interrupted_build_leaves_nothing(
     if sent is signal.SIGKILL:
         assert guestlaunch("template", "remove", "--stale", "--json").json() == {"removed": []}
     assert [path.name for path in (own / "templates").iterdir()] == [".lock"]
-    # A guestfish that is killed leaves its own files behind, as it does without us.
-    for folder in (session_dir / "tmp").glob("libguestfs*"):
+    # A guestfish that a signal ends leaves its own files behind: in a folder that goes with the command, or after it.
+    assert list((session_dir / "tmp").glob("libguestfs*")) == []
+    left = list((session_dir / "tmp").glob("guestlaunch-scratch-*"))
+    assert len(left) == (1 if sent is signal.SIGKILL else 0)
+    for folder in left:
         shutil.rmtree(folder)
 
 

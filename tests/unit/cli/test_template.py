@@ -57,7 +57,7 @@ def test_a_build_that_is_ended_has_not_failed(
 
     monkeypatch.setattr(template, "_require_eligible", lambda _: None)
     monkeypatch.setattr(session, "opened", opened)
-    monkeypatch.setattr(tools, "run", lambda *_, **__: 128 + number)
+    monkeypatch.setattr(tools, "run_own", lambda *_, **__: 128 + number)
     monkeypatch.setattr(sys, "argv", ["guestlaunch", "template", "build"])
     assert main() == 128 + number
     assert capsys.readouterr() == ("", "")

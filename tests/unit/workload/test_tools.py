@@ -19,6 +19,8 @@ from orchestrator.workload.tools import ToolNotExecutableError, ToolNotFoundErro
 
 RUN = "import os, sys\nfrom orchestrator.workload import tools\nsys.exit(tools.run(sys.argv[1:], os.environ))"
 
+RUN_OWN = RUN.replace("tools.run(", "tools.run_own(")
+
 
 def start(*command: str, **options: object) -> subprocess.Popen[bytes]:
     """Run a tool through us in a process of its own, so that signals can be sent to it."""
@@ -131,12 +133,53 @@ def test_controlling_terminal() -> None:
 
 def test_quiet() -> None:
     """The demo's tools neither read from nor write to the terminal."""
-    run = RUN.replace("os.environ)", "os.environ, quiet=True)")
     done = subprocess.run(
-        [sys.executable, "-c", run, "sh", "-c", "cat; echo out"],
+        [sys.executable, "-c", RUN_OWN, "sh", "-c", "cat; echo out"],
         input=b"in",
         capture_output=True,
         timeout=10,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, b"")
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process has ended, reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_our_own_tool_ends_with_us(tmp_path: Path) -> None:
+    """Killed, a command takes along what it started for its own ends; the user's own tools go on."""
+    for run, ends in ((RUN_OWN, True), (RUN, False)):
+        said = tmp_path / f"pid-{ends}"
+        script = f"echo $$ >{said}.new; mv {said}.new {said}; exec sleep 60"
+        process = subprocess.Popen([sys.executable, "-c", run, "sh", "-c", script])
+        wait_for(said)
+        time.sleep(0.1)  # it is tied at once, and then we are killed
+        process.kill()
+        process.wait(10)
+        pid = int(said.read_text())
+        end = time.monotonic() + (10 if ends else 0.3)
+        while not gone(pid) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert gone(pid) == ends
+        if not ends:
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "LIBGUESTFS_TMPDIR"])
+def test_our_own_tool_leaves_no_files(tmp_path: Path, variable: str) -> None:
+    """The folder that libguestfs made for a tool goes when a signal ends it; it is where the user has such folders."""
+    script = f"mktemp -d -p $LIBGUESTFS_TMPDIR libguestfsXXXXXX >{tmp_path}/made; kill -TERM $$"
+    home = tmp_path / "home"
+    home.mkdir()
+    environ = os.environ | {"TMPDIR": str(tmp_path / "none"), variable: str(home)}
+    assert tools.run_own(("sh", "-c", script), environ) == 143
+    made = Path((tmp_path / "made").read_text().strip())
+    assert home in made.parents
+    assert list(home.iterdir()) == []
+    missing = {"LIBGUESTFS_TMPDIR": "/nonexistent"}
+    assert tools.run_own(("sh", "-c", "test $LIBGUESTFS_TMPDIR = /nonexistent"), os.environ | missing) == 0
