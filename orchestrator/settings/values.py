@@ -57,7 +57,7 @@ class Settings:
     :ivar state_dir: where appliances, templates, logs and libvirt's private files are kept. By default
         /var/lib/guestlaunch for root, else $XDG_STATE_HOME/guestlaunch (~/.local/state/guestlaunch).
     :ivar runtime_dir: where sockets are. By default $XDG_RUNTIME_DIR/guestlaunch where that directory is the user's
-        own, else /run/guestlaunch for root and /tmp/guestlaunch-UID for others.
+        own, else /run/guestlaunch for root and $TMPDIR/guestlaunch-UID (/tmp/guestlaunch-UID) for others.
     :ivar profile: the kind of guest: its architecture, machine, firmware and CPU.
     :ivar connect: the libvirt connection: qemu:///session, qemu:///system or, for `guestlaunch domain` and `vm`, a
         remote one. By default a private qemu:///embed, for which no daemon has to run.
