@@ -41,12 +41,14 @@ class Places:
     """Where the files are.
 
     :ivar owned: whole files of ours: for POSIX shells, for systemd's user manager, for fish where there is fish.
+    :ivar folders: those that are made for them where they are missing, and are of no use when they are empty.
     :ivar startup: files of the user's that get a line; those that do not exist are made only where `made` says so.
     """
 
     shell: Path
     session: Path
     fish: Path | None
+    folders: frozenset[Path] = frozenset()
     startup: tuple[Path, ...] = ()
     made: frozenset[Path] = frozenset()
 
@@ -85,6 +87,7 @@ def user_places(environ: Mapping[str, str]) -> Places:
         shell=config / "guestlaunch/environment.sh",
         session=config / "environment.d" / _NAME,
         fish=fish if fish.parents[1].is_dir() else None,
+        folders=frozenset({config / "guestlaunch", config / "environment.d", fish.parent}),
         startup=tuple(startup),
         made=frozenset({login, *([zsh] if environ.get("SHELL", "").endswith("/zsh") else [])}),
     )
@@ -133,6 +136,9 @@ def disable(places: Places) -> Iterator[FileChange]:
             with opened_folder(path) as folder:
                 os.unlink(path.name, dir_fd=folder)
             yield FileChange(path=path, deed=Deed.REMOVED)
+            if path.parent in places.folders:
+                with contextlib.suppress(OSError):  # something else is in it
+                    path.parent.rmdir()
 
 
 def _line(shell: Path) -> str:

@@ -86,6 +86,24 @@ def test_there_and_back(home: Path, variables: dict[str, str]) -> None:
     assert list(disable(places(home))) == []
 
 
+def test_folders_that_were_made_go_again(home: Path, variables: dict[str, str]) -> None:
+    """Only where nothing else has come into them; those of all users are the system's."""
+    deeds(home, variables)
+    (home / ".config/guestlaunch/config.toml").touch()
+    list(disable(places(home)))
+    assert (home / ".config/guestlaunch").is_dir()
+    assert not (home / ".config/environment.d").exists()
+    (home / ".config/guestlaunch/config.toml").unlink()
+    deeds(home, variables)
+    list(disable(places(home)))
+    assert not (home / ".config/guestlaunch").exists()
+    where = system_places(home)
+    (home / "etc/profile.d").mkdir(parents=True)
+    list(enable(variables, where, scope=Scope.SYSTEM))
+    list(disable(where))
+    assert (home / "etc/profile.d").is_dir()
+
+
 def test_other_values_replace_the_earlier_ones(home: Path, variables: dict[str, str]) -> None:
     """Enabling with another profile rewrites our files, and only those."""
     deeds(home, variables)
@@ -146,6 +164,7 @@ def test_links(home: Path, variables: dict[str, str], tmp_path: Path) -> None:
     assert changes[".bashrc"].deed is Deed.SKIPPED
     assert "put this into it yourself: [ ! -r" in changes[".bashrc"].why
     list(disable(places(home)))
+    (home / ".config/guestlaunch").mkdir(exist_ok=True)
     (home / ".config/guestlaunch/environment.sh").symlink_to(victim)
     with pytest.raises(NotOursError, match="a symbolic link"):
         deeds(home, variables)
