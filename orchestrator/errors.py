@@ -7,6 +7,7 @@ dispatch on the class, never on the text. Nothing here knows how an error is sho
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -19,6 +20,11 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ` (did you mean 'X'?)` for the choice closest to word, or an empty string."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else ""
+
+
+def is_full(error: OSError) -> bool:
+    """Tell whether there was no room on a file system, or a user may have no more of it."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 class GuestlaunchError(Exception):

@@ -6,6 +6,7 @@ What goes into it is decided elsewhere; the image is made of it elsewhere.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -67,6 +68,7 @@ def _unpack_one(package: Path, root: Path, excludes: Path, deadline: Deadline) -
                 [*writing, "-C", str(root), "--wildcards", "--anchored", "-X", str(excludes)],
                 stdin=reader.stdout,
                 capture_output=True,
+                env={**os.environ, "LC_ALL": "C"},
                 timeout=deadline.left(),
                 check=False,
             )
@@ -76,8 +78,10 @@ def _unpack_one(package: Path, root: Path, excludes: Path, deadline: Deadline) -
             if reader.stdout is not None:
                 reader.stdout.close()  # who still writes to it ends
     if reader.returncode or done.returncode:
-        why = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ApplianceError("cannot unpack", package, why[-1] if why else "damaged", "remove it and build again")
+        # tar's first line is the reason; its last only says that there was one.
+        why = next(iter(done.stderr.decode(errors="replace").strip().splitlines()), "damaged")
+        full = os.strerror(errno.ENOSPC) in why or os.strerror(errno.EDQUOT) in why
+        raise ApplianceError("cannot unpack", package, why, "free some space" if full else "remove it and build again")
 
 
 def unpack(

@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from orchestrator import files, sockets
-from orchestrator.errors import HypervisorError
+from orchestrator.errors import HypervisorError, is_full
 from orchestrator.hypervisor import confinement, leftovers
 from orchestrator.hypervisor.guardian import Guardian
 from orchestrator.settings import default_runtime_dir
@@ -208,6 +208,8 @@ def private_root(state_dir: Path, runtime_dir: Path | None = None) -> Root:
                 _own[os.getpid()] = _make_root(state_dir, runtime_dir)
             except OSError as error:
                 hint = "set GUESTLAUNCH_STATE_DIR to a directory that you can write to"
+                if is_full(error):
+                    hint = "free some space there"
                 why = f"{error.strerror}: {error.filename}" if error.filename else error
                 raise HypervisorError("cannot prepare libvirt's folder in", state_dir, why, hint) from error
         return _own[os.getpid()]

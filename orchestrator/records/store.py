@@ -242,7 +242,12 @@ def open_store(state_dir: Path) -> Iterator[Store]:
 
 
 def _unreadable(path: Path, error: Exception) -> GuestlaunchError:
-    return GuestlaunchError("cannot read the store of launches", path, error, "guestlaunch history --rebuild")
+    import sqlite3
+
+    # Not what it says is wrong, but the file system: SQLite needs room to read, too (SQLITE_FULL, SQLITE_IOERR).
+    of_the_host = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+    hint = "is the file system full?" if of_the_host else "guestlaunch history --rebuild"
+    return GuestlaunchError("cannot read the store of launches", path, error, hint)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

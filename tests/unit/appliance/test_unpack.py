@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 
 from orchestrator.appliance.command import Deadline
-from orchestrator.appliance.unpack import configure, merge_usr, unpack, unpack_tarball, write_static_nodes
+from orchestrator.appliance.unpack import _unpack_one, configure, merge_usr, unpack, unpack_tarball, write_static_nodes
 from orchestrator.domain.model import Arch
 from orchestrator.errors import ApplianceError
 
@@ -76,6 +77,20 @@ def test_damaged_package_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ApplianceError, match=r"broken_1_arm64\.deb"):
         unpack_all([path], new_root(tmp_path), [])
+
+
+def test_a_full_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is what tar said first, and the archive is not to be removed."""
+    for name, text in (("tar", "echo 'tar: ./a: Cannot write: No space left on device' >&2; echo end >&2; exit 2"),
+                       ("dpkg-deb", "exit 0")):  # fmt: skip
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(ApplianceError) as caught:
+        _unpack_one(tmp_path / "x.deb", tmp_path, tmp_path / "excludes", Deadline(time.monotonic() + 10.0))
+    assert (caught.value.why, caught.value.hint) == (
+        "tar: ./a: Cannot write: No space left on device", "free some space"
+    )  # fmt: skip
 
 
 def test_tarball_follows_usr_but_not_out(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -224,3 +225,16 @@ def test_strangers_folder_is_refused(short_dir: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(embed, "bases", lambda *_: (open_to_all, link, Path("/" + "x" * 99)))
     with pytest.raises(HypervisorError, match="others can write.*symbolic link.*too long"):
         embed.private_root(short_dir)
+
+
+def test_a_full_disk_is_no_lack_of_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to do is another thing than where a folder may not be written to."""
+    for number, hint in ((errno.ENOSPC, "free some space there"), (errno.EACCES, "that you can write to")):
+
+        def fail(*_: object, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(embed, "_own", {})
+        monkeypatch.setattr(embed, "_make_root", fail)
+        with pytest.raises(HypervisorError, match=f"{os.strerror(number)}.*{hint}"):
+            embed.private_root(tmp_path)

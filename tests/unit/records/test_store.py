@@ -270,3 +270,11 @@ def test_store_is_its_owners_alone(tmp_path: Path) -> None:
         os.umask(before)
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "state").iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize(("code", "hint"), [(10, "full"), (13, "full"), (522, "full"), (26, "history --rebuild")])
+def test_what_the_file_system_cannot_do_is_not_rebuilt(tmp_path: Path, code: int, hint: str) -> None:
+    """SQLite's I/O errors, whichever, and its lack of room are the host's; a damaged store is ours to make anew."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    assert hint in store._unreadable(tmp_path, error).hint
