@@ -158,3 +158,17 @@ class WorkloadError(GuestlaunchError):
 
 class ProtocolError(GuestlaunchError):
     """The orchestrator and its client did not understand each other."""
+
+
+def too_many_files(error: BaseException) -> CapabilityError | None:
+    """Return what an error says of the limits on open files, None where it says nothing of them."""
+    what = "cannot go on"
+    if not isinstance(error, OSError) or error.errno not in {errno.EMFILE, errno.ENFILE}:
+        return None
+    if error.errno == errno.ENFILE:
+        return CapabilityError(what, "the host", "it has too many open files (fs.file-max)", "raise that by sysctl")
+    import resource  # here: the wrapper starts often, and meets no limit
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    hint = "raise the limit: ulimit -n 1024"
+    return CapabilityError(what, "too many open files", f"a process may have {most} (ulimit -n)", hint)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator import files
-from orchestrator.errors import GuestlaunchError
+from orchestrator.errors import GuestlaunchError, too_many_files
 from orchestrator.settings import default_state_dir
 
 INTERRUPTED = 130
@@ -50,6 +50,8 @@ def guarded(program: str, body: Callable[[], int]) -> int:
     except Exception as error:  # noqa: BLE001 - the boundary of the program
         if isinstance(error, OSError) and error.errno in _OF_THE_HOST and error.filename is not None:
             complain(program, str(GuestlaunchError("cannot use", os.fsdecode(error.filename), error.strerror)))
+        elif (limit := too_many_files(error)) is not None:
+            complain(program, str(limit))
         else:
             complain(program, f"internal error: {error!r} (this is a bug; details: {_keep(program, error)})")
         return int(getattr(error, "exit_status", 1))  # some commands promise a status for whatever goes wrong

@@ -29,7 +29,7 @@ from orchestrator.daemon.libguestfs_leftovers import Tool
 from orchestrator.daemon.messages import LaunchMessage, answer, describe
 from orchestrator.daemon.peer import Peer, credentials, require_own
 from orchestrator.daemon.sameness import ElsewhereError, named_files, require_same, said_files
-from orchestrator.errors import GuestlaunchError, ProtocolError
+from orchestrator.errors import GuestlaunchError, ProtocolError, too_many_files
 from orchestrator.launch.launcher import Launcher
 from orchestrator.launch.stop import Stop
 from orchestrator.records.log import EventLog
@@ -130,6 +130,8 @@ class Requests:
     def _defect(self, error: Exception) -> dict[str, Any]:
         """Log an unexpected exception, and return the client's answer."""
         self._log.emit("internal_error", level="error", error=repr(error), traceback=traceback.format_exc())
+        if (limit := too_many_files(error)) is not None:
+            return protocol.exit_message(limit.exit_status, str(limit))
         return protocol.exit_message(1, f"internal error: {error!r} (this is a bug; the log has more)")
 
     @contextlib.contextmanager

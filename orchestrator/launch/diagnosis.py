@@ -12,6 +12,7 @@ from orchestrator.errors import (
     GuestPanicError,
     LaunchError,
     QemuExitedError,
+    too_many_files,
 )
 from orchestrator.launch.lifecycle import Event
 from orchestrator.timeline.phases import Phase
@@ -64,6 +65,8 @@ def diagnose(event: Event, seen: Evidence) -> GuestlaunchError | None:
 
 def system_error(error: OSError, where: str, state_dir: Path) -> LaunchError:
     """Return an operating system's error as one for the user; all that a launch writes is in two directories."""
+    if (limit := too_many_files(error)) is not None:
+        return LaunchError("cannot launch", limit.subject, limit.why, limit.hint)
     full = error.errno in {errno.ENOSPC, errno.EDQUOT}
     hint = "free some space there" if full else ""
     return LaunchError("cannot launch", error.filename or (state_dir if full else where), error.strerror or error, hint)
