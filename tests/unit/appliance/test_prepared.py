@@ -258,7 +258,7 @@ def test_probing(tmp_path: Path) -> None:
     found = []
     for preload in ("libblkid.so.1", f"{root}/usr/lib/guestlaunch/{PROBING} libblkid.so.1"):
         environ = {**os.environ, "LD_PRELOAD": preload}
-        command = [sys.executable, "-c", PROBE, pool, ext4]
+        command: list[str | Path] = [sys.executable, "-c", PROBE, pool, ext4]
         found.append(subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout)
     assert found == ["pool zfs_member\next4 ext4\n", "pool -\next4 ext4\n"]
 
