@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,17 @@ def test_machines_side_by_side(sent: Submission, tmp_path: Path) -> None:
     assert any("tcg" in row and "*" in row for row in rows[1:])
     assert "/i not on hardware: emulated host, instruction clock" in shown
     assert "MODELLED" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "model", ["Cortex-A57", "Intel(R) Xeon(R) Processor", "AMD EPYC 9654 96-Core Processor " * 3, "X" * 90]
+)
+def test_any_cpu_leaves_the_figures_whole(sent: Submission, model: str) -> None:
+    """Its name alone is broken, in a terminal of 80 columns."""
+    shown = show([replace(sent, machine=replace(sent.machine, cpu_model=model))])
+    assert "…" not in shown
+    assert " kvm/i " in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 
