@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -146,7 +147,10 @@ def test_written_data_is_on_disk_when_the_tool_has_ended(guestlaunch: Guestlaunc
 
 
 def test_unusable_kvm_costs_one_probe(guestlaunch: Guestlaunch, disk_image: DiskFactory, state_dir: Path) -> None:
-    """With `auto`, a launch of the host's arch works whether KVM does or not; the verdict is asked for once."""
+    """With `auto`, a launch of the host's arch works whether KVM does or not; the verdict is asked for once.
+
+    That a probe guest took too long is believed when it has done so twice.
+    """
     (state_dir / "kvm-verdict.json").unlink(missing_ok=True)
     arch = os.uname().machine
     profile = {"x86_64": "x86_64-seabios", "aarch64": "aarch64-uefi"}[arch]
@@ -154,6 +158,8 @@ def test_unusable_kvm_costs_one_probe(guestlaunch: Guestlaunch, disk_image: Disk
     assert guestlaunch(*command).ok().stdout == "/dev/sda: ext4\n"
     verdict = state_dir / "kvm-verdict.json"
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        if json.loads(verdict.read_text())["verdicts"][0]["timed_out_times"]:
+            guestlaunch(*command).ok()
         stamp = verdict.stat().st_mtime_ns
         time.sleep(0.01)
         guestlaunch(*command).ok()

@@ -352,22 +352,20 @@ READ_BY_UDEV = (
 
 
 def test_udev_asks_for_little(guestfish: Guestfish, disk_image: DiskFactory, template: Path) -> None:
-    """It makes out what is on a disk by few requests, and the same as without our library, but for a ZFS pool's member.
+    """It makes out what is on a disk by few requests, and the same as without our library, but for BIOSes' arrays.
 
-    That guestfsd knows all the same: it asks blkid.
+    Those guestfsd knows all the same: it asks blkid.
     """
     disk = disk_image(size_mib=64)
-    zfs = disk_image("zfs.img", size_mib=64, filesystem=False)
-    with zfs.open("r+b") as file:
-        for label in (0, 256 << 10, 64 * MIB - (512 << 10), 64 * MIB - (256 << 10)):
-            for block in range(128):  # uberblocks, of their magic alone
-                file.seek(label + (128 << 10) + block * 1024)
-                file.write((0x00BAB10C).to_bytes(8, "little"))
+    member = disk_image("member.img", size_mib=64, filesystem=False)
+    with member.open("r+b") as file:
+        file.seek(64 * MIB - 63 * 512)
+        file.write(b"Promise Technology, Inc.")
     printed = []
     for start, words in (("warm", ()), ("cold", ("set-append guestlaunch.prepared=0",))):
         script = (
             *words,
-            *(f"add-drive {one} readonly:true format:raw" for one in (disk, zfs)),
+            *(f"add-drive {one} readonly:true format:raw" for one in (disk, member)),
             *("run", f'debug sh "{READ_BY_UDEV}"', "list-filesystems", "vfs-type /dev/sdb"),
             'debug sh "grep -h ^E:ID_FS /run/udev/data/b8:0; ls /dev/disk/by-uuid"',
         )
@@ -375,7 +373,7 @@ def test_udev_asks_for_little(guestfish: Guestfish, disk_image: DiskFactory, tem
         printed.append((int(requests), others))
     assert 3 * printed[0][0] < printed[1][0]
     assert printed[0][1] == printed[1][1]
-    assert "zfs_member" in printed[0][1]
+    assert "promise_fasttrack_raid_member" in printed[0][1]
 
 
 # The requests that a shell and what it ran have made for something to be read.

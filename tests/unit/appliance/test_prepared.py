@@ -235,15 +235,12 @@ for path in sys.argv[1:]:
 """
 
 
-def zfs(path: Path) -> None:
-    """Make what libblkid takes for a member of a ZFS pool: its four labels, with the magic of their blocks alone."""
-    labels = (0, 256 << 10, (64 << 20) - (512 << 10), (64 << 20) - (256 << 10))
+def fake_raid(path: Path) -> None:
+    """Make what libblkid takes for a member of an array of a Promise FastTrak's BIOS."""
     with path.open("wb") as file:
-        file.truncate(64 << 20)
-        for label in labels:
-            for block in range(128):
-                file.seek(label + (128 << 10) + block * 1024)
-                file.write((0x00BAB10C).to_bytes(8, "little"))
+        file.truncate(8 << 20)
+        file.seek((8 << 20) - 63 * 512)
+        file.write(b"Promise Technology, Inc.")
 
 
 def test_probing(tmp_path: Path) -> None:
@@ -252,15 +249,15 @@ def test_probing(tmp_path: Path) -> None:
         pytest.skip("no mkfs.ext4")
     root = root_of(tmp_path)
     add_prepared(root, native())
-    pool, ext4 = tmp_path / "pool", tmp_path / "ext4"
-    zfs(pool)
+    member, ext4 = tmp_path / "member", tmp_path / "ext4"
+    fake_raid(member)
     subprocess.run(["/usr/sbin/mkfs.ext4", "-q", ext4, "2M"], check=True)
     found = []
     for preload in ("libblkid.so.1", f"{root}/usr/lib/guestlaunch/{PROBING} libblkid.so.1"):
         environ = {**os.environ, "LD_PRELOAD": preload}
-        command: list[str | Path] = [sys.executable, "-c", PROBE, pool, ext4]
+        command: list[str | Path] = [sys.executable, "-c", PROBE, member, ext4]
         found.append(subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout)
-    assert found == ["pool zfs_member\next4 ext4\n", "pool -\next4 ext4\n"]
+    assert found == ["member promise_fasttrack_raid_member\next4 ext4\n", "member -\next4 ext4\n"]
 
 
 LOOKER = """
