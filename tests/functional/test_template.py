@@ -346,8 +346,8 @@ def test_writing_partition_tables(guestfish: Guestfish, disk_image: DiskFactory,
 
 # What udev reads of a disk when it is told to look at it, in requests to the host.
 READ_BY_UDEV = (
-    "/usr/bin/udevadm settle; read a rest </sys/block/sda/stat; echo change >/sys/block/sda/uevent; sleep 1; "
-    "/usr/bin/udevadm settle; read b rest </sys/block/sda/stat; echo $((b - a))"
+    "/usr/bin/udevadm settle; read a rest </sys/block/sda/stat; "
+    "/usr/bin/udevadm trigger --settle --action=change /dev/sda; read b rest </sys/block/sda/stat; echo $((b - a))"
 )
 
 
